@@ -1,0 +1,66 @@
+"""Block-sparse attention by gathering: plain PyTorch, any device, with backward.
+
+Rows of blocks that keep equally many blocks form a batch for SDPA over the gathered keys, so that the memory is
+proportional to what is kept. Sorting rows by count needs the counts on the host, hence one synchronisation per call on
+a GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+BLOCKS_PER_CALL = 2048
+"""Gathered key blocks per SDPA call, all rows of the call together; bounds the memory of inference."""
+
+
+def unavailable(device: torch.device, dtype: torch.dtype, head_dim: int, requires_grad: bool) -> str | None:
+    """Say why this implementation cannot run; None when it can."""
+    return None
+
+
+def attend(
+    query: Tensor,
+    keys: tuple[Tensor, ...],
+    values: tuple[Tensor, ...],
+    block_mask: Tensor,
+    *,
+    block_size: int,
+    scale: float,
+) -> Tensor:
+    """Gather the kept blocks of each row; a mask that keeps everything needs no gathering."""
+    key, value = torch.cat(keys, 2), torch.cat(values, 2)
+    if block_mask.all():
+        return scaled_dot_product_attention(query, key, value, scale=scale)
+    query_blocks, key_blocks, value_blocks = (_as_blocks(x, block_size) for x in (query, key, value))
+    parts, rows = [], []
+    for row, kept in _rows_of_equal_count(block_mask):
+        q, k, v = query_blocks[row], key_blocks[kept].flatten(1, 2), value_blocks[kept].flatten(1, 2)
+        parts.append(scaled_dot_product_attention(q[:, None], k[:, None], v[:, None], scale=scale)[:, 0])
+        rows.append(row)
+    out = torch.zeros_like(query_blocks)
+    if parts:
+        out = out.index_copy(0, torch.cat(rows), torch.cat(parts))
+    batch, heads = query.shape[:2]
+    return out.unflatten(0, (batch, heads, -1)).flatten(2, 3)
+
+
+def _as_blocks(x: Tensor, block_size: int) -> Tensor:
+    return x.unflatten(2, (-1, block_size)).flatten(0, 2)  # [B*heads*blocks, block_size, D]
+
+
+def _rows_of_equal_count(block_mask: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield (rows `[R]`, kept key blocks of each `[R, count]`) as indices into the flattened blocks; empty rows are left out."""
+    batch, heads, rows, columns = block_mask.shape
+    flat = block_mask.reshape(-1, columns)
+    first_column = torch.arange(batch * heads, device=flat.device).repeat_interleave(rows) * columns
+    count = flat.sum(1)
+    for kept in count.unique().tolist():
+        if kept == 0:
+            continue
+        for row in (count == kept).nonzero()[:, 0].split(max(1, BLOCKS_PER_CALL // kept)):
+            column = flat[row].nonzero()[:, 1].view(-1, kept)
+            yield row, column + first_column[row, None]

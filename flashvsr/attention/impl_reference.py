@@ -1,0 +1,29 @@
+"""Block-sparse attention in its plainest form: this file defines what correct means."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def unavailable(device: torch.device, dtype: torch.dtype, head_dim: int, requires_grad: bool) -> str | None:
+    """Say why this implementation cannot run; None when it can."""
+    return None
+
+
+def attend(
+    query: Tensor,
+    keys: tuple[Tensor, ...],
+    values: tuple[Tensor, ...],
+    block_mask: Tensor,
+    *,
+    block_size: int,
+    scale: float,
+) -> Tensor:
+    """Softmax over the kept keys, written out; scores in the dtype of the input, softmax in fp32, memory N x M."""
+    key, value = torch.cat(keys, 2), torch.cat(values, 2)
+    mask = block_mask.repeat_interleave(block_size, 2).repeat_interleave(block_size, 3)  # [B, heads, N, M]
+    scores = (query @ key.transpose(2, 3)).float() * scale
+    weights = scores.masked_fill(~mask, float("-inf")).softmax(-1)
+    weights = weights.masked_fill(~mask.any(-1, keepdim=True), 0.0)  # an empty row attends to nothing
+    return weights.to(value.dtype) @ value

@@ -1,0 +1,299 @@
+"""Attention layers: projections, norm and RoPE around the functions of this package. Parameter names are the released ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from flashvsr.attention.blocks import TokenGrid
+from flashvsr.attention.cache import KVCache
+from flashvsr.attention.masks import causal_slot_mask, window_mask
+from flashvsr.attention.ops import block_sparse_attention, packed_attention
+from flashvsr.attention.rope import apply_rope
+from flashvsr.attention.select import RULES, block_means, select_from_means
+
+FIRST_SLOTS = 3
+"""Slots of the first chunk, which see one another."""
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm over the last axis: computed in fp32, rounded to the dtype of the input, then weighted.
+
+    Args:
+        dim: Size of the last axis.
+        eps: Added to the mean square.
+    """
+
+    def __init__(self, dim: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., dim]` to the same."""
+        wide = x.float()
+        return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)).to(x.dtype) * self.weight
+
+
+class _Attention(nn.Module):
+    """The projections every layer here has: q, k, v, o and the norms of q and k over all heads together."""
+
+    def __init__(self, dim: int, heads: int, eps: float) -> None:
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"dim is a multiple of heads: got {dim} and {heads}")
+        self.heads = heads
+        self.q, self.k, self.v, self.o = (nn.Linear(dim, dim) for _ in range(4))
+        self.norm_q, self.norm_k = RMSNorm(dim, eps), RMSNorm(dim, eps)
+
+    def _split_heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(2, (self.heads, -1))  # [B, N, heads, D], token-major storage
+
+    def _query_key_value(self, x: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return `[B, heads, N, D]` each, as views of token-major storage."""
+        query = apply_rope(self._split_heads(self.norm_q(self.q(x))), rope)
+        key = apply_rope(self._split_heads(self.norm_k(self.k(x))), rope)
+        value = self._split_heads(self.v(x))
+        return query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+
+    def _output(self, out: Tensor) -> Tensor:
+        return self.o(out.transpose(1, 2).flatten(2))  # [B, N, dim]
+
+
+class FullAttention(_Attention):
+    """Every token attends to every token of its sample: the explicit dense variant.
+
+    Args:
+        dim: Channels of a token.
+        heads: Attention heads.
+        eps: Of the norms of query and key.
+        impl: Of :func:`~flashvsr.attention.packed_attention`, for packed samples.
+
+    Raises:
+        ValueError: If `dim` is not a multiple of `heads`.
+    """
+
+    order = "raster"
+
+    def __init__(self, dim: int, heads: int, *, eps: float = 1e-6, impl: str = "auto") -> None:
+        super().__init__(dim, heads, eps)
+        self.impl = impl
+
+    def forward(self, x: Tensor, grid: TokenGrid, rope: Tensor, *, lengths: Sequence[int] | None = None) -> Tensor:
+        """Attend.
+
+        Args:
+            x: `[B, N, dim]` in raster order; `[1, N, dim]` when packed.
+            grid: Ignored: nothing here depends on where a token is, beyond `rope`.
+            rope: `[N, D/2, 2]` of :func:`~flashvsr.attention.rope_table`.
+            lengths: Tokens of each sample of a packed sequence; None when every row of the batch is one sample.
+
+        Returns:
+            `[B, N, dim]`.
+        """
+        query, key, value = self._query_key_value(x, rope)
+        if lengths is None:
+            return self._output(scaled_dot_product_attention(query, key, value))
+        return self._output(packed_attention(query, key, value, lengths, impl=self.impl))
+
+
+class CrossAttention(_Attention):
+    """Tokens attend to a prompt, whose keys and values are computed once.
+
+    Args:
+        dim: Channels of a token.
+        heads: Attention heads.
+        eps: Of the norms of query and key.
+    """
+
+    def __init__(self, dim: int, heads: int, *, eps: float = 1e-6) -> None:
+        super().__init__(dim, heads, eps)
+
+    def project_context(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of an embedded prompt.
+
+        Args:
+            context: `[B, L, dim]`.
+
+        Returns:
+            Two of `[B, L, dim]`.
+        """
+        return self.norm_k(self.k(context)), self.v(context)
+
+    def forward(self, x: Tensor, context: tuple[Tensor, Tensor]) -> Tensor:
+        """`[B, N, dim]` to the same; `context` is what :meth:`project_context` returned, of batch B or 1."""
+        query, key, value = (self._split_heads(y).transpose(1, 2) for y in (self.norm_q(self.q(x)), *context))
+        key, value = (y.expand(query.shape[0], -1, -1, -1) for y in (key, value))
+        return self._output(scaled_dot_product_attention(query, key, value))
+
+
+@lru_cache(maxsize=16)
+def _window_on(device: torch.device, grid_hw: tuple[int, int], window_hw: tuple[int, int], boundary: str) -> Tensor:
+    return window_mask(grid_hw, window_hw, boundary=boundary).to(device)
+
+
+@lru_cache(maxsize=16)
+def _causal_window_on(
+    device: torch.device, slots: int, history: int, grid_hw: tuple[int, int], window_hw: tuple[int, int], boundary: str
+) -> Tensor:
+    slot = causal_slot_mask(slots, history, first_slots=FIRST_SLOTS)
+    window = window_mask(grid_hw, window_hw, boundary=boundary)
+    return torch.kron(slot, window).to(device)
+
+
+class BlockSelection(nn.Module):
+    """Which block pairs a sparse layer computes: a window, and a budget inside it. No parameters.
+
+    It is a module so that a forward hook can record its masks, or replace them by given ones.
+
+    Args:
+        window_hw: Rows and columns of the window, in blocks.
+        boundary: What the window does at the border, see :func:`~flashvsr.attention.window_mask`.
+        sparse_ratio: Density: at any resolution a query block keeps about ``60 * sparse_ratio`` key blocks on average.
+        rule: What a budget that covers everything does, see :func:`~flashvsr.attention.select_blocks`.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Reference:
+        FlashVSR, https://arxiv.org/abs/2510.12747, locality-constrained sparse attention.
+    """
+
+    def __init__(
+        self,
+        window_hw: tuple[int, int] = (11, 11),
+        boundary: str = "truncated",
+        sparse_ratio: float = 2.0,
+        rule: str = "released",
+    ) -> None:
+        super().__init__()
+        self.window_hw = (window_hw[0], window_hw[1])  # a list in recipes
+        window_mask((1, 1), self.window_hw, boundary=boundary)  # raises for sizes or a boundary that make no sense
+        if sparse_ratio <= 0:
+            raise ValueError(f"sparse_ratio is positive, got {sparse_ratio}")
+        if rule not in RULES:
+            raise ValueError(f"rule is one of {', '.join(RULES)}, got {rule!r}")
+        self.boundary, self.sparse_ratio, self.rule = boundary, sparse_ratio, rule
+
+    def budget(self, grid: TokenGrid) -> int:
+        """Pairs kept per (head, query slot).
+
+        The released code scales the ratio by the frame size first and multiplies by S*S afterwards, both in float64;
+        the order decides single blocks at some sizes (640x1408).
+        """
+        rows, columns = grid.blocks_hw
+        pixels = grid.rows * 16 * grid.columns * 16
+        ratio = self.sparse_ratio * 768 * 1280 / pixels
+        return max(int((rows * columns) ** 2 * ratio) - 1, 0)
+
+    def forward(self, query: Tensor, key_means: Tensor, grid: TokenGrid, history: int | None = None) -> Tensor:
+        """Choose.
+
+        Args:
+            query: `[B, heads, N, D]` in block order.
+            key_means: Block means of all visible keys, `[B, heads, key blocks, D]`.
+            grid: Size of the query.
+            history: None when every key slot is visible from every query slot (a chunk of a stream); a number when the
+                keys are the queries' own and slots are causal with that much history (a whole sequence).
+
+        Returns:
+            Boolean `[B, heads, N/128, key blocks]`.
+        """
+        where = (grid.blocks_hw, self.window_hw, self.boundary)
+        if history is None:
+            allowed = _window_on(query.device, *where)
+        else:
+            allowed = _causal_window_on(query.device, grid.slots, history, *where)
+        return select_from_means(
+            block_means(query), key_means, allowed, budget=self.budget(grid), slots=grid.slots, rule=self.rule
+        )
+
+    def extra_repr(self) -> str:
+        """Arguments, for ``print``."""
+        return f"window_hw={self.window_hw}, {self.boundary}, sparse_ratio={self.sparse_ratio}, {self.rule}"
+
+
+class LocalSparseAttention(_Attention):
+    """Locality-constrained sparse attention, causal by slot, over a stream or a whole sequence.
+
+    Args:
+        dim: Channels of a token.
+        heads: Attention heads.
+        window_hw: Rows and columns of the window, in blocks.
+        boundary: What the window does at the border, see :func:`~flashvsr.attention.window_mask`.
+        sparse_ratio: Density, see :class:`BlockSelection`.
+        history: Earlier slots a chunk sees.
+        rule: What a budget that covers everything does, see :func:`~flashvsr.attention.select_blocks`.
+        eps: Of the norms of query and key.
+        impl: Of :func:`~flashvsr.attention.block_sparse_attention`.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Reference:
+        FlashVSR, https://arxiv.org/abs/2510.12747, locality-constrained sparse attention.
+    """
+
+    order = "block"
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        *,
+        window_hw: tuple[int, int] = (11, 11),
+        boundary: str = "truncated",
+        sparse_ratio: float = 2.0,
+        history: int = 3,
+        rule: str = "released",
+        eps: float = 1e-6,
+        impl: str = "auto",
+    ) -> None:
+        super().__init__(dim, heads, eps)
+        if history < 1:
+            raise ValueError(f"history counts the earlier slots a chunk sees, at least 1; got {history}")
+        self.history = history
+        self.impl = impl
+        self.selection = BlockSelection(window_hw, boundary, sparse_ratio, rule)
+
+    def forward(
+        self,
+        x: Tensor,
+        grid: TokenGrid,
+        rope: Tensor,
+        *,
+        cache: KVCache | None = None,
+        layer: int = 0,
+        history: int | None = None,
+    ) -> Tensor:
+        """Attend.
+
+        Args:
+            x: `[B, N, dim]` in block order.
+            grid: Size of the sequence.
+            rope: `[N, D/2, 2]` in block order.
+            cache: The stream's past, to which this chunk is added; its slots see one another. None for a whole
+                sequence.
+            layer: Which ring of the cache is this layer's.
+            history: For a whole sequence, another history than the layer's own.
+
+        Returns:
+            `[B, N, dim]`.
+        """
+        query, key, value = self._query_key_value(x, rope)
+        means = block_means(key)
+        if cache is None:
+            history = self.history if history is None else history
+            mask = self.selection(query, means, grid, history)
+            return self._output(block_sparse_attention(query, key, value, mask, impl=self.impl))
+        past_key, past_value, past_means = cache.read(layer)
+        mask = self.selection(query, torch.cat((past_means, means), 2), grid)
+        keys = (past_key, key) if cache.filled else key
+        values = (past_value, value) if cache.filled else value
+        out = block_sparse_attention(query, keys, values, mask, impl=self.impl)
+        cache.write(layer, key, value, means)
+        return self._output(out)

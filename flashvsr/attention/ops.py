@@ -1,0 +1,184 @@
+"""Sparse and packed attention as functions: checks, and the choice of an implementation; the work is in the ``impl_*`` files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from flashvsr.attention.blocks import BLOCK_SIZE
+
+IMPLS = ("triton", "gather", "flex", "dense", "reference")
+"""Implementations of :func:`block_sparse_attention`, as ``auto`` prefers them; the last two it never takes."""
+
+PACKED_IMPLS = ("xformers", "flex", "sdpa")
+"""Implementations of :func:`packed_attention`, as ``auto`` prefers them."""
+
+
+def block_sparse_attention(
+    query: Tensor,
+    key: Tensor | tuple[Tensor, ...],
+    value: Tensor | tuple[Tensor, ...],
+    block_mask: Tensor,
+    block_size: int = BLOCK_SIZE,
+    scale: float | None = None,
+    impl: str = "auto",
+) -> Tensor:
+    """Softmax attention over the kept blocks only.
+
+    Args:
+        query: `[B, heads, N, D]`, N a multiple of `block_size`.
+        key: `[B, heads, M, D]` likewise, or a tuple of such pieces that stand one after the other (a cache and the
+            present), which spares the copy that joining them would cost.
+        value: As `key`.
+        block_mask: Boolean `[B or 1, heads or 1, N/block_size, M/block_size]`; True is computed. A row of blocks
+            without any gives zeros.
+        block_size: Tokens per block.
+        scale: Factor on the scores; None for 1/sqrt(D).
+        impl: ``"auto"``, or the name of an implementation (:data:`IMPLS`), which then runs or raises.
+
+    Returns:
+        `[B, heads, N, D]` in the dtype of `query`.
+
+    Raises:
+        ValueError: If shapes, dtypes or devices do not fit together or `impl` is unknown.
+        RuntimeError: If the named implementation cannot run here; the message says why.
+
+    Reference:
+        FlashVSR, https://arxiv.org/abs/2510.12747, locality-constrained sparse attention.
+    """
+    keys = key if isinstance(key, tuple) else (key,)
+    values = value if isinstance(value, tuple) else (value,)
+    _check_pieces(query, keys, values, block_size)
+    rows, columns = query.shape[2] // block_size, sum(piece.shape[2] for piece in keys) // block_size
+    if block_mask.dtype != torch.bool or block_mask.ndim != 4 or block_mask.shape[2:] != (rows, columns):
+        raise ValueError(
+            f"block_mask is a boolean [B, heads, {rows}, {columns}], got {block_mask.dtype} {list(block_mask.shape)}"
+        )
+    block_mask = block_mask.expand(*query.shape[:2], -1, -1)
+    requires_grad = torch.is_grad_enabled() and any(x.requires_grad for x in (query, *keys, *values))
+    module = _resolve(impl, IMPLS, "impl_", query, requires_grad)
+    scale = query.shape[3] ** -0.5 if scale is None else scale
+    return module.attend(query, keys, values, block_mask, block_size=block_size, scale=scale)
+
+
+def packed_attention(
+    query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int], scale: float | None = None, impl: str = "auto"
+) -> Tensor:
+    """Full attention inside each of several samples packed in one sequence.
+
+    Args:
+        query: `[1, heads, N, D]` with ``N = sum(lengths)``.
+        key: As `query`.
+        value: As `query`.
+        lengths: Tokens of each sample, at least 1.
+        scale: Factor on the scores; None for 1/sqrt(D).
+        impl: ``"auto"``, or the name of an implementation (:data:`PACKED_IMPLS`), which then runs or raises.
+
+    Returns:
+        `[1, heads, N, D]` in the dtype of `query`.
+
+    Raises:
+        ValueError: If shapes, dtypes or devices do not fit together or `impl` is unknown.
+        RuntimeError: If the named implementation cannot run here; the message says why.
+    """
+    _check_pieces(query, (key,), (value,), 1)
+    lengths = list(lengths)
+    if query.shape[0] != 1 or key.shape[2] != query.shape[2] or sum(lengths) != query.shape[2] or min(lengths) < 1:
+        raise ValueError(
+            f"lengths {lengths} are at least 1 and sum to the tokens of one packed sequence [1, heads, N, D]; "
+            f"got query {list(query.shape)}, key {list(key.shape)}"
+        )
+    requires_grad = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
+    module = _resolve(impl, PACKED_IMPLS, "impl_packed_", query, requires_grad)
+    scale = query.shape[3] ** -0.5 if scale is None else scale
+    return module.attend_packed(query, key, value, lengths, scale=scale)
+
+
+def choose_impl(
+    device: torch.device | str, dtype: torch.dtype, head_dim: int, requires_grad: bool, *, packed: bool = False
+) -> tuple[str, str]:
+    """Which implementation ``auto`` runs, and why.
+
+    Args:
+        device: Where the tensors are.
+        dtype: Their dtype.
+        head_dim: Channels per head.
+        requires_grad: Whether gradients are wanted.
+        packed: Ask for :func:`packed_attention` instead of :func:`block_sparse_attention`.
+
+    Returns:
+        The name, and a reason in one line.
+
+    Raises:
+        RuntimeError: If none can run.
+    """
+    reasons = explain_impls(device, dtype, head_dim, requires_grad, packed=packed)
+    candidates = PACKED_IMPLS if packed else IMPLS[:-2]
+    for index, name in enumerate(candidates):
+        if reasons[name] is None:
+            passed_over = "; ".join(f"{other}: {reasons[other]}" for other in candidates[:index])
+            return name, passed_over or "the fastest one there is"
+    raise RuntimeError("no implementation runs here: " + "; ".join(f"{name}: {reasons[name]}" for name in candidates))
+
+
+def explain_impls(
+    device: torch.device | str, dtype: torch.dtype, head_dim: int, requires_grad: bool, *, packed: bool = False
+) -> dict[str, str | None]:
+    """For every implementation, None if it can run, else the reason why not.
+
+    Args:
+        device: As for :func:`choose_impl`.
+        dtype: As for :func:`choose_impl`.
+        head_dim: As for :func:`choose_impl`.
+        requires_grad: As for :func:`choose_impl`.
+        packed: As for :func:`choose_impl`.
+
+    Returns:
+        Reasons by name.
+    """
+    names, prefix = (PACKED_IMPLS, "impl_packed_") if packed else (IMPLS, "impl_")
+    device = torch.device(device)
+    return {name: _load(prefix, name).unavailable(device, dtype, head_dim, requires_grad) for name in names}
+
+
+def _load(prefix: str, name: str) -> ModuleType:
+    return import_module(f"flashvsr.attention.{prefix}{name}")
+
+
+def _resolve(impl: str, names: tuple[str, ...], prefix: str, query: Tensor, requires_grad: bool) -> ModuleType:
+    """Return the module of the implementation that is to run; a named one runs or raises."""
+    if impl == "auto":
+        packed = names is PACKED_IMPLS
+        impl, _ = choose_impl(query.device, query.dtype, query.shape[3], requires_grad, packed=packed)
+    elif impl not in names:
+        raise ValueError(f"impl is 'auto' or one of {', '.join(names)}; got {impl!r}")
+    module = _load(prefix, impl)
+    reason = module.unavailable(query.device, query.dtype, query.shape[3], requires_grad)
+    if reason is not None:
+        raise RuntimeError(f"impl {impl!r} cannot run here: {reason}")
+    return module
+
+
+def _check_pieces(query: Tensor, keys: tuple[Tensor, ...], values: tuple[Tensor, ...], block_size: int) -> None:
+    if query.ndim != 4:
+        raise ValueError(f"query is [B, heads, N, D], got {list(query.shape)}")
+    if query.shape[2] % block_size:
+        raise ValueError(f"{query.shape[2]} query tokens are not whole blocks of {block_size}")
+    if not keys or len(keys) != len(values):
+        raise ValueError(f"key and value have as many pieces, at least one: got {len(keys)} and {len(values)}")
+    for key, value in zip(keys, values, strict=True):
+        expected = (*query.shape[:2], key.shape[2] if key.ndim == 4 else "M", query.shape[3])
+        if key.shape != value.shape or tuple(key.shape) != expected or key.shape[2] % block_size:
+            raise ValueError(
+                f"key and value are {list(expected)} with M a multiple of {block_size}: "
+                f"got {list(key.shape)} and {list(value.shape)}"
+            )
+        if {key.dtype, value.dtype} != {query.dtype} or {key.device, value.device} != {query.device}:
+            raise ValueError(
+                "query, key and value share dtype and device: got "
+                + ", ".join(f"{x.dtype} on {x.device}" for x in (query, key, value))
+            )
