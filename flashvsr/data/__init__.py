@@ -1,1 +1,24 @@
-"""."""
+"""Video files in and out.
+
+* ``VideoReader``: frames of a file, a pipe, a folder of images or the built-in ``example:`` clip
+* ``VideoWriter``: frames into a file, a pipe or a folder of images
+* ``join_segments``: closed segments and the source's audio into one file, nothing re-encoded
+* ``VideoInfo``, ``VideoFrame``, ``VideoError``: what passes between them
+"""
+
+from flashvsr.data.info import Colors, Track, VideoError, VideoFrame, VideoInfo
+from flashvsr.data.remux import join_segments
+from flashvsr.data.video import VideoReader
+from flashvsr.data.writer import SEGMENT_SUFFIX, VideoWriter
+
+__all__ = [
+    "SEGMENT_SUFFIX",
+    "Colors",
+    "Track",
+    "VideoError",
+    "VideoFrame",
+    "VideoInfo",
+    "VideoReader",
+    "VideoWriter",
+    "join_segments",
+]
