@@ -1,4 +1,4 @@
-"""Attention layers: projections, norm and RoPE around the functions of this package. Parameter names are the released ones."""
+"""Attention layers: projections, norm and RoPE around the functions of this package, under the released names."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ class BlockSelection(nn.Module):
         rows, columns = grid.blocks_hw
         pixels = grid.rows * 16 * grid.columns * 16
         ratio = self.sparse_ratio * 768 * 1280 / pixels
-        return max(int((rows * columns) ** 2 * ratio) - 1, 0)
+        return int((rows * columns) ** 2 * ratio) - 1
 
     def forward(self, query: Tensor, key_means: Tensor, grid: TokenGrid, history: int | None = None) -> Tensor:
         """Choose.

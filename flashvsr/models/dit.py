@@ -1,0 +1,308 @@
+"""The video diffusion transformer of Wan2.1, with attention layers passed in and an optional stream state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from flashvsr.attention import (
+    BLOCK_SHAPE,
+    KVCache,
+    LocalSparseAttention,
+    TokenGrid,
+    partition_blocks,
+    rope_table,
+    unpartition_blocks,
+)
+from flashvsr.attention.layers import FIRST_SLOTS
+from flashvsr.models.dit_blocks import DiTBlock, Head, timestep_embedding
+
+PATCH = 2
+"""Latent cells per token along rows and columns."""
+
+
+@dataclass
+class DiTState:
+    """The past of one stream. A state passed to :class:`VideoDiT` is consumed: its buffers are reused by the next one.
+
+    Attributes:
+        cache: Keys and values of earlier slots.
+        latents_seen: Latent frames so far, which is where RoPE goes on.
+        context: Keys and values of the prompt, per block; empty without a prompt.
+    """
+
+    cache: KVCache
+    latents_seen: int
+    context: list[tuple[Tensor, Tensor]]
+    consumed: bool = False
+
+    def clone(self) -> DiTState:
+        """Return an independent copy, to branch a stream."""
+        return DiTState(self.cache.clone(), self.latents_seen, self.context, self.consumed)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return a copy as nested dicts and lists of tensors and integers."""
+        context = [[key.clone(), value.clone()] for key, value in self.context]
+        return {"cache": self.cache.state_dict(), "latents_seen": self.latents_seen, "context": context}
+
+    @classmethod
+    def from_state_dict(cls, saved: dict[str, Any]) -> DiTState:
+        """Rebuild a state from :meth:`state_dict`, whose tensors it takes over."""
+        context = [(key, value) for key, value in saved["context"]]
+        return cls(KVCache.from_state_dict(saved["cache"]), saved["latents_seen"], context)
+
+
+class VideoDiT(nn.Module):
+    """Diffusion transformer over video latents: predicts the velocity ``noise - x0``.
+
+    Defaults are those of Wan2.1-1.3B; parameter names are the released ones.
+
+    Args:
+        dim: Channels of a token.
+        layers: Blocks.
+        heads: Attention heads.
+        ffn_dim: Channels inside the feed-forward networks.
+        channels: Latent channels, in and out.
+        frequency_dim: Channels of the timestep's sinusoids.
+        text_dim: Channels of a prompt token; None for a model without a prompt.
+        eps: Of the norms.
+        attention: Builds a self-attention layer from (dim, heads).
+
+    Raises:
+        ValueError: If the attention layers differ in the order of tokens or in their history.
+
+    Reference:
+        Wan2.1, https://arxiv.org/abs/2503.20314; FlashVSR, https://arxiv.org/abs/2510.12747.
+    """
+
+    def __init__(
+        self,
+        dim: int = 1536,
+        layers: int = 30,
+        heads: int = 12,
+        ffn_dim: int = 8960,
+        *,
+        channels: int = 16,
+        frequency_dim: int = 256,
+        text_dim: int | None = 4096,
+        eps: float = 1e-6,
+        attention: Callable[[int, int], nn.Module] = LocalSparseAttention,
+    ) -> None:
+        super().__init__()
+        self.heads, self.head_dim = heads, dim // heads
+        self.channels, self.frequency_dim = channels, frequency_dim
+        self.patch_embedding = nn.Conv3d(channels, dim, (1, PATCH, PATCH), (1, PATCH, PATCH))
+        if text_dim is not None:
+            self.text_embedding = nn.Sequential(
+                nn.Linear(text_dim, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim)
+            )
+        self.has_prompt = text_dim is not None
+        self.time_embedding = nn.Sequential(nn.Linear(frequency_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
+        self.blocks = nn.ModuleList(
+            DiTBlock(dim, heads, ffn_dim, attention, self.has_prompt, eps) for _ in range(layers)
+        )
+        self.head = Head(dim, channels * PATCH**2, eps)
+        self.order = self._shared("order")
+        self.history = self._shared("history") if self.order == "block" else 0
+
+    def forward(
+        self,
+        latents: Tensor,
+        timestep: Tensor,
+        *,
+        lr_tokens: Tensor | None = None,
+        prompt: Tensor | None = None,
+        state: DiTState | None = None,
+        streaming: bool = True,
+        history: int | None = None,
+    ) -> tuple[Tensor, DiTState | None]:
+        """Predict the velocity of one chunk of a stream, or of a whole sequence.
+
+        Args:
+            latents: `[B, channels, T, H/8, W/8]`, noisy. In a stream of a sparse model: up to 6 latent frames first,
+                then 2 at a time, on a grid of whole blocks (H and W multiples of 128).
+            timestep: `[B]`, 0 to 1000 (1000 * sigma).
+            lr_tokens: `[B, N, dim]` of the LR projection, in raster order, added before the first block.
+            prompt: Text embedding `[1 or B, L, text_dim]`; needed at the start of a stream by a model with a prompt.
+            state: Of the previous chunk, consumed; None at the start.
+            streaming: False for a whole sequence under the causal mask (sparse) or in full; no cache is allocated and
+                the state returned is None.
+            history: For a whole sequence of a sparse model, another history than its own (training draws it at random).
+
+        Returns:
+            Velocity `[B, channels, T, H/8, W/8]` and the new state.
+
+        Raises:
+            ValueError: If a size does not fit, or a prompt is missing or not taken.
+            RuntimeError: If the state was consumed before.
+        """
+        grid = self._grid(latents, state, streaming)
+        x = self._tokens(latents, lr_tokens)
+        embedding, modulation = self._time(timestep, x.dtype)
+        if state is None:
+            cache = self._new_cache(grid, x) if streaming else None
+            context = self._context(prompt)
+        else:
+            state.consumed = True
+            cache, context = state.cache, state.context
+        rope = rope_table(grid, self.head_dim, order=self.order, device=x.device)
+        if self.order == "block":
+            x = partition_blocks(x.unflatten(1, (grid.frames, grid.rows, grid.columns)))
+        for index, block in enumerate(self.blocks):
+            arguments: dict[str, Any] = {}
+            if self.order == "block":
+                arguments = {"cache": cache, "layer": index, "history": history}
+
+            def attend(layer: nn.Module, y: Tensor, arguments: dict[str, Any] = arguments) -> Tensor:
+                return layer(y, grid, rope, **arguments)
+
+            x = block(x, modulation, attend, context[index] if context else None, None)
+        x = self.head(x, embedding, None)
+        if self.order == "block":
+            x = unpartition_blocks(x, (grid.frames, grid.rows, grid.columns)).flatten(1, 3)
+        velocity = self._unpatchify(x, grid)
+        if cache is None:
+            return velocity, None
+        cache.advance(grid.slots)
+        return velocity, DiTState(cache, grid.frame_offset + grid.frames, context)
+
+    def forward_packed(
+        self,
+        latents: Sequence[Tensor],
+        timesteps: Tensor,
+        lr_tokens: Sequence[Tensor | None],
+        *,
+        prompt: Tensor | None = None,
+    ) -> list[Tensor]:
+        """Predict the velocities of samples of different sizes, packed in one sequence.
+
+        Args:
+            latents: Samples `[channels, T, H/8, W/8]`, each with its own grid and its own RoPE origin; an image has T =
+                1.
+            timesteps: `[samples]`, 0 to 1000.
+            lr_tokens: `[N, dim]` of each sample in raster order, or None.
+            prompt: Text embedding `[1, L, text_dim]`, for all samples.
+
+        Returns:
+            Velocities, shaped as `latents`.
+
+        Raises:
+            ValueError: If the model's attention is not full attention, or the lists differ in length.
+        """
+        if self.order != "raster":
+            raise ValueError("packed samples need full attention; build the model with attention=FullAttention")
+        if not len(latents) == len(lr_tokens) == len(timesteps):
+            raise ValueError(
+                f"one timestep and one entry of lr_tokens for each of {len(latents)} samples, "
+                f"got {len(timesteps)} and {len(lr_tokens)}"
+            )
+        grids = [self._grid(sample[None], None, streaming=False) for sample in latents]
+        lengths = [grid.tokens for grid in grids]
+        parts = [
+            self._tokens(sample[None], None if lr is None else lr[None])
+            for sample, lr in zip(latents, lr_tokens, strict=True)
+        ]
+        x = torch.cat(parts, 1)
+        segment = torch.repeat_interleave(
+            torch.arange(len(grids), device=x.device), torch.tensor(lengths, device=x.device), output_size=sum(lengths)
+        )
+        rope = torch.cat([rope_table(grid, self.head_dim, device=x.device) for grid in grids])
+        embedding, modulation = self._time(timesteps, x.dtype)
+        context = self._context(prompt)
+        for index, block in enumerate(self.blocks):
+            x = block(
+                x,
+                modulation,
+                lambda layer, y: layer(y, grids[0], rope, lengths=lengths),
+                context[index] if context else None,
+                segment,
+            )
+        out = self.head(x, embedding, segment).split(lengths, 1)
+        return [self._unpatchify(part, grid)[0] for part, grid in zip(out, grids, strict=True)]
+
+    def _shared(self, name: str) -> Any:
+        found = {getattr(block.self_attn, name) for block in self.blocks}
+        if len(found) != 1:
+            raise ValueError(f"the attention layers of one model have the same {name}, got {sorted(found)}")
+        return found.pop()
+
+    def _grid(self, latents: Tensor, state: DiTState | None, streaming: bool) -> TokenGrid:
+        """Check the sizes of a chunk, on the host, and place it in the stream."""
+        frames, height, width = latents.shape[2:]
+        if latents.shape[1] != self.channels or height % PATCH or width % PATCH:
+            raise ValueError(
+                f"latents are [B, {self.channels}, T, H/8, W/8] with even H/8 and W/8, got {list(latents.shape)}"
+            )
+        grid = TokenGrid(frames, height // PATCH, width // PATCH, 0 if state is None else state.latents_seen)
+        if not streaming:
+            if state is not None:
+                raise ValueError("a whole sequence (streaming=False) takes no state")
+            return grid
+        if self.order != "block":
+            raise ValueError("a model with full attention does not stream; pass streaming=False and a whole clip")
+        most = FIRST_SLOTS if state is None else 1
+        if grid.slots > most:
+            raise ValueError(
+                f"a chunk {'at the start' if state is None else 'of a running stream'} holds at most "
+                f"{most * BLOCK_SHAPE[0]} latent frames, got {frames}"
+            )
+        if state is not None and state.consumed:
+            raise RuntimeError("this state was passed to the model before and is consumed; branch with state.clone()")
+        return grid
+
+    def _tokens(self, latents: Tensor, lr_tokens: Tensor | None) -> Tensor:
+        """Patchify to `[B, N, dim]` in raster order; a convolution whose kernel is its stride is linear over patches."""
+        patches = rearrange(latents, "b c t (h p) (w q) -> b (t h w) (c p q)", p=PATCH, q=PATCH)
+        x = linear(patches, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias)
+        if lr_tokens is None:
+            return x
+        if lr_tokens.shape != x.shape:
+            raise ValueError(f"lr_tokens are {list(x.shape)}, like the tokens, got {list(lr_tokens.shape)}")
+        return x + lr_tokens
+
+    def _time(self, timestep: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Embed: `[B, dim]` for the head and `[B, 6, dim]` for the blocks."""
+        embedding = self.time_embedding(timestep_embedding(timestep, self.frequency_dim).to(dtype))
+        return embedding, self.time_projection(embedding).unflatten(1, (6, -1))
+
+    def _context(self, prompt: Tensor | None) -> list[tuple[Tensor, Tensor]]:
+        if (prompt is not None) != self.has_prompt:
+            raise ValueError(
+                "this model attends to a prompt; pass its embedding [1, L, text_dim]"
+                if self.has_prompt
+                else "this model was built without a prompt (text_dim=None) and takes none"
+            )
+        if prompt is None:
+            return []
+        embedded = self.text_embedding(prompt)
+        return [block.cross_attn.project_context(embedded) for block in self.blocks]
+
+    def _new_cache(self, grid: TokenGrid, x: Tensor) -> KVCache:
+        return KVCache(
+            len(self.blocks),
+            self.history,
+            grid.tokens // grid.slots,
+            self.heads,
+            self.head_dim,
+            batch=x.shape[0],
+            dtype=x.dtype,
+            device=x.device,
+        )
+
+    def _unpatchify(self, x: Tensor, grid: TokenGrid) -> Tensor:
+        return rearrange(
+            x,
+            "b (t h w) (p q c) -> b c t (h p) (w q)",
+            t=grid.frames,
+            h=grid.rows,
+            w=grid.columns,
+            p=PATCH,
+            q=PATCH,
+        )

@@ -1,0 +1,158 @@
+import pytest
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from flashvsr.attention import block_sparse_attention, choose_impl, explain_impls, packed_attention
+from flashvsr.attention.ops import IMPLS, PACKED_IMPLS
+
+PLAIN = ("reference", "gather", "dense")
+SIZE = 16
+
+
+def _inputs(rows: int = 4, columns: int = 6, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
+    shapes = ((2, 3, rows * SIZE, 8), (2, 3, columns * SIZE, 8), (2, 3, columns * SIZE, 8))
+    return [torch.randn(shape, dtype=dtype, requires_grad=True) for shape in shapes]
+
+
+def _irregular_mask(rows: int = 4, columns: int = 6) -> torch.Tensor:
+    mask = torch.rand(2, 3, rows, columns) < 0.4
+    mask[0, 0, 1] = False  # an empty row
+    mask[1, 2, 3] = True
+    return mask
+
+
+@pytest.mark.parametrize("impl", PLAIN)
+def test_an_all_true_mask_is_sdpa(impl):
+    query, key, value = _inputs()
+    out = block_sparse_attention(query, key, value, torch.ones(1, 1, 4, 6, dtype=torch.bool), SIZE, impl=impl)
+    torch.testing.assert_close(out, scaled_dot_product_attention(query, key, value))
+
+
+@pytest.mark.parametrize("impl", PLAIN)
+def test_one_dropped_block_is_not_sdpa(impl):
+    query, key, value = _inputs()
+    mask = torch.ones(1, 1, 4, 6, dtype=torch.bool)
+    mask[..., 2, 3] = False
+    out = block_sparse_attention(query, key, value, mask, SIZE, impl=impl)
+    difference = (out - scaled_dot_product_attention(query, key, value)).abs().amax((0, 1, 3))
+    assert difference[2 * SIZE : 3 * SIZE].min() > 1e-3
+    assert difference[: 2 * SIZE].max() < 1e-5
+
+
+@pytest.mark.parametrize("impl", ["gather", "dense"])
+@pytest.mark.parametrize("scale", [None, 0.5])
+def test_output_and_gradients_equal_the_reference_on_irregular_masks(impl, scale):
+    inputs, mask = _inputs(dtype=torch.float64), _irregular_mask()
+    grad = torch.randn_like(inputs[0])
+    results = {}
+    for name in ("reference", impl):
+        out = block_sparse_attention(*inputs, mask, SIZE, scale, impl=name)
+        results[name] = (out, *torch.autograd.grad(out, inputs, grad))
+    # the reference's softmax is fp32 whatever its input, hence fp32's tolerance
+    for ours, theirs in zip(results[impl], results["reference"], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("impl", PLAIN)
+def test_an_empty_row_gives_zero_and_passes_no_gradient(impl):
+    query, key, value = _inputs()
+    out = block_sparse_attention(query, key, value, _irregular_mask(), SIZE, impl=impl)
+    assert (out[0, 0, SIZE : 2 * SIZE] == 0).all()
+    gradient = torch.autograd.grad(out.sum(), query)[0]
+    assert gradient.isfinite().all()
+    assert (gradient[0, 0, SIZE : 2 * SIZE] == 0).all()
+
+
+@pytest.mark.parametrize("impl", PLAIN)
+def test_a_mask_that_keeps_nothing_gives_zeros(impl):
+    query, key, value = _inputs()
+    out = block_sparse_attention(query, key, value, torch.zeros(1, 1, 4, 6, dtype=torch.bool), SIZE, impl=impl)
+    assert torch.equal(out, torch.zeros_like(out))
+
+
+@pytest.mark.parametrize("impl", PLAIN)
+def test_pieces_equal_the_joined_tensor(impl):
+    query, key, value = _inputs()
+    mask = _irregular_mask()
+    pieces = [tuple(x.split([4 * SIZE, 2 * SIZE], 2)) for x in (key, value)]
+    joined = block_sparse_attention(query, key, value, mask, SIZE, impl=impl)
+    assert torch.equal(block_sparse_attention(query, *pieces, mask, SIZE, impl=impl), joined)
+
+
+@pytest.mark.parametrize("impl", ["gather", "dense"])
+def test_gradcheck_in_double(impl):
+    inputs = [torch.randn(1, 2, n * 2, 4, dtype=torch.float64, requires_grad=True) for n in (2, 3, 3)]
+    mask = torch.tensor([[[True, False, True], [False, False, False]], [[False, True, False], [True, True, True]]])[
+        None
+    ]
+    torch.autograd.gradcheck(lambda q, k, v: block_sparse_attention(q, k, v, mask, 2, impl=impl), inputs)
+
+
+def test_gather_keeps_memory_proportional_to_what_is_kept():
+    query, key, value = (torch.randn(1, 1, 64 * SIZE, 8, requires_grad=True) for _ in range(3))
+    saved = []
+
+    def pack(x: torch.Tensor) -> torch.Tensor:
+        saved.append(x.numel())
+        return x
+
+    sizes = {}
+    for kept in (2, 8):
+        mask = torch.zeros(1, 1, 64, 64, dtype=torch.bool)
+        mask[..., :kept] = True
+        saved.clear()
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+            block_sparse_attention(query, key, value, mask, SIZE, impl="gather")
+        sizes[kept] = sum(saved)
+    assert sizes[2] < sizes[8] < 64 * SIZE * 64 * SIZE
+
+
+def test_a_named_impl_is_the_one_that_runs(monkeypatch):
+    from flashvsr.attention import impl_dense
+
+    monkeypatch.setattr(impl_dense, "attend", lambda *args, **kwargs: "dense ran")
+    mask = torch.ones(1, 1, 4, 6, dtype=torch.bool)
+    assert block_sparse_attention(*_inputs(), mask, SIZE, impl="dense") == "dense ran"
+    assert isinstance(block_sparse_attention(*_inputs(), mask, SIZE), torch.Tensor)
+
+
+def test_auto_takes_gather_on_a_cpu_and_says_why():
+    name, reason = choose_impl("cpu", torch.float32, 128, requires_grad=True)
+    assert name == "gather"
+    assert "triton" in reason
+
+
+def test_every_impl_answers_whether_it_can_run():
+    reasons = explain_impls("cpu", torch.float32, 128, requires_grad=True)
+    assert set(reasons) == set(IMPLS)
+    assert reasons["reference"] is reasons["gather"] is reasons["dense"] is None
+    assert reasons["flex"]
+    assert set(explain_impls("cpu", torch.float32, 128, requires_grad=True, packed=True)) == set(PACKED_IMPLS)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU could run them")
+@pytest.mark.parametrize("impl", ["triton", "flex"])
+def test_a_named_impl_that_cannot_run_raises_and_never_falls_back(impl):
+    with pytest.raises(RuntimeError, match=f"{impl!r} cannot run here"):
+        block_sparse_attention(*_inputs(), torch.ones(1, 1, 4, 6, dtype=torch.bool), SIZE, impl=impl)
+
+
+def test_bad_arguments_are_refused_by_value():
+    query, key, value = _inputs()
+    mask = torch.ones(1, 1, 4, 6, dtype=torch.bool)
+    with pytest.raises(ValueError, match="'fastest'"):
+        block_sparse_attention(query, key, value, mask, SIZE, impl="fastest")
+    with pytest.raises(ValueError, match="whole blocks of 128"):
+        block_sparse_attention(query, key, value, mask)
+    with pytest.raises(ValueError, match=r"\[B, heads, 4, 6\]"):
+        block_sparse_attention(query, key, value, mask[..., :5], SIZE)
+    with pytest.raises(ValueError, match=r"torch\.float32"):
+        block_sparse_attention(query, key, value, mask.float(), SIZE)
+    with pytest.raises(ValueError, match="multiple of 16"):
+        block_sparse_attention(query, key[:, :, 1:], value[:, :, 1:], mask, SIZE)
+    with pytest.raises(ValueError, match="share dtype and device"):
+        block_sparse_attention(query, key.double(), value.double(), mask, SIZE)
+    with pytest.raises(ValueError, match="as many pieces"):
+        block_sparse_attention(query, (key, key), value, mask, SIZE)
+    with pytest.raises(ValueError, match=r"lengths \[3, 4\]"):
+        packed_attention(query[:1], key[:1], value[:1], [3, 4])

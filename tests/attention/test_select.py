@@ -1,0 +1,110 @@
+import pytest
+import torch
+
+from flashvsr.attention import BlockSelection, TokenGrid, causal_slot_mask, select_blocks, window_mask
+
+DTYPES = {"torch.float32": torch.float32, "torch.bfloat16": torch.bfloat16}
+
+
+def _heads(x: torch.Tensor, heads: int, dtype: torch.dtype) -> torch.Tensor:
+    return x.to(dtype).flatten(0, 1)[None].unflatten(2, (heads, -1)).transpose(1, 2)
+
+
+def test_selection_equals_the_released_one(golden):
+    for case in golden("masks_rope_windows.pt")["draft"]:
+        dtype = DTYPES[case["compute_dtype"]]
+        query, key = (_heads(case[name], case["nheads"], dtype) for name in ("q_w", "k_w"))
+        mask = select_blocks(
+            query,
+            key,
+            case["local_attn_mask"].bool(),
+            budget=case["topk"],
+            slots=case["seqlen"],
+            block_size=case["q_w"].shape[1],
+        )
+        differing = (mask != case["mask"]).float().mean()
+        assert differing <= (0.005 if dtype == torch.bfloat16 else 0.0), (case["topk"], dtype)
+
+
+def _random(blocks: int, key_blocks: int, heads: int = 2, size: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.randn(1, heads, blocks * size, 8), torch.randn(1, heads, key_blocks * size, 8)
+
+
+def test_the_budget_counts_the_pairs_kept_by_each_head_and_slot():
+    query, key = _random(12, 24)
+    mask = select_blocks(query, key, torch.ones(6, 6, dtype=torch.bool), budget=17, slots=2, block_size=4)
+    assert (mask.unflatten(2, (2, 6)).sum((3, 4)) == 17).all()
+
+
+def test_rows_compete_so_that_some_get_more_than_others():
+    query, key = _random(6, 6)
+    mask = select_blocks(query * 4, key, torch.ones(6, 6, dtype=torch.bool), budget=12, block_size=4)
+    assert mask.sum(3).unique().numel() > 1
+
+
+def test_a_budget_that_covers_everything_drops_the_lowest_pair_as_released_and_none_by_the_other_rule():
+    query, key = _random(4, 8)
+    everything = torch.ones(4, 4, dtype=torch.bool)
+    released = select_blocks(query, key, everything, budget=1000, block_size=4)
+    assert (released.sum((2, 3)) == 31).all()
+    kept = select_blocks(query, key, everything, budget=1000, rule="keep_all_when_covered", block_size=4)
+    assert kept.all()
+
+
+def test_a_window_leaves_all_visible_pairs_when_the_budget_covers_them():
+    query, key = _random(9, 18)
+    window = window_mask((3, 3), (2, 2))
+    mask = select_blocks(query, key, window, budget=10_000, block_size=4)
+    assert torch.equal(mask, window.repeat(1, 2).expand_as(mask))
+
+
+def test_whole_sequence_and_chunks_choose_the_same():
+    per_slot, slots, history, budget = 6, 7, 2, 20
+    query, key = _random(per_slot * slots, per_slot * slots)
+    window = window_mask((2, 3), (3, 1))
+    allowed = torch.kron(causal_slot_mask(slots, history), window)
+    whole = select_blocks(query, key, allowed, budget=budget, slots=slots, block_size=4)
+    size = per_slot * 4
+    for first, count in [(0, 3), *((slot, 1) for slot in range(3, slots))]:
+        seen = 0 if first == 0 else first - history
+        chunk = select_blocks(
+            query[:, :, first * size : (first + count) * size],
+            key[:, :, seen * size : (first + count) * size],
+            window,
+            budget=budget,
+            slots=count,
+            block_size=4,
+        )
+        rows = slice(first * per_slot, (first + count) * per_slot)
+        assert torch.equal(whole[:, :, rows, seen * per_slot : (first + count) * per_slot], chunk), first
+        assert whole[:, :, rows].sum() == chunk.sum()
+
+
+def test_a_row_that_sees_nothing_keeps_nothing():
+    query, key = _random(4, 4)
+    allowed = torch.ones(4, 4, dtype=torch.bool)
+    allowed[1] = False
+    mask = select_blocks(query, key, allowed, budget=9, block_size=4)
+    assert not mask[:, :, 1].any()
+    assert (mask.sum((2, 3)) == 9).all()
+
+
+def test_the_budget_follows_the_order_of_the_released_arithmetic():
+    selection = BlockSelection(sparse_ratio=2.0)
+    assert selection.budget(TokenGrid(2, 48, 88)) == int(66 * 66 * (2.0 * 768 * 1280 / (768 * 1408))) - 1 == 7919
+    assert selection.budget(TokenGrid(2, 40, 88)) == 6598  # 60 * 2 * 55 - 1 would be 6599
+
+
+def test_bad_arguments_are_refused_by_value():
+    query, key = _random(4, 4)
+    everything = torch.ones(4, 4, dtype=torch.bool)
+    with pytest.raises(ValueError, match="'best'"):
+        select_blocks(query, key, everything, budget=1, rule="best", block_size=4)
+    with pytest.raises(ValueError, match="got -1"):
+        select_blocks(query, key, everything, budget=-1, block_size=4)
+    with pytest.raises(ValueError, match=r"\[3, 3\]"):
+        select_blocks(query, key, everything[:3, :3], budget=1, block_size=4)
+    with pytest.raises(ValueError, match="whole blocks of 128"):
+        select_blocks(query, key, everything, budget=1)
+    with pytest.raises(ValueError, match="sparse_ratio is positive, got 0"):
+        BlockSelection(sparse_ratio=0)
