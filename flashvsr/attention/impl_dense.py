@@ -1,4 +1,4 @@
-"""Block-sparse attention through SDPA with the block mask expanded to tokens: exact, saves nothing, never ignores the mask."""
+"""Block-sparse attention through SDPA with the mask expanded to tokens: exact, saves nothing, never ignores it."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def _as_blocks(x: Tensor, block_size: int) -> Tensor:
 
 
 def _rows_of_equal_count(block_mask: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield (rows `[R]`, kept key blocks of each `[R, count]`) as indices into the flattened blocks; empty rows are left out."""
+    """Yield (rows `[R]`, kept key blocks `[R, count]`) as indices into the flattened blocks, without empty rows."""
     batch, heads, rows, columns = block_mask.shape
     flat = block_mask.reshape(-1, columns)
     first_column = torch.arange(batch * heads, device=flat.device).repeat_interleave(rows) * columns

@@ -1,4 +1,4 @@
-"""Sparse and packed attention as functions: checks, and the choice of an implementation; the work is in the ``impl_*`` files."""
+"""Sparse and packed attention as functions: checks, and the choice among the ``impl_*`` files that do the work."""
 
 from __future__ import annotations
 

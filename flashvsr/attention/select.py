@@ -137,7 +137,7 @@ def _threshold_all_visible(probability: Tensor, budget: int) -> Tensor:
 def _threshold_some_visible(
     probability: Tensor, pairs: Tensor, budget: int, slots: int, per_slot: int
 ) -> tuple[Tensor, Tensor]:
-    """Do the same where each query slot sees its own key slots only; V then differs by slot, and stays on the device."""
+    """Do the same where each query slot sees its own key slots only; V differs by slot and stays on the device."""
     by_slot = pairs.unflatten(1, (-1, per_slot)).unflatten(
         0, (slots, per_slot)
     )  # [slots, per_slot, key slots, per_slot]
