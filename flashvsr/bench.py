@@ -1,0 +1,221 @@
+"""Speed and memory of each part of a system, and how far each is from what the hardware allows."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from flashvsr.models.system import FlashVSR
+
+PARTS = ("projection", "dit", "decoder", "color")
+"""Submodules of a system that are timed on their own; the rest is resizing, padding and noise."""
+
+
+@dataclass(frozen=True)
+class PartResult:
+    """One part of one steady chunk.
+
+    Attributes:
+        name: Of the part.
+        milliseconds: Median over the timed chunks.
+        teraflops: Operations it needs, 10^12; attention counts the kept blocks only. 0 when it has none to speak of.
+        floor_milliseconds: The time these operations take at the matrix rate measured in the same run.
+    """
+
+    name: str
+    milliseconds: float
+    teraflops: float
+    floor_milliseconds: float
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """What :func:`bench` measured.
+
+    Attributes:
+        device: Name of the device.
+        size: Output height and width.
+        frames_per_second: Output frames over time in steady chunks.
+        cold_first_frames_ms: From the first push to the first output frames in a process new to the model.
+        first_frames_ms: The same once kernels are compiled and memory is allocated.
+        chunk_ms: Median time of a steady chunk of 8 frames.
+        parts: The parts of a steady chunk.
+        peak_gib: Most memory reserved by the allocator on a GPU, loading included; 0 elsewhere.
+        matrix_tflops: Matrix product rate measured in this run, for the floors.
+    """
+
+    device: str
+    size: tuple[int, int]
+    frames_per_second: float
+    cold_first_frames_ms: float
+    first_frames_ms: float
+    chunk_ms: float
+    parts: list[PartResult]
+    peak_gib: float
+    matrix_tflops: float
+
+    def table(self) -> str:
+        """The figures as a Markdown table with a line of summary on top."""
+        height, width = self.size
+        lines = [
+            f"{width}x{height} on {self.device}: {self.frames_per_second:.2f} frames/s, first frames after "
+            f"{self.first_frames_ms:.0f} ms (cold {self.cold_first_frames_ms:.0f} ms), peak {self.peak_gib:.2f} GiB, "
+            f"matrix rate {self.matrix_tflops:.1f} TFLOP/s",
+            "",
+            "| part | ms per chunk | TFLOP | floor ms |",
+            "|---|---|---|---|",
+        ]
+        lines += [
+            f"| {part.name} | {part.milliseconds:.1f} | {part.teraflops:.2f} | {part.floor_milliseconds:.1f} |"
+            for part in self.parts
+        ]
+        return "\n".join([*lines, f"| chunk | {self.chunk_ms:.1f} | | |"])
+
+
+class _Clock:
+    """Times regions: with events on a GPU, so that nothing waits while a chunk runs, else with the wall clock."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.cuda = device.type == "cuda"
+        self.regions: dict[str, list[tuple[Any, Any]]] = defaultdict(list)
+        self._open: dict[str, Any] = {}
+
+    def _now(self) -> Any:
+        if not self.cuda:
+            return time.perf_counter() * 1000
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def start(self, name: str) -> None:
+        self._open[name] = self._now()
+
+    def stop(self, name: str) -> None:
+        self.regions[name].append((self._open.pop(name), self._now()))
+
+    def medians(self) -> dict[str, float]:
+        """Median milliseconds by region."""
+        if self.cuda:
+            torch.cuda.synchronize()
+        return {
+            name: statistics.median(a.elapsed_time(b) if self.cuda else b - a for a, b in pairs)
+            for name, pairs in self.regions.items()
+        }
+
+    def watch(self, name: str, module: nn.Module) -> list[Any]:
+        """Time every call of a module; returns the hooks' handles."""
+        return [
+            module.register_forward_pre_hook(lambda *_: self.start(name)),
+            module.register_forward_hook(lambda *_: self.stop(name)),
+        ]
+
+
+def bench(system: FlashVSR, *, height: int, width: int, chunks: int = 10, seed: int = 0) -> BenchResult:
+    """Time a stream of random frames in steady chunks of 8 output frames.
+
+    Args:
+        system: The model, on its device.
+        height: Rows of the output; LR frames have a quarter.
+        width: Columns of the output.
+        chunks: Steady chunks to time, after three to warm up.
+        seed: Of the frames and the noise.
+
+    Returns:
+        Medians; on a GPU of CUDA events, with peak memory since the process started.
+
+    Raises:
+        ValueError: If the size is not a multiple of 4 or `chunks` is not positive.
+    """
+    if height % 4 or width % 4 or chunks < 1:
+        raise ValueError(f"the output size is a multiple of 4 and chunks at least 1: got {height}x{width}, {chunks}")
+    first, following = system.geometry.first_frames, system.geometry.next_frames
+    video = torch.randint(0, 256, (first + following, 3, height // 4, width // 4), dtype=torch.uint8)
+    video = video.to(system.device)
+    clock = _Clock(system.device)
+    options = {"height": height // 4, "width": width // 4, "seed": seed}
+    for name in ("cold", "warm-up", "first"):
+        stream = system.stream(**options)
+        clock.start(name)
+        stream.push(video[:first])
+        clock.stop(name)
+        if name != "first":  # only the last stream's steady chunks follow; the others free their state
+            stream.push(video[first:])
+    for _ in range(3):
+        stream.push(video[first:])
+    flops = _count(system, stream, video[first:])
+    handles = [handle for name in PARTS for handle in clock.watch(name, getattr(system, name))]
+    for _ in range(chunks):
+        clock.start("chunk")
+        stream.push(video[first:])
+        clock.stop("chunk")
+    for handle in handles:
+        handle.remove()
+    times = clock.medians()
+    cuda = system.device.type == "cuda"
+    peak = torch.cuda.max_memory_reserved(system.device) / 2**30 if cuda else 0.0
+    rate = _matrix_rate(system.device, system.dtype)
+    parts = [PartResult(name, times[name], flops[name] / 1e12, flops[name] / rate * 1e3) for name in PARTS]
+    rest = times["chunk"] - sum(part.milliseconds for part in parts)
+    parts.append(PartResult("resize, pad, noise, host", rest, 0.0, 0.0))
+    return BenchResult(
+        device=torch.cuda.get_device_name(system.device) if cuda else f"CPU, {torch.get_num_threads()} threads",
+        size=(height, width),
+        frames_per_second=1000 * following / times["chunk"],
+        cold_first_frames_ms=times["cold"],
+        first_frames_ms=times["first"],
+        chunk_ms=times["chunk"],
+        parts=parts,
+        peak_gib=peak,
+        matrix_tflops=rate / 1e12,
+    )
+
+
+def _count(system: FlashVSR, stream: Any, frames: Tensor) -> dict[str, float]:
+    """Operations of each part in one steady chunk: matrix products and convolutions, and attention over kept blocks."""
+    flops: dict[str, float] = dict.fromkeys(PARTS, 0.0)
+    counters: dict[str, FlopCounterMode] = {}
+    handles = []
+    kept: list[Tensor] = []
+
+    def enter(name: str) -> None:
+        counters[name] = FlopCounterMode(display=False)
+        counters[name].__enter__()
+
+    for name in PARTS:
+        module = getattr(system, name)
+        handles += [
+            module.register_forward_pre_hook(lambda *_, name=name: enter(name)),
+            module.register_forward_hook(lambda *_, name=name: counters[name].__exit__(None, None, None)),
+        ]
+    for block in system.dit.blocks:
+        handles.append(block.self_attn.selection.register_forward_hook(lambda _, args, out: kept.append(out.sum())))
+    stream.push(frames)
+    for handle in handles:
+        handle.remove()
+    for name, counter in counters.items():
+        by_operator = counter.get_flop_counts().get("Global", {})
+        flops[name] = float(
+            sum(n for op, n in by_operator.items() if str(op) in ("aten.mm", "aten.addmm", "aten.convolution"))
+        )
+    block_pairs = float(sum(int(count) for count in kept))
+    flops["dit"] += block_pairs * 128 * 128 * system.dit.head_dim * 4
+    return flops
+
+
+def _matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Operations per second of a large matrix product on random data, median of ten."""
+    size = 8192 if device.type == "cuda" else 1024
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    clock = _Clock(device)
+    for index in range(13):
+        clock.start("warm-up" if index < 3 else "product")
+        a @ b
+        clock.stop("warm-up" if index < 3 else "product")
+    return 2 * size**3 / (clock.medians()["product"] / 1e3)

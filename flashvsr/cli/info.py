@@ -1,0 +1,41 @@
+"""Say what this installation can run here, and for what it cannot, why not."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what ``flashvsr info`` takes: nothing."""
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print versions, devices and implementations, and return the exit status."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    import torch
+
+    from flashvsr import __version__
+    from flashvsr.attention import choose_impl, explain_impls
+
+    print(f"flashvsr {__version__}")
+    for name in ("torch", "torchvision", "triton", "xformers", "lightning", "av"):
+        try:
+            print(f"  {name} {version(name)}")
+        except PackageNotFoundError:
+            print(f"  {name} is not installed")
+    devices = [torch.device("cpu"), *(torch.device("cuda", index) for index in range(torch.cuda.device_count()))]
+    for device in devices:
+        cuda = device.type == "cuda"
+        dtype = torch.bfloat16 if cuda else torch.float32
+        print(
+            f"\n{torch.cuda.get_device_name(device) if cuda else f'CPU, {torch.get_num_threads()} threads'} ({device})"
+        )
+        for packed, title in ((False, "block-sparse attention"), (True, "packed attention")):
+            for training in (False, True):
+                purpose = "training" if training else "inference"
+                chosen, _ = choose_impl(device, dtype, 128, training, packed=packed)
+                print(f"  {title}, {purpose} in {str(dtype).removeprefix('torch.')}: auto takes {chosen}")
+                for name, reason in explain_impls(device, dtype, 128, training, packed=packed).items():
+                    print(f"    {name:<10} {'runs' if reason is None else 'cannot run: ' + reason}")
+    return 0

@@ -1,0 +1,244 @@
+"""FlashVSR: LR projection, one-step diffusion transformer, decoder and colour, one chunk at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from flashvsr.decoders import adain_color, wavelet_color
+from flashvsr.models.dit import DiTState, VideoDiT
+from flashvsr.streaming import Geometry, Stream, upscale
+
+TIMESTEP = 1000.0
+"""The one step starts from pure noise."""
+
+COLORS = {"adain": adain_color, "wavelet": wavelet_color, "none": None}
+
+
+class ColorMatch(nn.Module):
+    """Bring the colours of frames back to those of the LR frames, in place.
+
+    Args:
+        method: ``"adain"``, ``"wavelet"`` or ``"none"``.
+
+    Raises:
+        ValueError: If `method` is unknown.
+    """
+
+    def __init__(self, method: str = "adain") -> None:
+        super().__init__()
+        if method not in COLORS:
+            raise ValueError(f"color is one of {', '.join(COLORS)}; got {method!r}")
+        self.method = method
+
+    def forward(self, frames: Tensor, lr: Tensor, content: tuple[int, int] | None = None) -> Tensor:
+        """Match.
+
+        Args:
+            frames: `[B, 3, T, H, W]`, changed in place.
+            lr: LR frames of the same shape.
+            content: Height and width of what is not padding, from the top left; None for all.
+
+        Returns:
+            `frames`.
+        """
+        match = COLORS[self.method]
+        if match is not None:
+            height, width = content or frames.shape[3:]
+            frames[..., :height, :width] = match(frames[..., :height, :width], lr[..., :height, :width])
+        return frames
+
+
+@dataclass
+class SystemState:
+    """The past of one stream. A state passed to :meth:`FlashVSR.step` is consumed.
+
+    Attributes:
+        projection: State of the LR projection.
+        dit: State of the transformer.
+        decoder: State of the decoder.
+        lr: LR frames that the projection has seen and the decoder has not, `[B, 3, 4, H, W]`.
+    """
+
+    projection: Any
+    dit: DiTState
+    decoder: Any
+    lr: Tensor
+    consumed: bool = False
+
+    def clone(self) -> SystemState:
+        """Return an independent copy, to branch a stream."""
+        parts = (self.projection.clone(), self.dit.clone(), self.decoder.clone(), self.lr.clone())
+        return SystemState(*parts, consumed=self.consumed)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return a copy as nested dicts of tensors and numbers."""
+        return {
+            "projection": self.projection.state_dict(),
+            "dit": self.dit.state_dict(),
+            "decoder": self.decoder.state_dict(),
+            "lr": self.lr.clone(),
+        }
+
+
+class FlashVSR(nn.Module):
+    """A video super-resolution system out of three networks; streams, and holds no state of any stream.
+
+    Args:
+        projection: LR frames to tokens, such as :class:`~flashvsr.models.LRProjection`.
+        dit: One-step transformer with sparse attention.
+        decoder: Latents and LR frames to frames; any of :mod:`flashvsr.decoders`.
+        prompt: Text embedding `[1, L, text_dim]` that the transformer attends to; None for one without a prompt.
+        color: ``"adain"``, ``"wavelet"`` or ``"none"``: how colours are brought back to those of the LR frames.
+        geometry: How the stream is cut; None for FlashVSR's.
+
+    Raises:
+        ValueError: If `color` is unknown, or a prompt is missing or not taken.
+
+    Reference:
+        FlashVSR, https://arxiv.org/abs/2510.12747.
+    """
+
+    prompt: Tensor | None
+
+    def __init__(
+        self,
+        projection: nn.Module,
+        dit: VideoDiT,
+        decoder: nn.Module,
+        prompt: Tensor | None = None,
+        *,
+        color: str = "adain",
+        geometry: Geometry | None = None,
+    ) -> None:
+        super().__init__()
+        if (prompt is not None) != dit.has_prompt:
+            raise ValueError(
+                "the prompt embedding is missing" if dit.has_prompt else "this transformer takes no prompt"
+            )
+        self.projection, self.dit, self.decoder = projection, dit, decoder
+        self.register_buffer("prompt", prompt, persistent=False)
+        self.color = ColorMatch(color)
+        self.geometry = geometry or Geometry()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.dit.patch_embedding.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the parameters, and of what passes between the networks."""
+        return self.dit.patch_embedding.weight.dtype
+
+    def step(
+        self, lr: Tensor, noise: Tensor, state: SystemState | None = None, *, content: tuple[int, int] | None = None
+    ) -> tuple[Tensor, SystemState]:
+        """Process one chunk.
+
+        Args:
+            lr: LR frames at target size `[B, 3, T, H, W]` in [-1, 1], H and W multiples of 128: 25 at the start, then
+                8.
+            noise: `[B, 16, latents, H/8, W/8]`, standard normal: 6 latents at the start, then 2.
+            state: Of the previous chunk, consumed; None at the start.
+            content: Height and width of what is not padding, from the top left; colours are matched over it. None for
+                all.
+
+        Returns:
+            Frames `[B, 3, T', H, W]` in [-1, 1], 21 at the start, then 8; and the new state. The last 4 LR frames are
+            looked ahead at: their output comes with the next chunk.
+
+        Raises:
+            ValueError: If a size does not fit.
+            RuntimeError: If the state was consumed before.
+        """
+        if state is not None:
+            if state.consumed:
+                raise RuntimeError("this state was passed to step before and is consumed; branch with state.clone()")
+            state.consumed = True
+        lr, noise = lr.to(self.device, self.dtype), noise.to(self.device, self.dtype)
+        tokens, projection = self.projection(lr, state.projection if state else None)
+        timestep = torch.full((lr.shape[0],), TIMESTEP, device=lr.device)
+        velocity, dit = self.dit(
+            noise,
+            timestep,
+            lr_tokens=tokens,
+            prompt=self.prompt if state is None else None,
+            state=state.dit if state else None,
+        )
+        latents = noise - velocity  # one Euler step from sigma 1 to sigma 0
+        seen = lr if state is None else torch.cat((state.lr, lr), 2)
+        shown, ahead = seen[:, :, : -self.geometry.lookahead], seen[:, :, -self.geometry.lookahead :]
+        frames, decoder = self.decoder(latents, shown, state.decoder if state else None)
+        frames = self.color(frames, shown, content)
+        return frames, SystemState(projection, dit, decoder, ahead.clone())
+
+    def load_state(self, saved: dict[str, Any]) -> SystemState:
+        """Rebuild a state from :meth:`SystemState.state_dict` on this system's device.
+
+        Args:
+            saved: The nested dicts; not changed, not kept.
+
+        Returns:
+            A state for :meth:`step`.
+        """
+        saved = _copy_to(saved, self.device)
+        return SystemState(
+            self.projection.load_state(saved["projection"]),
+            DiTState.from_state_dict(saved["dit"]),
+            self.decoder.load_state(saved["decoder"]),
+            saved["lr"],
+        )
+
+    def stream(
+        self,
+        *,
+        height: int,
+        width: int,
+        scale: float = 4,
+        seed: int = 0,
+        noise: Tensor | None = None,
+        state: dict[str, Any] | None = None,
+    ) -> Stream:
+        """Start a stream, or go on with a saved one; see :class:`~flashvsr.streaming.Stream`.
+
+        Args:
+            height: Rows of the LR frames.
+            width: Columns of the LR frames.
+            scale: Output size over input size.
+            seed: Of the noise.
+            noise: Given noise instead, `[1, 16, latents, H/8, W/8]` of the padded output.
+            state: Of :meth:`Stream.state_dict`.
+
+        Returns:
+            The stream, with ``push`` and ``finish``.
+        """
+        return Stream(self, height=height, width=width, scale=scale, seed=seed, noise=noise, state=state)
+
+    def upscale(self, video: Tensor, *, scale: float = 4, seed: int = 0, noise: Tensor | None = None) -> Tensor:
+        """Upscale a clip that fits in memory.
+
+        Args:
+            video: `[T, 3, h, w]`, uint8 or float in [0, 1].
+            scale: Output size over input size.
+            seed: Of the noise.
+            noise: Given noise instead, see :meth:`stream`.
+
+        Returns:
+            `[T, 3, round(scale*h), round(scale*w)]`, same dtype and range.
+        """
+        return upscale(self, video, scale=scale, seed=seed, noise=noise)
+
+
+def _copy_to(saved: Any, device: torch.device) -> Any:
+    """Copy nested dicts and lists with their tensors, to a device."""
+    if isinstance(saved, Tensor):
+        return saved.to(device, copy=True)
+    if isinstance(saved, dict):
+        return {key: _copy_to(value, device) for key, value in saved.items()}
+    if isinstance(saved, list | tuple):
+        return type(saved)(_copy_to(value, device) for value in saved)
+    return saved

@@ -1,0 +1,86 @@
+"""Who may import whom (design: the house), and that importing is quick and quiet."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import flashvsr
+
+ROOT = Path(flashvsr.__file__).parent
+EVERYTHING = {"*"}
+MAY_IMPORT = {
+    "attention": set(),
+    "decoders": set(),
+    "data": set(),
+    "streaming": set(),
+    "distill": set(),
+    "models": {"attention", "decoders", "streaming"},
+    "evaluate": {"data"},
+    "upscale": {"data", "models", "streaming"},
+    "bench": {"data", "models", "streaming"},
+    "cli": EVERYTHING,
+    "__init__": EVERYTHING,
+    "__main__": {"cli"},
+}
+HEAVY = ("lightning", "omegaconf", "webdataset", "torchvision", "xformers")
+
+
+def _imported_parts(file: Path) -> set[str]:
+    """Parts of flashvsr a file imports anywhere, in functions too."""
+    parts = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            names = [node.module or ""]
+            if node.module == "flashvsr":
+                names = [f"flashvsr.{alias.name}" for alias in node.names if alias.name != "__version__"]
+        parts |= {name.split(".")[1] for name in names if name.startswith("flashvsr.")}
+    return parts
+
+
+@pytest.mark.parametrize("file", sorted(ROOT.rglob("*.py")), ids=lambda file: str(file.relative_to(ROOT)))
+def test_a_part_imports_only_what_it_may(file):
+    part = file.relative_to(ROOT).parts[0].removesuffix(".py")
+    assert part in MAY_IMPORT, f"{part} has no row in the table of who may import whom"
+    if MAY_IMPORT[part] != EVERYTHING:
+        assert _imported_parts(file) - {part} <= MAY_IMPORT[part]
+
+
+@pytest.mark.parametrize("file", sorted(ROOT.rglob("*.py")), ids=lambda file: str(file.relative_to(ROOT)))
+def test_lightning_lives_only_in_lit_files_and_the_command_line(file):
+    if file.name == "lit.py" or file.parent.name == "cli":
+        return
+    tree = ast.parse(file.read_text())
+    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert not [name for name in imported if name.split(".")[0] in ("lightning", "pytorch_lightning")]
+
+
+def _run(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("part", ["attention", "decoders", "streaming", "models"])
+def test_parts_import_without_the_heavy_dependencies(part):
+    loaded = _run(f"import sys, flashvsr.{part}; print(*[m for m in {HEAVY!r} if m in sys.modules])")
+    assert loaded.strip() == ""
+
+
+def test_importing_flashvsr_is_quick_and_prints_nothing():
+    code = "import time; start = time.perf_counter(); import flashvsr; assert time.perf_counter() - start < 0.2"
+    assert _run(code) == ""
+    assert _run("import sys, flashvsr; assert 'torch' not in sys.modules") == ""
+
+
+def test_public_names_resolve():
+    for name in flashvsr.__all__:
+        assert getattr(flashvsr, name) is not None
+    with pytest.raises(AttributeError, match="'nothing'"):
+        _ = flashvsr.nothing
