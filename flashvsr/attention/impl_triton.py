@@ -1,0 +1,132 @@
+"""Block-sparse attention on a GPU: Triton kernels for forward and backward, compiled at their first call.
+
+Every query block walks the list of key blocks that its mask row keeps, so that time and memory follow what is kept. The lists are made
+from the block mask, on the device and without synchronisation; the backward pass makes them again instead of keeping them. Keys
+and values are read where they lie: two pieces are never joined, and token-major storage needs no copy. There are no atomics, so
+results repeat bit for bit.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+HEAD_DIMS = (16, 32, 64, 128)
+
+
+def unavailable(device: torch.device, dtype: torch.dtype, head_dim: int, requires_grad: bool) -> str | None:
+    """Say why the kernels cannot run; None when they can.
+
+    Args:
+        device: A CUDA device, or the CPU when Triton's interpreter is on (``TRITON_INTERPRET=1`` in the environment).
+        dtype: bf16, fp16 or fp32; not bf16 under the interpreter, which gets its products wrong.
+        head_dim: One of :data:`HEAD_DIMS`.
+        requires_grad: Of no matter here.
+
+    Returns:
+        The reason in one line, or None.
+    """
+    if head_dim not in HEAD_DIMS:
+        return f"head dim {head_dim} is not one of {', '.join(map(str, HEAD_DIMS))}"
+    if dtype not in (torch.bfloat16, torch.float16, torch.float32):
+        return f"{dtype} is not bfloat16, float16 or float32"
+    if find_spec("triton") is None:
+        return "triton is not installed (pip install triton)"
+    if device.type == "cpu":
+        return _unavailable_on_cpu(dtype)
+    if device.type != "cuda" or torch.version.cuda is None or not torch.cuda.is_available():
+        return f"needs an NVIDIA GPU and a CUDA build of torch, not device '{device}'"
+    major, minor = torch.cuda.get_device_capability(device)
+    return None if major >= 8 else f"needs compute capability 8.0, this GPU has {major}.{minor}"
+
+
+def _unavailable_on_cpu(dtype: torch.dtype) -> str | None:
+    from triton import knobs
+
+    if not knobs.runtime.interpret:
+        return "needs an NVIDIA GPU (on a CPU only Triton's interpreter runs it: TRITON_INTERPRET=1)"
+    return "Triton's interpreter gets bfloat16 products wrong" if dtype == torch.bfloat16 else None
+
+
+def attend(
+    query: Tensor,
+    keys: tuple[Tensor, ...],
+    values: tuple[Tensor, ...],
+    block_mask: Tensor,
+    *,
+    block_size: int,
+    scale: float,
+) -> Tensor:
+    """Attend to the kept blocks; products in the dtype of the input, sums and softmax in fp32.
+
+    Args:
+        query: `[B, heads, N, D]`, any strides; like all below it is read in place when D is contiguous.
+        keys: Pieces `[B, heads, M_i, D]`. One or two are read in place; of more, all but the last are joined first.
+        values: As `keys`.
+        block_mask: Boolean `[B, heads, N/block_size, M/block_size]`; one that is expanded over B or heads is listed once.
+        block_size: A power of two, at least 16.
+        scale: Factor on the scores, positive.
+
+    Returns:
+        `[B, heads, N, D]` in the dtype of `query`, stored token-major (a view of contiguous `[B, N, heads, D]`). Rows without
+        kept blocks are zero and send no gradient.
+
+    Raises:
+        ValueError: If `block_size` or `scale` is out of range.
+
+    Reference:
+        FlashAttention-2, https://arxiv.org/abs/2307.08691.
+    """
+    if block_size < 16 or block_size & (block_size - 1):
+        raise ValueError(f"impl 'triton' takes blocks of 16, 32, 64, 128, ... tokens, got {block_size}")
+    if not scale > 0:
+        raise ValueError(f"impl 'triton' takes a positive scale, got {scale}")
+    if len(keys) > 2:
+        keys, values = (torch.cat(keys[:-1], 2), keys[-1]), (torch.cat(values[:-1], 2), values[-1])
+    return _Attention.apply(block_mask, block_size, scale, query, *keys, *values)
+
+
+class _Attention(torch.autograd.Function):
+    """Joins the launches to autograd; Triton is imported here, at the first call."""
+
+    @staticmethod
+    def forward(ctx: Any, block_mask: Tensor, block_size: int, scale: float, query: Tensor, *pieces: Tensor) -> Tensor:
+        from flashvsr.attention import triton_launch as launch
+
+        query, *pieces = (_with_contiguous_channels(x) for x in (query, *pieces))
+        half = len(pieces) // 2
+        operands = launch.Operands(query, tuple(pieces[:half]), tuple(pieces[half:]), block_size, scale)
+        out, lse = launch.forward(operands, launch.BlockLists.of(block_mask))
+        ctx.block_size, ctx.scale = block_size, scale
+        ctx.save_for_backward(block_mask, out, lse, query, *pieces)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        from flashvsr.attention import triton_launch as launch
+
+        block_mask, out, lse, query, *pieces = ctx.saved_tensors
+        half = len(pieces) // 2
+        operands = launch.Operands(query, tuple(pieces[:half]), tuple(pieces[half:]), ctx.block_size, ctx.scale)
+        grad = _with_contiguous_channels(grad)
+        delta = launch.dot_rows(out, grad, ctx.block_size)
+
+        query_wanted, *wanted = ctx.needs_input_grad[3:]
+        grad_query, grads = None, [None] * len(pieces)
+        if query_wanted:
+            grad_query = launch.grad_query(operands, grad, lse, delta, launch.BlockLists.of(block_mask))
+        if any(wanted):
+            lists = launch.BlockLists.of(block_mask.transpose(2, 3))
+            for i in range(half):
+                if wanted[i] or wanted[half + i]:
+                    grads[i], grads[half + i] = launch.grad_key_value(operands, i, grad, lse, delta, lists)
+        return None, None, None, grad_query, *grads
+
+
+def _with_contiguous_channels(x: Tensor) -> Tensor:
+    return x if x.stride(3) == 1 else x.contiguous()  # an expanded gradient, as of out.sum(), has stride 0
