@@ -1,0 +1,283 @@
+"""The network shared by the tiny decoders, and the state of its stream.
+
+A latent frame passes four stages, at 1/8, 1/4, 1/2 and full resolution, and becomes four pictures. Only the memory
+blocks look back in time, and only by one frame, so the state of a stream is one feature map per memory block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor, nn
+
+FRAMES_PER_LATENT = 4
+LEAD_FRAMES = 3  # the first latent of a clip stands for one picture: its first three decoded ones are dropped
+_MEMORY = ("5", "6", "7", "11", "12", "13", "17", "18", "19")
+
+
+@dataclass
+class TinyDecoderState:
+    """What a tiny decoder remembers between two calls of one stream.
+
+    A state passed to a decoder is consumed: go on with the returned one, or branch with :meth:`clone` beforehand.
+
+    Attributes:
+        past: The last input of each of the nine memory blocks, `[B, C, h, w]`, in network order.
+        consumed: True once a decoder has taken the state.
+    """
+
+    past: list[Tensor]
+    consumed: bool = field(default=False, repr=False)
+
+    def take(self) -> list[Tensor]:
+        """Hand out the feature maps and mark the state as consumed.
+
+        Raises:
+            RuntimeError: If the state was consumed before.
+        """
+        self._check_fresh()
+        self.consumed = True
+        return self.past
+
+    def clone(self) -> TinyDecoderState:
+        """An independent copy, to continue one stream in two ways.
+
+        Raises:
+            RuntimeError: If the state was consumed before.
+        """
+        self._check_fresh()
+        return TinyDecoderState([tensor.clone() for tensor in self.past])
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Copies of the feature maps under the keys ``past.0`` to ``past.8``.
+
+        Raises:
+            RuntimeError: If the state was consumed before.
+        """
+        self._check_fresh()
+        return {f"past.{index}": tensor.detach().clone() for index, tensor in enumerate(self.past)}
+
+    @classmethod
+    def from_state_dict(cls, saved: dict[str, Tensor]) -> TinyDecoderState:
+        """The state that :meth:`state_dict` saved; it continues on the device and in the dtype of the tensors.
+
+        Raises:
+            ValueError: If the keys are not those that :meth:`state_dict` writes.
+        """
+        expected = [f"past.{index}" for index in range(len(_MEMORY))]
+        if sorted(saved) != expected:
+            raise ValueError(
+                f"a tiny decoder state has the tensors past.0 to past.{len(_MEMORY) - 1}, got {sorted(saved)}"
+            )
+        return cls([saved[key].clone(memory_format=torch.channels_last) for key in expected])
+
+    def _check_fresh(self) -> None:
+        if self.consumed:
+            raise RuntimeError(
+                "this decoder state was consumed by an earlier call; use the state which that call returned"
+            )
+
+
+class MemBlock(nn.Module):
+    """Residual block of three 3x3 convolutions that also sees its own input one frame earlier.
+
+    ``ReLU(conv(ReLU(conv(ReLU(conv([x, past]))))) + x)``.
+
+    Args:
+        channels: Channels in and out.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Sequential(
+            nn.Conv2d(2 * channels, channels, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(channels, channels, 3, padding=1),
+        )
+
+    def forward(self, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+        """Apply the block to consecutive frames.
+
+        Args:
+            x: `[B*T, C, h, w]` in channels_last, T consecutive frames of each sample.
+            past: `[B, C, h, w]`, the frame before the first; zeros at the start of a stream.
+
+        Returns:
+            The output `[B*T, C, h, w]`, and the last frame of ``x``, which is the next ``past``.
+        """
+        last = x
+        if x.shape[0] != past.shape[0]:
+            # Whole [h, w, C] planes move: cat along time on a channels-first view would lose channels_last.
+            frames = x.permute(0, 2, 3, 1).unflatten(0, (past.shape[0], -1))  # [B, T, h, w, C]
+            last = frames[:, -1].clone().permute(0, 3, 1, 2)
+            shifted = torch.cat([past.permute(0, 2, 3, 1).unsqueeze(1), frames[:, :-1]], dim=1)
+            past = shifted.flatten(0, 1).permute(0, 3, 1, 2)  # [B*T, C, h, w]
+        # conv([x, past]) as conv(x) + conv(past): the stacked input, the largest tensor of the block, is never built.
+        entry = cast(nn.Conv2d, self.conv[0])
+        from_x, from_past = entry.weight.chunk(2, dim=1)
+        out = functional.conv2d(x, from_x, entry.bias, padding=1)
+        out = self.conv[1:](out.add_(functional.conv2d(past, from_past, padding=1)))
+        return torch.relu_(out.add_(x)), last
+
+
+class TimeGrow(nn.Module):
+    """Weights of the 1x1 convolution that turns one frame into ``times`` frames of the same width.
+
+    Output channels are ordered (time, channel). It has no ``forward``: see :func:`upsample_grow_conv`.
+
+    Args:
+        channels: Channels in, and of each frame out.
+        times: Frames out per frame in.
+    """
+
+    def __init__(self, channels: int, times: int) -> None:
+        super().__init__()
+        self.times = times
+        self.conv = nn.Conv2d(channels, times * channels, 1, bias=False)
+
+
+def upsample_grow_conv(x: Tensor, grow: TimeGrow, conv: nn.Conv2d) -> Iterator[Tensor]:
+    """Nearest x2 upsampling, growth in time and a 3x3 convolution, as one transposed convolution per frame.
+
+    The three have no non-linearity between them. Repeating every pixel 2x2 and then convolving with k taps is a
+    transposed convolution of stride 2 with k + 1 taps, whose kernel sums the taps that land on the same source
+    pixel: 4 multiplications per output pixel and channel pair instead of 9, and the upsampled picture never exists.
+
+    Args:
+        x: `[N, C, h, w]`.
+        grow: The 1x1 growth; it commutes with the repetition and is folded into the kernel.
+        conv: The bias-free 3x3 convolution with zero padding 1.
+
+    Yields:
+        ``grow.times`` frames `[N, O, 2h, 2w]`, in order of time.
+    """
+    flipped = conv.weight.flip(2, 3)
+    wide = functional.pad(flipped, (0, 1)) + functional.pad(flipped, (1, 0))  # [O, C, 3, 4]
+    taps = functional.pad(wide, (0, 0, 0, 1)) + functional.pad(wide, (0, 0, 1, 0))  # [O, C, 4, 4]
+    for frame_weight in grow.conv.weight.flatten(1).chunk(grow.times):  # [C, C], middle by input
+        kernel = torch.einsum("omij,mc->coij", taps, frame_weight)
+        yield functional.conv_transpose2d(x, kernel, stride=2, padding=1)
+
+
+class TinyNetwork(nn.ModuleDict):
+    """The layers of the released tiny decoder; the keys are their indices there, those without weights are absent.
+
+    Args:
+        in_channels: Channels of the input: latent, and LR pixels where there is a condition.
+        channels: Widths of the four stages.
+    """
+
+    def __init__(self, in_channels: int, channels: tuple[int, int, int, int]) -> None:
+        first, second, third, fourth = channels
+        super().__init__(
+            {
+                "1": nn.Conv2d(in_channels, first, 3, padding=1),
+                "3": nn.Conv2d(first, first, 3, padding=1, bias=False),
+                "5": MemBlock(first),
+                "6": MemBlock(first),
+                "7": MemBlock(first),
+                "9": TimeGrow(first, times=1),
+                "10": nn.Conv2d(first, second, 3, padding=1, bias=False),
+                "11": MemBlock(second),
+                "12": MemBlock(second),
+                "13": MemBlock(second),
+                "15": TimeGrow(second, times=2),
+                "16": nn.Conv2d(second, third, 3, padding=1, bias=False),
+                "17": MemBlock(third),
+                "18": MemBlock(third),
+                "19": MemBlock(third),
+                "21": TimeGrow(third, times=2),
+                "22": nn.Conv2d(third, fourth, 3, padding=1, bias=False),
+                "24": nn.Conv2d(fourth, fourth, 3, padding=1, bias=False),
+                "26": nn.Conv2d(fourth, 3, 3, padding=1),
+            }
+        )
+
+    def forward(
+        self, passes: Iterable[Tensor], batch: int, state: TinyDecoderState | None
+    ) -> tuple[list[Tensor], TinyDecoderState]:
+        """Decode one call of a stream.
+
+        Args:
+            passes: Inputs `[B*T, C, h, w]` in channels_last, consecutive in time; T may differ between them. They are
+                drawn one at a time, so a generator keeps only one in memory.
+            batch: B.
+            state: The state of the stream, which is consumed, or None at its start.
+
+        Returns:
+            The frames `[B, 3, 8h, 8w]`, raw (released weights: [0, 1]), four per latent frame but one for the first of
+            a stream; and the new state.
+
+        Raises:
+            RuntimeError: If the state was consumed before.
+        """
+        past: list[Tensor | None] = [None] * len(_MEMORY) if state is None else list(state.take())
+        dropped = LEAD_FRAMES if state is None else 0
+        frames: list[Tensor] = []
+        for x in passes:
+            x = self._quarter_resolution(x, past, batch)  # [B*T, C, 2h, 2w]
+            steps = x.shape[0] // batch
+            for step in range(steps):  # x[step::steps] keeps strides that convolutions recognise as channels_last
+                for half in upsample_grow_conv(x[step::steps], self["15"], self["16"]):  # 2 of [B, C, 4h, 4w]
+                    half = self._remember(("17", "18", "19"), half, past, batch)
+                    for full in upsample_grow_conv(half, self["21"], self["22"]):  # 2 of [B, C, 8h, 8w]
+                        if dropped:
+                            dropped -= 1
+                        else:
+                            frames.append(self["26"](torch.relu_(self["24"](torch.relu_(full)))))
+        return frames, TinyDecoderState([tensor for tensor in past if tensor is not None])
+
+    def __getitem__(self, key: str) -> Any:
+        """The layer of a released index, of whichever type it is."""
+        return super().__getitem__(key)
+
+    def zero_output(self) -> None:
+        """Set the last layer to zero, so that every frame is exactly zero until training moves it."""
+        nn.init.zeros_(self["26"].weight)
+        nn.init.zeros_(self["26"].bias)
+
+    def check_state(self, state: TinyDecoderState | None, latents: Tensor) -> None:
+        """Refuse a state whose batch, width or size is not that of ``latents`` `[B, C, T, h, w]`.
+
+        Raises:
+            ValueError: If they differ.
+        """
+        if state is None:
+            return
+        batch, _, _, height, width = latents.shape
+        expected = (batch, self["1"].out_channels, height, width)
+        if tuple(state.past[0].shape) != expected:
+            raise ValueError(
+                f"the decoder state holds features of shape {tuple(state.past[0].shape)}, these latents need "
+                f"{expected}; start a new stream with state=None when the batch or the frame size changes"
+            )
+
+    def _quarter_resolution(self, x: Tensor, past: list[Tensor | None], batch: int) -> Tensor:
+        x = 3 * (x / 3).tanh_()
+        x = torch.relu_(self["3"](torch.relu_(self["1"](x))))
+        x = self._remember(("5", "6", "7"), x, past, batch)
+        (x,) = upsample_grow_conv(x, self["9"], self["10"])
+        return self._remember(("11", "12", "13"), x, past, batch)
+
+    def _remember(self, keys: tuple[str, ...], x: Tensor, past: list[Tensor | None], batch: int) -> Tensor:
+        for key in keys:
+            slot = _MEMORY.index(key)
+            before = past[slot]
+            x, past[slot] = self[key](x, torch.zeros_like(x[:batch]) if before is None else before)
+        return x
+
+
+def check_latents(latents: Tensor, channels: int) -> None:
+    """Refuse latents that a tiny decoder cannot take.
+
+    Raises:
+        ValueError: If ``latents`` is not `[B, channels, T, h, w]` with T >= 1.
+    """
+    if latents.ndim != 5 or latents.shape[1] != channels or latents.shape[2] < 1:
+        raise ValueError(f"latents must be [B, {channels}, T >= 1, H/8, W/8], got {tuple(latents.shape)}")

@@ -1,0 +1,88 @@
+"""Bring the colours of decoded frames back to those of the LR frames they were made from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor
+
+_LEVELS = 5
+_EPSILON = 1e-5
+
+
+def adain_color(frames: Tensor, lr: Tensor) -> Tensor:
+    """Give each channel of each frame the mean and the standard deviation of the LR frame.
+
+    Args:
+        frames: `[B, 3, T, H, W]`, about [-1, 1], any float dtype; the statistics are fp32. Not changed.
+        lr: LR frames upsampled to the same shape.
+
+    Returns:
+        Frames of the same shape and dtype, clamped to [-1, 1]. A constant channel becomes the mean of the LR.
+
+    Raises:
+        ValueError: If the shapes differ.
+
+    Reference:
+        Huang and Belongie, https://arxiv.org/abs/1703.06868, equation 8, with statistics per frame.
+    """
+    return _frame_by_frame(_match_statistics, frames, lr)
+
+
+def wavelet_color(frames: Tensor, lr: Tensor) -> Tensor:
+    """Replace the low frequencies of each frame by those of the LR frame.
+
+    The low band is what five blurs of growing radius (1, 2, 4, 8 and 16 pixels, borders replicated) leave. Blurring is
+    linear, so one low band is enough: that of the difference between the two frames.
+
+    Args:
+        frames: `[B, 3, T, H, W]`, about [-1, 1], any float dtype; the maths is fp32. Not changed.
+        lr: LR frames upsampled to the same shape.
+
+    Returns:
+        Frames of the same shape and dtype, clamped to [-1, 1].
+
+    Raises:
+        ValueError: If the shapes differ.
+
+    Reference:
+        StableSR, https://arxiv.org/abs/2305.07015, wavelet colour correction.
+    """
+    return _frame_by_frame(_match_low_band, frames, lr)
+
+
+def _frame_by_frame(match: Callable[[Tensor, Tensor], Tensor], frames: Tensor, lr: Tensor) -> Tensor:
+    """Apply ``match`` to pairs of fp32 frames `[B, 3, H, W]`, so that no fp32 copy of a whole chunk exists."""
+    if frames.ndim != 5 or frames.shape != lr.shape:
+        raise ValueError(
+            f"frames and LR frames must both be [B, 3, T, H, W], got {tuple(frames.shape)} and {tuple(lr.shape)}: "
+            "resize the LR to the output size first"
+        )
+    out = torch.empty_like(frames)
+    for index in range(frames.shape[2]):
+        out[:, :, index] = match(frames[:, :, index].float(), lr[:, :, index].float()).clamp_(-1, 1)
+    return out
+
+
+def _match_statistics(frame: Tensor, lr: Tensor) -> Tensor:
+    variance, mean = torch.var_mean(frame, dim=(2, 3), correction=0, keepdim=True)
+    lr_variance, lr_mean = torch.var_mean(lr, dim=(2, 3), correction=0, keepdim=True)
+    gain = ((lr_variance + _EPSILON) / (variance + _EPSILON)).sqrt()
+    return (frame - mean).mul_(gain).add_(lr_mean)
+
+
+def _match_low_band(frame: Tensor, lr: Tensor) -> Tensor:
+    low = lr - frame
+    for level in range(_LEVELS):
+        low = _blur(_blur(low, 2**level, dim=2), 2**level, dim=3)
+    return low.add_(frame)
+
+
+def _blur(x: Tensor, radius: int, dim: int) -> Tensor:
+    """Weights 1/4, 1/2, 1/4 at a distance of ``radius`` along one axis of `[B, 3, H, W]`, borders replicated."""
+    size = x.shape[dim]
+    x = functional.pad(x, (0, 0, radius, radius) if dim == 2 else (radius, radius, 0, 0), mode="replicate")
+    sides = x.narrow(dim, 0, size) + x.narrow(dim, 2 * radius, size)
+    return sides.mul_(0.5).add_(x.narrow(dim, radius, size)).mul_(0.5)

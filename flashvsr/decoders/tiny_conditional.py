@@ -1,0 +1,116 @@
+"""The tiny conditional (TC) decoder: latents and the LR frames become pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from flashvsr.decoders.blocks import FRAMES_PER_LATENT, LEAD_FRAMES, TinyDecoderState, TinyNetwork, check_latents
+
+_CELL = 8  # pixels per latent cell, in height and width
+
+
+class TinyConditionalDecoder(nn.Module):
+    """A small causal decoder that sees the upsampled LR frames beside the latents.
+
+    Frame by frame equals all at once, bit for bit with ``latents_per_pass=1``: nothing looks ahead. Memory grows with
+    one frame at full resolution and not with the length of a call, apart from the returned frames themselves.
+
+    Args:
+        latent_channels: Channels of the latents.
+        channels: Widths of the stages at 1/8, 1/4, 1/2 and full resolution; the default is the released network.
+        residual: False: the frames are ``2 * network - 1``, as released. True: they are ``lr + network``, and the last
+            layer starts at zero, so that an untrained decoder returns the LR frames exactly.
+        latents_per_pass: Latent frames that share one pass through the two low-resolution stages. More is faster where
+            frames are small, as in training, costs memory, and agrees with 1 to rounding.
+
+    Raises:
+        ValueError: If ``latents_per_pass`` is below 1.
+
+    Reference:
+        FlashVSR, https://arxiv.org/abs/2510.12747, tiny conditional decoder; the network is that of
+        https://github.com/madebyollin/taehv with the LR frames as additional input.
+    """
+
+    state_type = TinyDecoderState
+
+    def __init__(
+        self,
+        latent_channels: int = 16,
+        channels: tuple[int, int, int, int] = (512, 256, 128, 128),
+        residual: bool = False,
+        latents_per_pass: int = 1,
+    ) -> None:
+        super().__init__()
+        if latents_per_pass < 1:
+            raise ValueError(f"latents_per_pass must be at least 1, got {latents_per_pass}")
+        self.latent_channels = latent_channels
+        self.residual = residual
+        self.latents_per_pass = latents_per_pass
+        lr_channels = 3 * FRAMES_PER_LATENT * _CELL * _CELL
+        self.decoder = TinyNetwork(lr_channels + latent_channels, channels)
+        if residual:
+            self.decoder.zero_output()
+
+    def forward(
+        self, latents: Tensor, lr: Tensor, state: TinyDecoderState | None = None
+    ) -> tuple[Tensor, TinyDecoderState]:
+        """Decode the next latents of a stream.
+
+        Args:
+            latents: `[B, 16, n, H/8, W/8]`, normalised as the diffusion transformer returns them.
+            lr: `[B, 3, T, H, W]` in [-1, 1], the LR frames upsampled to the output size, in the dtype of the latents.
+                T = 4n - 3 in the first call of a stream (its first latent stands for frame 0 alone), 4n later.
+            state: What the previous call returned, which is consumed, or None at the start of a stream.
+
+        Returns:
+            Frames `[B, 3, T, H, W]`, about [-1, 1] and not clamped; and the new state.
+
+        Raises:
+            ValueError: If a shape or dtype does not fit the other, or the state.
+            RuntimeError: If the state was consumed before.
+        """
+        self._check(latents, lr, state)
+        passes = self._passes(latents, lr, lead=LEAD_FRAMES if state is None else 0)
+        frames, state = self.decoder(passes, latents.shape[0], state)
+        if self.residual:
+            frames = [frame + below for frame, below in zip(frames, lr.unbind(2), strict=True)]
+        else:
+            frames = [frame.mul_(2).sub_(1) for frame in frames]
+        return torch.stack(frames, dim=2).contiguous(), state
+
+    def _passes(self, latents: Tensor, lr: Tensor, lead: int) -> Iterator[Tensor]:
+        """Network inputs `[B*T, 768 + 16, H/8, W/8]`, channels_last; ``lead`` copies of frame 0 go in front."""
+        for start in range(0, latents.shape[2], self.latents_per_pass):
+            piece = latents[:, :, start : start + self.latents_per_pass]
+            begin = FRAMES_PER_LATENT * start - lead
+            pixels = lr[:, :, max(begin, 0) : begin + FRAMES_PER_LATENT * piece.shape[2]]
+            if begin < 0:
+                pixels = torch.cat([pixels[:, :, :1].expand(-1, -1, -begin, -1, -1), pixels], dim=2)
+            cells = rearrange(
+                pixels, "b c (n t) (h p) (w q) -> (b n) h w (c t p q)", t=FRAMES_PER_LATENT, p=_CELL, q=_CELL
+            )
+            x = torch.cat([cells, rearrange(piece, "b c n h w -> (b n) h w c")], dim=-1)
+            yield x.permute(0, 3, 1, 2)
+
+    def _check(self, latents: Tensor, lr: Tensor, state: TinyDecoderState | None) -> None:
+        check_latents(latents, self.latent_channels)
+        batch, _, steps, height, width = latents.shape
+        frames = FRAMES_PER_LATENT * steps - (LEAD_FRAMES if state is None else 0)
+        expected = (batch, 3, frames, _CELL * height, _CELL * width)
+        if tuple(lr.shape) != expected:
+            call = (
+                "the first call of a stream takes 4n - 3 LR frames"
+                if state is None
+                else "later calls take 4n LR frames"
+            )
+            raise ValueError(
+                f"{steps} latents of {height}x{width} need LR frames of shape {expected}, got {tuple(lr.shape)} "
+                f"({call} for n latents, already at the output size)"
+            )
+        if lr.dtype != latents.dtype:
+            raise ValueError(f"latents are {latents.dtype} and LR frames {lr.dtype}: convert one to the other's dtype")
+        self.decoder.check_state(state, latents)
