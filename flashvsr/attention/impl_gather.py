@@ -38,7 +38,8 @@ def attend(
     query_blocks, key_blocks, value_blocks = (_as_blocks(x, block_size) for x in (query, key, value))
     parts, rows = [], []
     for row, kept in _rows_of_equal_count(block_mask):
-        q, k, v = query_blocks[row], key_blocks[kept].flatten(1, 2), value_blocks[kept].flatten(1, 2)
+        q = query_blocks.index_select(0, row)
+        k, v = (x.index_select(0, kept.flatten()).view(len(row), -1, x.shape[2]) for x in (key_blocks, value_blocks))
         parts.append(scaled_dot_product_attention(q[:, None], k[:, None], v[:, None], scale=scale)[:, 0])
         rows.append(row)
     out = torch.zeros_like(query_blocks)
