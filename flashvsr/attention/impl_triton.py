@@ -1,9 +1,9 @@
 """Block-sparse attention on a GPU: Triton kernels for forward and backward, compiled at their first call.
 
-Every query block walks the list of key blocks that its mask row keeps, so that time and memory follow what is kept. The lists are made
-from the block mask, on the device and without synchronisation; the backward pass makes them again instead of keeping them. Keys
-and values are read where they lie: two pieces are never joined, and token-major storage needs no copy. There are no atomics, so
-results repeat bit for bit.
+Every query block walks the list of key blocks that its mask row keeps, so that time and memory follow what is kept.
+The lists are made from the block mask, on the device and without synchronisation; the backward pass makes them again
+instead of keeping them. Keys and values are read where they lie: two pieces are never joined, and token-major storage
+needs no copy. There are no atomics, so results repeat bit for bit.
 """
 
 from __future__ import annotations
@@ -67,13 +67,13 @@ def attend(
         query: `[B, heads, N, D]`, any strides; like all below it is read in place when D is contiguous.
         keys: Pieces `[B, heads, M_i, D]`. One or two are read in place; of more, all but the last are joined first.
         values: As `keys`.
-        block_mask: Boolean `[B, heads, N/block_size, M/block_size]`; one that is expanded over B or heads is listed once.
+        block_mask: Boolean `[B, heads, N/block_size, M/block_size]`; one expanded over B or heads is listed once.
         block_size: A power of two, at least 16.
         scale: Factor on the scores, positive.
 
     Returns:
-        `[B, heads, N, D]` in the dtype of `query`, stored token-major (a view of contiguous `[B, N, heads, D]`). Rows without
-        kept blocks are zero and send no gradient.
+        `[B, heads, N, D]` in the dtype of `query`, stored token-major (a view of contiguous `[B, N, heads, D]`). Rows
+        without kept blocks are zero and send no gradient.
 
     Raises:
         ValueError: If `block_size` or `scale` is out of range.
@@ -97,9 +97,9 @@ class _Attention(torch.autograd.Function):
     def forward(ctx: Any, block_mask: Tensor, block_size: int, scale: float, query: Tensor, *pieces: Tensor) -> Tensor:
         from flashvsr.attention import triton_launch as launch
 
-        query, *pieces = (_with_contiguous_channels(x) for x in (query, *pieces))
+        query, pieces = _with_contiguous_channels(query), tuple(map(_with_contiguous_channels, pieces))
         half = len(pieces) // 2
-        operands = launch.Operands(query, tuple(pieces[:half]), tuple(pieces[half:]), block_size, scale)
+        operands = launch.Operands(query, pieces[:half], pieces[half:], block_size, scale)
         out, lse = launch.forward(operands, launch.BlockLists.of(block_mask))
         ctx.block_size, ctx.scale = block_size, scale
         ctx.save_for_backward(block_mask, out, lse, query, *pieces)
@@ -117,7 +117,8 @@ class _Attention(torch.autograd.Function):
         delta = launch.dot_rows(out, grad, ctx.block_size)
 
         query_wanted, *wanted = ctx.needs_input_grad[3:]
-        grad_query, grads = None, [None] * len(pieces)
+        grad_query: Tensor | None = None
+        grads: list[Tensor | None] = [None] * len(pieces)
         if query_wanted:
             grad_query = launch.grad_query(operands, grad, lse, delta, launch.BlockLists.of(block_mask))
         if any(wanted):

@@ -1,19 +1,22 @@
 """The Triton kernels of block-sparse attention; :mod:`flashvsr.attention.impl_triton` launches them.
 
-Shapes and strides: every `[B, heads, tokens, D]` tensor comes as a pointer and its strides over B, heads and tokens, D being
-contiguous. Token counts are multiples of ``BLOCK``, so that no load needs a bounds check. Logits live in base 2: the factor
-``scale * log2(e)`` is applied to them in fp32 and ``exp2`` replaces ``exp``.
+Shapes and strides: every `[B, heads, tokens, D]` tensor comes as a pointer and its strides over B, heads and tokens;
+D is contiguous. Token counts are multiples of ``BLOCK``, so that no load needs a bounds check. Logits live in base 2:
+the factor ``scale * log2(e)`` is applied to them in fp32 and ``exp2`` replaces ``exp``.
 
-Lists: ``counts`` `[lists, rows]` and ``indices`` `[lists, rows, columns]` name the kept blocks of each row; ``list_b`` and ``list_h``
-are the strides over B and heads counted in rows (0 where a list is shared), ``columns`` is the stride of a row.
+Lists: ``counts`` `[lists, rows]` and ``indices`` `[lists, rows, columns]` name the kept blocks of each row; ``list_b``
+and ``list_h`` are their strides over B and heads counted in rows (0 where a list is shared), ``columns`` is the stride
+of a row.
 
-Keys and values come in two pieces, the first ``first_blocks`` blocks from one and the rest from the other; with ``PIECES == 1``
-the second is never read.
+Keys and values come in two pieces, the first ``first_blocks`` blocks from one and the rest from the other; with
+``PIECES == 1`` the second is never read.
 
 Reference:
     FlashAttention-2, https://arxiv.org/abs/2307.08691, algorithms 1 and 2.
 """
 
+# mypy: allow-untyped-defs, allow-incomplete-defs
+# (the language has pointers and tiles where Python has annotations)
 from __future__ import annotations
 
 import triton
@@ -100,7 +103,9 @@ def attend_forward(
     high = tl.full([ROWS], float("-inf"), tl.float32)
     total = tl.zeros([ROWS], tl.float32)
     steps = count * (BLOCK // COLUMNS)
-    block = tl.load(indices, mask=steps > 0, other=0)  # read one step ahead, or it would delay the loads that depend on it
+    block = tl.load(
+        indices, mask=steps > 0, other=0
+    )  # read one step ahead, or it would delay the loads that depend on it
     for i in range(steps):
         offset = i % (BLOCK // COLUMNS) * COLUMNS
         k = load_key_tile(key, key_n, key2, key2_n, first_blocks, block, offset, PIECES, BLOCK, COLUMNS, D)
@@ -163,7 +168,9 @@ def grad_of_query(
     log_sum, shift = tl.load(lse + token), tl.load(delta + token)
     acc = tl.zeros([ROWS, D], tl.float32)
     steps = count * (BLOCK // COLUMNS)
-    block = tl.load(indices, mask=steps > 0, other=0)  # read one step ahead, or it would delay the loads that depend on it
+    block = tl.load(
+        indices, mask=steps > 0, other=0
+    )  # read one step ahead, or it would delay the loads that depend on it
     for i in range(steps):
         offset = i % (BLOCK // COLUMNS) * COLUMNS
         k = load_key_tile(key, key_n, key2, key2_n, first_blocks, block, offset, PIECES, BLOCK, COLUMNS, D)
@@ -206,7 +213,9 @@ def grad_of_key_value(
     grad_k = tl.zeros([ROWS, D], tl.float32)
     grad_v = tl.zeros([ROWS, D], tl.float32)
     steps = count * (BLOCK // COLUMNS)
-    block = tl.load(indices, mask=steps > 0, other=0)  # read one step ahead, or it would delay the loads that depend on it
+    block = tl.load(
+        indices, mask=steps > 0, other=0
+    )  # read one step ahead, or it would delay the loads that depend on it
     for i in range(steps):
         offset = i % (BLOCK // COLUMNS) * COLUMNS
         first = block * BLOCK + offset

@@ -1,4 +1,4 @@
-"""How the Triton kernels of block-sparse attention are launched: tiles, block lists, grids. Importing it needs Triton."""
+"""Launches of the Triton kernels of block-sparse attention: tiles, block lists, grids. Importing it needs Triton."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from flashvsr.attention import triton_kernels as kernels
 LOG2_E = 1.4426950408889634
 
 FULLEST_FIRST_UP_TO = 4096
-"""Programs per launch up to which each head's fullest rows run first. With few programs that shortens the tail; with many the tail
-does not matter, and neighbouring rows, which read the same keys, had better stay together."""
+"""Programs per launch up to which each head's fullest rows run first. With few programs that shortens the tail; with
+many the tail does not matter, and neighbouring rows, which read the same keys, had better stay together."""
 
 
 class Tile(NamedTuple):
@@ -36,7 +36,9 @@ class Tiles(NamedTuple):
 # No kernel spills registers at head dim 128, and every one fits the shared memory of its class of GPUs.
 LARGE = Tiles(Tile(128, 128, 8, 3), Tile(128, 64, 8, 3), Tile(128, 64, 8, 3))  # 227 KB and more: sm_90, sm_100
 SMALL = Tiles(Tile(128, 64, 8, 3), Tile(128, 32, 8, 3), Tile(64, 32, 8, 3))  # 99 KB and more: sm_80 to sm_89, sm_120
-SINGLE = Tiles(Tile(32, 32, 8, 1), Tile(32, 32, 8, 1), Tile(32, 32, 8, 1))  # fp32, whose products no tensor core computes
+SINGLE = Tiles(
+    Tile(32, 32, 8, 1), Tile(32, 32, 8, 1), Tile(32, 32, 8, 1)
+)  # fp32, whose products no tensor core computes
 
 
 def choose_tiles(device: torch.device, dtype: torch.dtype) -> Tiles:
@@ -66,7 +68,15 @@ class BlockLists(NamedTuple):
         indices = torch.empty(batch, heads, rows, columns, dtype=torch.int32, device=block_mask.device)
         with torch.cuda.device_of(block_mask):
             kernels.list_kept_blocks[rows, batch * heads](
-                block_mask.view(torch.uint8), counts, indices, *block_mask.stride(), heads, rows, columns, CHUNK=1024
+                block_mask.view(torch.uint8),
+                counts,
+                indices,
+                *block_mask.stride(),
+                heads,
+                rows,
+                columns,
+                CHUNK=1024,
+                enable_fp_fusion=True,
             )
         return cls(counts, indices)
 
@@ -98,7 +108,7 @@ class Operands(NamedTuple):
         return self.scale * LOG2_E
 
     def pieces(self) -> tuple[list[Tensor], list[int]]:
-        """Key, value, second key, second value, and their strides; the first stand in for a second piece that is not there."""
+        """Key and value of the first and the second piece, the first twice when there is one; and their strides."""
         tensors = [self.keys[0], self.values[0], self.keys[-1], self.values[-1]]
         return tensors, [stride for x in tensors for stride in x.stride()[:3]]
 
@@ -112,6 +122,7 @@ class Operands(NamedTuple):
             "PRECISION": "ieee",
             "num_warps": tile.warps,
             "num_stages": tile.stages,
+            "enable_fp_fusion": True,
         }
 
     def grid(self, rows: Tensor, tile: Tile) -> tuple[int, int]:
@@ -137,7 +148,8 @@ def forward(operands: Operands, lists: BlockLists) -> tuple[Tensor, Tensor]:
     pieces, piece_strides = operands.pieces()
     with torch.cuda.device_of(query):
         kernels.attend_forward[grid](
-            query, *pieces, out, lse, lists.counts, lists.indices, lists.counts if order is None else order,
+            query, *pieces, out, lse,
+            lists.counts, lists.indices, lists.counts if order is None else order,
             *query.stride()[:3], *piece_strides, *out.stride()[:3],
             query.shape[1], *lists.indices.shape[2:], *lists.strides, pieces[0].shape[2] // operands.block_size,
             operands.scale_log2,
@@ -153,7 +165,16 @@ def dot_rows(out: Tensor, grad: Tensor, block_size: int) -> Tensor:
     delta = torch.empty(batch, heads, tokens, dtype=torch.float32, device=out.device)
     with torch.cuda.device_of(out):
         kernels.dot_rows[tokens // rows, batch * heads](
-            out, grad, delta, *out.stride()[:3], *grad.stride()[:3], heads, tokens, ROWS=rows, D=head_dim
+            out,
+            grad,
+            delta,
+            *out.stride()[:3],
+            *grad.stride()[:3],
+            heads,
+            tokens,
+            ROWS=rows,
+            D=head_dim,
+            enable_fp_fusion=True,
         )
     return delta
 
@@ -168,7 +189,8 @@ def grad_query(operands: Operands, grad: Tensor, lse: Tensor, delta: Tensor, lis
     pieces, piece_strides = operands.pieces()
     with torch.cuda.device_of(query):
         kernels.grad_of_query[grid](
-            query, *pieces, grad, lse, delta, out, lists.counts, lists.indices, lists.counts if order is None else order,
+            query, *pieces, grad, lse, delta, out,
+            lists.counts, lists.indices, lists.counts if order is None else order,
             *query.stride()[:3], *piece_strides, *grad.stride()[:3], *out.stride()[:3],
             query.shape[1], *lists.indices.shape[2:], *lists.strides, pieces[0].shape[2] // operands.block_size,
             operands.scale, operands.scale_log2,

@@ -1,0 +1,111 @@
+"""Block-sparse attention through PyTorch's FlexAttention: compiled once per shape, trains on a GPU only."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+SHAPES = 64
+"""How many shapes are compiled before FlexAttention gives up with an error; torch's own limit is 8."""
+
+
+def unavailable(device: torch.device, dtype: torch.dtype, head_dim: int, requires_grad: bool) -> str | None:
+    """Say why FlexAttention cannot run; None when it can.
+
+    Args:
+        device: A CUDA device; on the CPU there is a forward pass only, and compiling it takes about 20 s.
+        dtype: bf16, fp16 or fp32.
+        head_dim: At least 16.
+        requires_grad: Whether gradients are wanted.
+
+    Returns:
+        The reason in one line, or None.
+    """
+    if dtype not in (torch.bfloat16, torch.float16, torch.float32):
+        return f"{dtype} is not bfloat16, float16 or float32"
+    if head_dim < 16:
+        return f"head dim {head_dim} is less than 16"
+    if device.type == "cpu":
+        if requires_grad:
+            return "on a CPU FlexAttention has no backward pass"
+        compiler = any(shutil.which(name) for name in ("g++", "clang++", "c++"))
+        return None if compiler else "on a CPU FlexAttention needs a C++ compiler (g++ or clang++), none is on PATH"
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return f"needs a CUDA GPU or the CPU, not device '{device}'"
+    return "triton is not installed (pip install triton)" if find_spec("triton") is None else None
+
+
+def attend(
+    query: Tensor,
+    keys: tuple[Tensor, ...],
+    values: tuple[Tensor, ...],
+    block_mask: Tensor,
+    *,
+    block_size: int,
+    scale: float,
+) -> Tensor:
+    """Attend to the kept blocks; pieces of keys and values are joined, which copies them.
+
+    Args:
+        query: `[B, heads, N, D]`.
+        keys: Pieces `[B, heads, M_i, D]`.
+        values: As `keys`.
+        block_mask: Boolean `[B, heads, N/block_size, M/block_size]`; one expanded over B or heads is listed once.
+        block_size: On a GPU a multiple of 128, the size of FlexAttention's own tiles.
+        scale: Factor on the scores.
+
+    Returns:
+        `[B, heads, N, D]` in the dtype of `query`; rows without kept blocks are zero.
+
+    Raises:
+        ValueError: If `block_size` does not suit the GPU kernels.
+
+    Reference:
+        Flex Attention, https://arxiv.org/abs/2412.05496; its BlockMask holds the kept blocks as *full* ones, so that no
+        mask function is evaluated and nothing of size N x M exists.
+    """
+    from torch.nn.attention.flex_attention import BlockMask
+
+    if query.device.type == "cuda" and block_size % 128:
+        raise ValueError(f"impl 'flex' takes blocks of a multiple of 128 tokens on a GPU, got {block_size}")
+    for dim in (0, 1):
+        if block_mask.stride(dim) == 0:
+            block_mask = block_mask.narrow(dim, 0, 1)
+    key, value = (pieces[0] if len(pieces) == 1 else torch.cat(pieces, 2) for pieces in (keys, values))
+    counts, indices = list_kept_blocks(block_mask)
+    sparsity = BlockMask.from_kv_blocks(
+        torch.zeros_like(counts),  # no block is partly kept
+        torch.zeros_like(indices),
+        counts,
+        indices,
+        BLOCK_SIZE=block_size,
+        seq_lengths=(query.shape[2], key.shape[2]),
+    )
+    with torch._dynamo.config.patch(recompile_limit=SHAPES):
+        return compiled_flex_attention()(query, key, value, block_mask=sparsity, scale=scale)
+
+
+def list_kept_blocks(block_mask: Tensor) -> tuple[Tensor, Tensor]:
+    """List the kept columns of every row.
+
+    Args:
+        block_mask: Boolean `[..., rows, columns]`.
+
+    Returns:
+        Their number `[..., rows]`, and all columns `[..., rows, columns]`, the kept ones first; both int32.
+    """
+    order = block_mask.to(torch.int8).argsort(dim=-1, descending=True, stable=True)
+    return block_mask.sum(-1, dtype=torch.int32), order.to(torch.int32)
+
+
+@cache
+def compiled_flex_attention() -> Callable[..., Tensor]:
+    """FlexAttention compiled; ``fullgraph`` turns what would silently run its dense eager form into an error."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention, dynamic=False, fullgraph=True)
