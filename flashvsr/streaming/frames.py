@@ -1,0 +1,116 @@
+"""From a person's frames to a model's pixels and back: upsampling, padding, ranges."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+MIN_SIZE = 16
+CORE_SCALE = 4
+
+
+def resize_bicubic(frames: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize as Pillow does: Keys' cubic with a = -0.5, antialiased, first along the rows and then along the columns.
+
+    Args:
+        frames: `[T, C, h, w]`, uint8 or floating point. Computed in float32.
+        size: Target (height, width). An axis that already fits is left alone.
+
+    Returns:
+        `[T, C, height, width]` in the same dtype. uint8 is rounded and clamped after each of the two passes and so
+        equals Pillow but for isolated samples, a level or two off, where Pillow's fixed-point weights break a tie the
+        other way; floating point is neither rounded nor clamped and may overshoot the input's range.
+    """
+    levels = frames.float()
+    for pass_size in ((levels.shape[-2], size[1]), size):
+        if levels.shape[-2:] == pass_size:
+            continue
+        levels = functional.interpolate(levels, size=pass_size, mode="bicubic", antialias=True)
+        if frames.dtype == torch.uint8:
+            levels = levels.add_(0.5).floor_().clamp_(0, 255)  # Pillow rounds half up
+    return levels.to(frames.dtype)
+
+
+class Canvas:
+    """The target of one stream: frames are upsampled onto it and mirrored beyond it, output is cropped back to it.
+
+    Args:
+        height: Height of the LR frames, at least 16 pixels.
+        width: Width of the LR frames, at least 16 pixels.
+        scale: Enlargement, at least 1. For one other than 4 the frames are first resized by scale / 4, so that what
+            is left to do is always a 4x job.
+        multiple: The padded size is a multiple of this many pixels.
+        device: Where the model's pixels are.
+        dtype: Of the model's pixels.
+
+    Raises:
+        ValueError: If a size or the scale is not usable.
+
+    Attributes:
+        output_size: ``round(scale * height), round(scale * width)``.
+        padded_size: The output size, rounded up to ``multiple``.
+    """
+
+    def __init__(
+        self, height: int, width: int, scale: float, multiple: int, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        if min(height, width) < MIN_SIZE:
+            raise ValueError(f"frames must be at least {MIN_SIZE} x {MIN_SIZE} pixels, got {height} x {width}")
+        if not (math.isfinite(scale) and scale >= 1):
+            raise ValueError(f"scale must be a finite number of at least 1, got {scale}")
+        self._core_size = (round(height * scale / CORE_SCALE), round(width * scale / CORE_SCALE))
+        self.output_size = (round(height * scale), round(width * scale))
+        self.padded_size = (_round_up(self.output_size[0], multiple), _round_up(self.output_size[1], multiple))
+        self._device, self._dtype = device, dtype
+        self._mirror_rows = _mirrored(self.output_size[0], self.padded_size[0]).to(device)
+        self._mirror_columns = _mirrored(self.output_size[1], self.padded_size[1]).to(device)
+
+    def to_model(self, frames: Tensor) -> Tensor:
+        """Upsample and pad.
+
+        Args:
+            frames: `[T, 3, h, w]`, uint8 or floating point in [0, 1], on any device.
+
+        Returns:
+            `[1, 3, T, H, W]` of the padded size, in [-1, 1].
+        """
+        frames = frames.to(self._device, non_blocking=True)
+        (height, width), padded = self.output_size, self.padded_size
+        lr = torch.empty(1, 3, len(frames), *padded, device=self._device, dtype=self._dtype)
+        for t in range(len(frames)):  # [1, 3, h, w] each: the float32 intermediates stay one frame large
+            core = resize_bicubic(frames[t : t + 1], self._core_size)
+            target = resize_bicubic(core, self.output_size)[0]
+            unit = target.float().div_(255) if target.dtype == torch.uint8 else target.float().clamp(0, 1)
+            lr[0, :, t, :height, :width] = unit.mul_(2).sub_(1)
+        if padded[1] > width:
+            lr[..., :height, width:] = lr[..., :height, self._mirror_columns]
+        if padded[0] > height:
+            lr[..., height:, :] = lr[..., self._mirror_rows, :]
+        return lr
+
+    def to_public(self, result: Tensor, out: Tensor) -> None:
+        """Crop, clamp and convert a model's frames.
+
+        Args:
+            result: `[1, 3, T, H, W]` of the padded size, in [-1, 1].
+            out: `[T', 3, H, W]` of the output size, T' <= T, on any device: written in its dtype, uint8 or floating
+                point in [0, 1].
+        """
+        height, width = self.output_size
+        for t in range(len(out)):  # frame by frame: float32 copies of a whole chunk are large at 4K
+            unit = result[0, :, t, :height, :width].float().add(1).div_(2).clamp_(0, 1)
+            out[t].copy_(unit.mul_(255).round_().to(torch.uint8) if out.dtype == torch.uint8 else unit)
+
+
+def _round_up(pixels: int, multiple: int) -> int:
+    return -(-pixels // multiple) * multiple
+
+
+def _mirrored(pixels: int, padded: int) -> Tensor:
+    """Which row (or column) each of the ``padded - pixels`` added ones repeats: n-2, n-3, ... 1, 0, 1, ..."""
+    period = max(1, 2 * (pixels - 1))
+    index = torch.arange(pixels, padded) % period
+    return torch.minimum(index, (period - index) % period)

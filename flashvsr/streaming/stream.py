@@ -1,0 +1,306 @@
+"""The stream: frames in any pieces, finished frames out, and all it takes to go on later."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from flashvsr.streaming.frames import Canvas
+from flashvsr.streaming.geometry import Geometry
+from flashvsr.streaming.noise import chunk_noise
+
+
+class System(Protocol):
+    """What a stream needs of a model; :mod:`flashvsr.streaming` says the rest."""
+
+    @property
+    def geometry(self) -> Geometry:
+        """Chunk lengths and legal sizes."""
+
+    @property
+    def step(self) -> Callable[..., tuple[Tensor, Any]]:
+        """``step(lr, noise, state) -> (frames, state)``."""
+
+
+class Stream:
+    """One video on its way through a system: push frames in any pieces, get finished frames back.
+
+    N frames in give N frames out, for any N >= 1, at exactly ``round(scale * height)`` x ``round(scale * width)``.
+    The output does not depend on how the frames were cut into pieces.
+
+    *Space.* Frames are upsampled with :func:`~flashvsr.streaming.resize_bicubic`; for a scale other than 4 they are
+    first resized by scale / 4, so that the model always does a 4x job. The target is extended at the bottom and the
+    right to a legal size by mirroring (without repeating the border row; a target too small for its padding is
+    mirrored back and forth) and the output is cropped back.
+
+    *Time.* A chunk runs as soon as its frames are there: the first 21 output frames need 25 frames, each further 8
+    need 8. ``finish`` repeats the last frame to fill the last chunks and drops what that adds. Only frames that wait
+    for their chunk are held, at their own small size, so memory does not grow with the clip.
+
+    Args:
+        system: The model; see :mod:`flashvsr.streaming`.
+        height: Height of the pushed frames, at least 16 pixels.
+        width: Width of the pushed frames, at least 16 pixels.
+        scale: Enlargement, at least 1.
+        seed: Seed of the noise; see :func:`~flashvsr.streaming.chunk_noise`.
+        noise: `[1, C, latents, H/8, W/8]` at the padded size, used instead of the seed's, chunk after chunk. It is
+            not part of ``state_dict``: pass it again to go on.
+        state: What ``state_dict`` returned: go on from there. The dictionary itself is left untouched.
+
+    Raises:
+        ValueError: If a size, the scale or the shape of ``noise`` is not usable, or ``state`` was saved with other
+            settings.
+
+    Attributes:
+        output_size: (height, width) of the finished frames.
+        padded_size: (height, width) the system works at.
+        frames_in: Frames pushed so far.
+        frames_out: Frames returned so far.
+    """
+
+    def __init__(
+        self,
+        system: System,
+        *,
+        height: int,
+        width: int,
+        scale: float = 4,
+        seed: int = 0,
+        noise: Tensor | None = None,
+        state: dict[str, Any] | None = None,
+    ) -> None:
+        self._system = system
+        self._geometry = system.geometry
+        self._device = torch.device(getattr(system, "device", "cpu"))
+        self._dtype: torch.dtype = getattr(system, "dtype", torch.float32)
+        self._size = (height, width)
+        self._canvas = Canvas(height, width, scale, self._geometry.multiple, self._device, self._dtype)
+        self.output_size, self.padded_size = self._canvas.output_size, self._canvas.padded_size
+        takes_content = "content" in inspect.signature(system.step).parameters
+        self._step_options: dict[str, Any] = {"content": self.output_size} if takes_content else {}
+        self._seed = seed
+        self._noise = noise
+        if noise is not None:
+            self._check_noise(noise)
+
+        self.frames_in = 0
+        self.frames_out = 0
+        self._chunk = 0
+        self._finished = False
+        self._waiting: Tensor | None = None  # [n, 3, h, w], frames of a chunk that is not complete
+        self._last: Tensor | None = None  # [1, 3, h, w], what `finish` repeats
+        self._state: Any = None
+        self._settings = {
+            "height": height,
+            "width": width,
+            "scale": float(scale),
+            "seed": seed,
+            "noise": "from the seed" if noise is None else "given",
+            **asdict(self._geometry),
+        }
+        if state is not None:
+            self._restore(state)
+
+    def push(self, frames: Tensor) -> Tensor:
+        """Add frames and return those that are finished.
+
+        Args:
+            frames: `[T, 3, h, w]`, uint8 or floating point in [0, 1], on any device; T may be 0.
+
+        Returns:
+            `[T', 3, H, W]`, the next 0..n output frames, in the dtype and range and on the device of ``frames``.
+            Bicubic overshoot and model output beyond the range are clamped.
+
+        Raises:
+            ValueError: If the shape, size or dtype is not what the stream was opened with or began with, or frames
+                in floating point on the CPU are plainly not in [0, 1].
+            RuntimeError: After ``finish``.
+        """
+        if self._finished:
+            raise RuntimeError("this stream is finished; open another one with system.stream(...)")
+        self._check_frames(frames)
+        waiting = frames if self._waiting is None else torch.cat([self._waiting.to(frames.device), frames])
+        if len(frames):
+            self._last = frames[-1:].clone()
+        self.frames_in += len(frames)
+        return self._run(waiting)
+
+    def finish(self) -> Tensor:
+        """Return the frames still missing and close the stream.
+
+        Returns:
+            `[T', 3, H, W]` in the dtype and on the device of the last push, so that as many frames came out as went
+            in. Without a single frame pushed: an empty uint8 tensor `[0, 3, H, W]`.
+
+        Raises:
+            RuntimeError: When called twice.
+        """
+        if self._finished:
+            raise RuntimeError("this stream is finished already")
+        self._finished = True
+        missing = self.frames_in - self.frames_out
+        if self._last is None or self._waiting is None:
+            return torch.empty(0, 3, *self.output_size, dtype=torch.uint8)
+        planned, chunk, needed = 0, self._chunk, 0
+        while planned < missing:
+            planned += self._geometry.output_frames(chunk)
+            needed += self._geometry.lr_frames(chunk)
+            chunk += 1
+        padding = self._last.expand(max(0, needed - len(self._waiting)), -1, -1, -1)
+        return self._run(torch.cat([self._waiting, padding])[:needed], limit=missing)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Copy out all it takes to go on later: settings, counters, waiting frames and the system's state.
+
+        Returns:
+            A dictionary of CPU tensors, numbers, strings and None that ``torch.save`` writes and ``torch.load(...,
+            weights_only=True)`` reads. The stream itself is not disturbed.
+
+        Raises:
+            TypeError: If the system's state holds something that cannot be saved.
+        """
+        return {
+            "settings": dict(self._settings),
+            "frames_in": self.frames_in,
+            "frames_out": self.frames_out,
+            "chunk": self._chunk,
+            "finished": self._finished,
+            "waiting": _copied(self._waiting, torch.device("cpu")),
+            "last": _copied(self._last, torch.device("cpu")),
+            "system": _copied(self._state, torch.device("cpu")),
+        }
+
+    def _restore(self, saved: dict[str, Any]) -> None:
+        for name, ours in self._settings.items():
+            theirs = saved["settings"].get(name)
+            if theirs != ours:
+                raise ValueError(
+                    f"the saved stream has {name} = {theirs}, this one {ours}; open it with what it was begun with"
+                )
+        self.frames_in, self.frames_out = saved["frames_in"], saved["frames_out"]
+        self._chunk, self._finished = saved["chunk"], saved["finished"]
+        self._waiting = _copied(saved["waiting"], torch.device("cpu"))
+        self._last = _copied(saved["last"], torch.device("cpu"))
+        load_state = getattr(self._system, "load_state", None)
+        if load_state is None or saved["system"] is None:
+            self._state = _copied(saved["system"], self._device)  # a state may be used up by the step it goes into
+        else:
+            self._state = load_state(saved["system"])
+
+    def _check_frames(self, frames: Tensor) -> None:
+        if frames.ndim != 4 or frames.shape[1] != 3 or tuple(frames.shape[2:]) != self._size:
+            height, width = self._size
+            raise ValueError(f"frames must be [T, 3, {height}, {width}] in this stream, got {list(frames.shape)}")
+        if frames.dtype != torch.uint8 and not frames.is_floating_point():
+            raise ValueError(f"frames must be uint8, or floating point in [0, 1], got {frames.dtype}")
+        if self._last is not None and frames.dtype != self._last.dtype:
+            raise ValueError(f"this stream began with {self._last.dtype} frames, got {frames.dtype}: do not mix them")
+        if frames.is_floating_point() and frames.device.type == "cpu" and frames.numel():
+            low, high = frames.aminmax()  # on the CPU only: elsewhere looking would make the host wait
+            if low < -0.5 or high > 1.5:
+                raise ValueError(
+                    f"floating-point frames must be in [0, 1], got {low:.4g} to {high:.4g}: rescale, or pass uint8"
+                )
+
+    def _check_noise(self, noise: Tensor) -> None:
+        height, width = (pixels // self._geometry.latent_stride for pixels in self.padded_size)
+        wanted = (1, self._geometry.latent_channels, height, width)
+        if noise.ndim != 5 or (*noise.shape[:2], *noise.shape[3:]) != wanted:
+            raise ValueError(
+                f"noise must be [1, {wanted[1]}, latents, {height}, {width}] for this size, got {list(noise.shape)}"
+            )
+
+    def _run(self, frames: Tensor, limit: int | None = None) -> Tensor:
+        """Step through all complete chunks of ``frames``, keep the rest waiting, return at most ``limit`` frames."""
+        chunks, outputs, needed = 0, 0, self._geometry.lr_frames(self._chunk)
+        while needed <= len(frames):
+            outputs += self._geometry.output_frames(self._chunk + chunks)
+            chunks += 1
+            needed += self._geometry.lr_frames(self._chunk + chunks)
+        # Allocated outside inference mode, so that the caller owns ordinary tensors.
+        out = frames.new_empty(outputs if limit is None else min(outputs, limit), 3, *self.output_size)
+        start = done = 0
+        for _ in range(chunks):
+            stop = start + self._geometry.lr_frames(self._chunk)
+            with torch.inference_mode():
+                done += self._step(frames[start:stop], out[done:])
+            start = stop
+        self._waiting = frames[start:].clone()  # a view would keep the caller's whole piece alive
+        self.frames_out += done
+        return out
+
+    def _step(self, frames: Tensor, out: Tensor) -> int:
+        """Run one chunk, write as many of its frames as fit into ``out`` and say how many those are."""
+        noise = self._next_noise().to(self._device, self._dtype, non_blocking=True)
+        lr = self._canvas.to_model(frames)
+        result, self._state = self._system.step(lr, noise, self._state, **self._step_options)
+        expected = (1, 3, self._geometry.output_frames(self._chunk), *self.padded_size)
+        if tuple(result.shape) != expected:
+            raise ValueError(f"step returned frames of shape {list(result.shape)}, expected {list(expected)}")
+        self._chunk += 1
+        count = min(len(out), expected[2])
+        self._canvas.to_public(result, out[:count])
+        return count
+
+    def _next_noise(self) -> Tensor:
+        if self._noise is None:
+            return chunk_noise(self._geometry, self._seed, self._chunk, self.padded_size)
+        latents = self._geometry.latents(self._chunk)
+        if self._noise.shape[2] < latents.stop:
+            raise ValueError(
+                f"noise holds {self._noise.shape[2]} latent frames, but the stream has reached chunk {self._chunk}, "
+                f"which needs {latents.stop}: inject more, or leave it out to draw from the seed"
+            )
+        return self._noise[:, :, latents.start : latents.stop]
+
+
+def upscale(system: System, video: Tensor, *, scale: float = 4, seed: int = 0, noise: Tensor | None = None) -> Tensor:
+    """Upscale a whole clip that is held in memory.
+
+    Args:
+        system: The model; see :mod:`flashvsr.streaming`.
+        video: `[T, 3, h, w]`, uint8 or floating point in [0, 1]; T may be 0.
+        scale: Enlargement, at least 1.
+        seed: Seed of the noise.
+        noise: Noise to use instead; see :class:`Stream`.
+
+    Returns:
+        `[T, 3, round(scale * h), round(scale * w)]` in the dtype, range and device of ``video``. Beyond this tensor,
+        memory is that of one chunk.
+
+    Raises:
+        ValueError: As :class:`Stream` and its ``push``.
+    """
+    if video.ndim != 4:
+        raise ValueError(f"video must be [T, 3, h, w], got {list(video.shape)}")
+    stream = Stream(system, height=video.shape[2], width=video.shape[3], scale=scale, seed=seed, noise=noise)
+    out = video.new_empty(len(video), 3, *stream.output_size)
+    done = 0
+    for piece in [*video.split(system.geometry.next_frames), None]:
+        frames = stream.finish() if piece is None else stream.push(piece)
+        out[done : done + len(frames)] = frames
+        done += len(frames)
+    return out
+
+
+def _copied(value: Any, device: torch.device) -> Any:
+    """A deep copy of a (nested) state with its tensors on ``device``; objects become their ``state_dict()``."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Tensor):
+        return value.detach().to(device, copy=True)
+    if isinstance(value, dict):
+        return {key: _copied(item, device) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_copied(item, device) for item in value)
+    if hasattr(value, "state_dict"):
+        return _copied(value.state_dict(), device)
+    raise TypeError(
+        f"a {type(value).__name__} in the system's state cannot be saved: give it a state_dict(), and the system a "
+        "load_state(saved)"
+    )

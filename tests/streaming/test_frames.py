@@ -1,0 +1,47 @@
+"""Resizing equals Pillow's, mirroring covers any padding."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from flashvsr.streaming import resize_bicubic
+from flashvsr.streaming.frames import _mirrored
+
+
+def clip(frames, height, width):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (frames, 3, height, width), dtype=torch.uint8, generator=generator)
+
+
+def pillow(frames, size):
+    images = [Image.fromarray(frame.permute(1, 2, 0).numpy()) for frame in frames]
+    resized = [np.array(image.resize((size[1], size[0]), Image.Resampling.BICUBIC)) for image in images]
+    return torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2)
+
+
+def assert_levels_equal(a, b, tolerated=1e-3):
+    difference = (a.int() - b.int()).abs()
+    assert difference.max() <= 2
+    assert (difference > 0).float().mean() < tolerated
+
+
+@pytest.mark.parametrize("size", [(48, 61), (97, 132), (33, 17)])
+@pytest.mark.parametrize("factor", [4, 3, 1.7])
+def test_resize_equals_pillow_within_a_level_on_few_samples(size, factor):
+    video = clip(2, *size)
+    target = (round(size[0] * factor), round(size[1] * factor))
+    assert_levels_equal(resize_bicubic(video, target), pillow(video, target))
+
+
+def test_resize_is_not_the_sharper_cubic_of_plain_torch():
+    video = clip(1, 40, 40)
+    plain = torch.nn.functional.interpolate(video.float(), size=(160, 160), mode="bicubic").round().clamp(0, 255)
+    assert ((plain - pillow(video, (160, 160)).float()).abs() > 1).float().mean() > 0.3
+
+
+def test_a_single_pixel_row_is_repeated_where_nothing_can_be_mirrored():
+    assert _mirrored(1, 4).tolist() == [0, 0, 0]
+    assert _mirrored(3, 9).tolist() == [1, 0, 1, 2, 1, 0]
