@@ -6,6 +6,7 @@
 * ``VideoInfo``, ``VideoFrame``, ``VideoError``: what passes between them
 """
 
+from flashvsr.data.images import is_image_target
 from flashvsr.data.info import Colors, Track, VideoError, VideoFrame, VideoInfo
 from flashvsr.data.remux import join_segments
 from flashvsr.data.video import VideoReader
@@ -20,5 +21,6 @@ __all__ = [
     "VideoInfo",
     "VideoReader",
     "VideoWriter",
+    "is_image_target",
     "join_segments",
 ]

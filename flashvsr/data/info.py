@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 
+import av
 from torch import Tensor
 
 
@@ -14,6 +18,32 @@ class VideoError(Exception):
     The message is one or two lines: what is wrong, and what to do. Reading and writing raise nothing else
     for a bad file, a full disk, an unknown codec or a closed pipe.
     """
+
+
+@contextmanager
+def plain_errors(doing: str, advice: str) -> Iterator[None]:
+    """Turn errors of FFmpeg and of the file system into a `VideoError`.
+
+    Args:
+        doing: What was being done to which file, such as ``"cannot read clip.mp4"``.
+        advice: What to do when the error itself does not tell.
+
+    Raises:
+        VideoError: For any FFmpeg or file-system error inside the block; for a full disk, a missing permission and a
+            closed pipe the advice is about that.
+    """
+    known = {
+        errno.ENOSPC: "free some space or write to another disk, then run again",
+        errno.EACCES: "check the permissions of the file and its folder",
+        errno.EROFS: "write to another disk",
+        errno.EPIPE: "the program reading the pipe has stopped",
+        errno.ENOMEM: "close other programs or use a machine with more memory",
+    }
+    try:
+        yield
+    except (av.FFmpegError, OSError) as error:
+        reason = error.strerror or type(error).__name__
+        raise VideoError(f"{doing}: {reason}\n{known.get(error.errno or 0, advice)}") from error
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
+
+import av
+
+from flashvsr.data.demux import FileSource
+from flashvsr.data.encode import discard, open_output, pick_format
+from flashvsr.data.info import VideoError, plain_errors
+from flashvsr.data.tracks import TrackCopier
+
+# NAL units of supplemental information, which may name the machine's thread count: H.264, HEVC
+_REMARKS = {"h264": (lambda first: first & 31, (6,)), "hevc": (lambda first: first >> 1 & 63, (39, 40))}
 
 
 def join_segments(
@@ -11,20 +25,142 @@ def join_segments(
 ) -> list[str]:
     """Concatenate segments written by `VideoWriter` and add the source's audio and subtitles.
 
-    Nothing is re-encoded. The file is written at ``target`` itself: pass a temporary name with the right ending
-    beside the final one (``clip.partial/joined.mp4``) and rename it when this returns; on an error it is deleted.
+    Nothing is re-encoded; times stay what they were (to 1 ms in Matroska). Decoding times are made anew from the
+    presentation times of all frames, so they increase across segments whatever their B-frames.
+    The file is written at ``target`` itself: pass a temporary name with the right ending beside the final one
+    (``clip.partial/joined.mp4``) and rename it when this returns; on an error it is deleted.
 
     Args:
-        segments: Files in order, each its own encode with the same settings (so each starts with a key frame), whose
-            times continue: segment k+1 starts after the last frame of segment k.
+        segments: NUT files (`SEGMENT_SUFFIX`) in order, each its own encode with the same settings (so each starts with
+            a key frame), written with times on one clock: segment k+1 starts after the last frame of segment k.
         target: Where to write; its ending picks the container unless ``format`` does. MP4 gets its index in front.
-        source: The file to copy tracks from, None (or anything that is not a file: images, ``example:``) for pictures only.
+        source: The file to copy tracks from; None, a folder, a pattern or ``example:`` for pictures only.
         format: As for `VideoWriter`.
 
     Returns:
         Warning lines, one per track that the container does not take.
 
     Raises:
-        VideoError: No segments, segments of different codecs or sizes, an unreadable segment, disk full.
+        VideoError: No segments, segments that differ in codec or size or do not continue, an unreadable segment or
+            source, a disk that is full.
     """
-    raise NotImplementedError
+    if not segments:
+        raise VideoError("there are no segments to join\nrun the upscaling again without --resume")
+    container = pick_format(target, format)
+    plan = _plan(segments)
+    reader = FileSource(str(source)) if source is not None and Path(source).is_file() else None
+    output = open_output(target, container, plan.time_base)
+    try:
+        with plain_errors(f"cannot write {target}", "check the disk and the folder"):
+            warnings = _write(output, plan, segments, reader)
+            output.close()
+    except BaseException:
+        discard(output, Path(target))
+        raise
+    finally:
+        if reader is not None:
+            reader.close()
+    return warnings
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What all segments together look like.
+
+    Attributes:
+        time_base: Of every ``pts``.
+        shown: Presentation times of all frames, in order of presentation.
+        delay: Frames that must be decoded ahead, at most, because of B-frames.
+    """
+
+    time_base: Fraction
+    shown: list[int]
+    delay: int
+
+
+def _plan(segments: Sequence[Path]) -> _Plan:
+    """Look at all segments before anything is written."""
+    shown: list[int] = []
+    delay = 0
+    first: tuple[Any, ...] | None = None
+    time_base = Fraction(0)
+    for path in segments:
+        with _opened(path) as container:
+            stream = container.streams.video[0]
+            settings = _settings(stream)
+            first = first or settings
+            time_base = stream.time_base
+            if settings != first:
+                raise VideoError(
+                    f"segment {path} was encoded with other settings than the first\nrun again without --resume"
+                )
+            decoded = [packet.pts for packet in _pictures(container)]
+        if not decoded or (shown and min(decoded) <= shown[-1]):
+            raise VideoError(f"segment {path} does not continue the one before\nrun again without --resume")
+        order = sorted(decoded)
+        place = {pts: index for index, pts in enumerate(order)}
+        delay = max(delay, *(index - place[pts] for index, pts in enumerate(decoded)))
+        shown += order
+    return _Plan(time_base, shown, delay)
+
+
+def _write(output: Any, plan: _Plan, segments: Sequence[Path], reader: FileSource | None) -> list[str]:
+    """Mux pictures and tracks in step."""
+    with _opened(segments[0]) as container:
+        template = container.streams.video[0]
+        stream = output.add_stream_from_template(template, opaque=True)
+        stream.time_base = plan.time_base
+        if template.codec_context.name == "hevc" and output.format.name in ("mp4", "mov", "ipod"):
+            stream.codec_context.codec_tag = "hvc1"
+        tracks = None
+        if reader is not None:
+            packets = reader.packets()
+            tracks = TrackCopier(output, reader.tracks, lambda: next(packets, None))
+        output.start_encoding()
+    lead = 0 if tracks is None else round(tracks.lead / plan.time_base)
+    for packet, dts, duration in _timed(plan, segments):
+        packet.pts, packet.dts, packet.duration = packet.pts + lead, dts + lead, duration
+        packet.stream = stream
+        if tracks is not None:
+            tracks.advance(packet.dts * plan.time_base)
+        output.mux(packet)
+    if tracks is None:
+        return []
+    tracks.advance(None)
+    return tracks.warnings
+
+
+def _timed(plan: _Plan, segments: Sequence[Path]) -> Iterator[tuple[Any, int, int]]:
+    """Packets of all segments in decoding order, each with its decoding time and its duration.
+
+    The n-th packet is decoded when the (n - delay)-th frame is shown; the first ``delay`` come one tick apart before.
+    """
+    shown, number = plan.shown, 0
+    last = shown[-1] - shown[-2] if len(shown) > 1 else max(1, round(1 / (25 * plan.time_base)))
+    durations = dict(zip(shown, [b - a for a, b in pairwise(shown)] + [last], strict=True))
+    for path in segments:
+        with _opened(path) as container:
+            for packet in _pictures(container):
+                behind = number - plan.delay
+                yield packet, shown[behind] if behind >= 0 else shown[0] + behind, durations[packet.pts]
+                number += 1
+
+
+def _opened(path: Path) -> Any:
+    with plain_errors(f"cannot read segment {path}", "run again without --resume"):
+        return av.open(str(path))
+
+
+def _pictures(container: Any) -> Iterator[Any]:
+    return (packet for packet in container.demux(video=0) if packet.size)
+
+
+def _settings(stream: Any) -> tuple[Any, ...]:
+    """What must agree between segments: codec, size, pixels, and the parameter sets of the bit stream."""
+    context = stream.codec_context
+    extradata = bytes(context.extradata or b"")
+    if context.name in _REMARKS and extradata[:3] in (b"\0\0\1", b"\0\0\0"):
+        kind, remarks = _REMARKS[context.name]
+        units = [unit.strip(b"\0") for unit in extradata.split(b"\0\0\1") if unit.strip(b"\0")]
+        extradata = b"".join(unit for unit in units if kind(unit[0]) not in remarks)
+    return context.name, context.width, context.height, context.pix_fmt, stream.time_base, extradata
