@@ -6,8 +6,9 @@ blocks look back in time, and only by one frame, so the state of a stream is one
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any, cast
 
 import torch
@@ -129,7 +130,7 @@ class MemBlock(nn.Module):
 class TimeGrow(nn.Module):
     """Weights of the 1x1 convolution that turns one frame into ``times`` frames of the same width.
 
-    Output channels are ordered (time, channel). It has no ``forward``: see :func:`upsample_grow_conv`.
+    Output channels are ordered (time, channel). It has no ``forward``: see :func:`upsampling_kernels`.
 
     Args:
         channels: Channels in, and of each frame out.
@@ -142,7 +143,7 @@ class TimeGrow(nn.Module):
         self.conv = nn.Conv2d(channels, times * channels, 1, bias=False)
 
 
-def upsample_grow_conv(x: Tensor, grow: TimeGrow, conv: nn.Conv2d) -> Iterator[Tensor]:
+def upsampling_kernels(grow: TimeGrow, conv: nn.Conv2d) -> list[Tensor]:
     """Nearest x2 upsampling, growth in time and a 3x3 convolution, as one transposed convolution per frame.
 
     The three have no non-linearity between them. Repeating every pixel 2x2 and then convolving with k taps is a
@@ -150,19 +151,24 @@ def upsample_grow_conv(x: Tensor, grow: TimeGrow, conv: nn.Conv2d) -> Iterator[T
     pixel: 4 multiplications per output pixel and channel pair instead of 9, and the upsampled picture never exists.
 
     Args:
-        x: `[N, C, h, w]`.
-        grow: The 1x1 growth; it commutes with the repetition and is folded into the kernel.
-        conv: The bias-free 3x3 convolution with zero padding 1.
+        grow: The 1x1 growth; it commutes with the repetition.
+        conv: The bias-free 3x3 convolution with zero padding 1, from C to O channels.
 
-    Yields:
-        ``grow.times`` frames `[N, O, 2h, 2w]`, in order of time.
+    Returns:
+        Kernels `[C, O, 4, 4]` for :func:`enlarge`, one per frame out, in order of time. They are computed in fp32 or
+        better and rounded once, to the dtype of the weights.
     """
-    flipped = conv.weight.flip(2, 3)
+    dtype = torch.promote_types(conv.weight.dtype, torch.float32)
+    flipped = conv.weight.to(dtype).flip(2, 3)
     wide = functional.pad(flipped, (0, 1)) + functional.pad(flipped, (1, 0))  # [O, C, 3, 4]
     taps = functional.pad(wide, (0, 0, 0, 1)) + functional.pad(wide, (0, 0, 1, 0))  # [O, C, 4, 4]
-    for frame_weight in grow.conv.weight.flatten(1).chunk(grow.times):  # [C, C], middle by input
-        kernel = torch.einsum("omij,mc->coij", taps, frame_weight)
-        yield functional.conv_transpose2d(x, kernel, stride=2, padding=1)
+    frames = grow.conv.weight.to(dtype).flatten(1).chunk(grow.times)  # [C, C] each, out by in
+    return [torch.einsum("omij,mc->coij", taps, frame).to(conv.weight.dtype) for frame in frames]
+
+
+def enlarge(x: Tensor, kernel: Tensor) -> Tensor:
+    """Apply one of :func:`upsampling_kernels` to `[N, C, h, w]`: `[N, O, 2h, 2w]`."""
+    return functional.conv_transpose2d(x, kernel, stride=2, padding=1)
 
 
 class TinyNetwork(nn.ModuleDict):
@@ -219,18 +225,22 @@ class TinyNetwork(nn.ModuleDict):
         """
         past: list[Tensor | None] = [None] * len(_MEMORY) if state is None else list(state.take())
         dropped = LEAD_FRAMES if state is None else 0
+        (to_quarter,), to_half, to_full = (
+            upsampling_kernels(self[grow], self[conv]) for grow, conv in (("9", "10"), ("15", "16"), ("21", "22"))
+        )
         frames: list[Tensor] = []
         for x in passes:
-            x = self._quarter_resolution(x, past, batch)  # [B*T, C, 2h, 2w]
+            x = self._eighth(x, past, batch)  # [B*T, C, h, w]
+            x = self._remember(("11", "12", "13"), enlarge(x, to_quarter), past, batch)  # [B*T, C, 2h, 2w]
             steps = x.shape[0] // batch
-            for step in range(steps):  # x[step::steps] keeps strides that convolutions recognise as channels_last
-                for half in upsample_grow_conv(x[step::steps], self["15"], self["16"]):  # 2 of [B, C, 4h, 4w]
-                    half = self._remember(("17", "18", "19"), half, past, batch)
-                    for full in upsample_grow_conv(half, self["21"], self["22"]):  # 2 of [B, C, 8h, 8w]
-                        if dropped:
-                            dropped -= 1
-                        else:
-                            frames.append(self["26"](torch.relu_(self["24"](torch.relu_(full)))))
+            for step, half_kernel in product(range(steps), to_half):
+                # one frame per sample, in strides that convolutions recognise as channels_last
+                half = self._remember(("17", "18", "19"), enlarge(x[step::steps], half_kernel), past, batch)
+                for full_kernel in to_full:
+                    if dropped:
+                        dropped -= 1
+                    else:
+                        frames.append(self._picture(enlarge(half, full_kernel)))
         return frames, TinyDecoderState([tensor for tensor in past if tensor is not None])
 
     def __getitem__(self, key: str) -> Any:
@@ -258,12 +268,13 @@ class TinyNetwork(nn.ModuleDict):
                 f"{expected}; start a new stream with state=None when the batch or the frame size changes"
             )
 
-    def _quarter_resolution(self, x: Tensor, past: list[Tensor | None], batch: int) -> Tensor:
-        x = 3 * (x / 3).tanh_()
+    def _eighth(self, x: Tensor, past: list[Tensor | None], batch: int) -> Tensor:
+        x = 3 * (x / 3).tanh_()  # soft clamp
         x = torch.relu_(self["3"](torch.relu_(self["1"](x))))
-        x = self._remember(("5", "6", "7"), x, past, batch)
-        (x,) = upsample_grow_conv(x, self["9"], self["10"])
-        return self._remember(("11", "12", "13"), x, past, batch)
+        return self._remember(("5", "6", "7"), x, past, batch)
+
+    def _picture(self, x: Tensor) -> Tensor:
+        return self["26"](torch.relu_(self["24"](torch.relu_(x))))
 
     def _remember(self, keys: tuple[str, ...], x: Tensor, past: list[Tensor | None], batch: int) -> Tensor:
         for key in keys:
