@@ -281,7 +281,7 @@ def test_waiting_frames_do_not_follow_the_callers_buffer():
 MEMORY_SCRIPT = """
 import resource, sys, torch
 sys.path.insert(0, sys.argv[1])
-from test_streaming import Stream, StandIn, clip
+from test_stream import Stream, StandIn, clip
 stream, piece = Stream(StandIn(0.1, multiple=16), height=32, width=48), clip(10, 32, 48)
 for _ in range(int(sys.argv[2]) // 10):
     stream.push(piece)

@@ -1,0 +1,218 @@
+"""LR projection: low-resolution frames at target size become tokens that are added to those of the transformer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional
+
+VARIANTS = ("causal", "buffered")
+STEP_FRAMES = 4
+"""LR frames of one latent step."""
+STEPS_AT_ONCE = 2
+"""Latent steps computed together: what a running stream asks for, so that the longer first chunk needs no more."""
+
+
+@dataclass
+class LRProjectionState:
+    """What the projection keeps of earlier frames. A state passed to :class:`LRProjection` is consumed.
+
+    Attributes:
+        frames: The last 2 frames, unshuffled, `[B, 2, h, w, C]`; None for the buffered variant, which has no memory.
+        features: The last 2 outputs of the first convolution, `[B, 2, h, w, C]`; None likewise.
+    """
+
+    frames: Tensor | None
+    features: Tensor | None
+    consumed: bool = False
+
+    def clone(self) -> LRProjectionState:
+        """Return an independent copy, to branch a stream."""
+        frames, features = (None if part is None else part.clone() for part in (self.frames, self.features))
+        return LRProjectionState(frames, features, self.consumed)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the tensors as a dict."""
+        return {"frames": self.frames, "features": self.features}
+
+    @classmethod
+    def from_state_dict(cls, saved: dict[str, Any]) -> LRProjectionState:
+        """Rebuild a state from :meth:`state_dict`, whose tensors it takes over."""
+        return cls(saved["frames"], saved["features"])
+
+
+class StackedConv3d(nn.Module):
+    """A Conv3d of kernel (4, 3, 3) and stride (2, 1, 1), computed as a Conv2d over 4 frames stacked in channels.
+
+    On Hopper cuDNN's Conv3d is several times slower. `weight` keeps the shape of a Conv3d but is stored in the order
+    (out, row, column, time, in), which is the channels-last storage of the Conv2d: the two are views of each other.
+    ``load_state_dict`` and ``.to()`` keep that order; a weight stored otherwise is copied at each call.
+
+    Args:
+        in_channels: Channels of a frame.
+        out_channels: Channels of the result.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        stored = torch.empty(out_channels, 3, 3, STEP_FRAMES, in_channels)
+        self.weight = nn.Parameter(stored.permute(0, 4, 3, 1, 2))
+        self.bias = nn.Parameter(torch.empty(out_channels))
+        bound = (in_channels * STEP_FRAMES * 9) ** -0.5  # as nn.Conv3d
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[B, T, h, w, in]` to `[B, (T - 2) / 2, h, w, out]`; the border is replicated in space, not in time."""
+        x = torch.cat((x[:, :, :1], x, x[:, :, -1:]), 2)
+        x = torch.cat((x[:, :, :, :1], x, x[:, :, :, -1:]), 3)
+        stacked = torch.cat([x[:, k : x.shape[1] - 3 + k : 2] for k in range(STEP_FRAMES)], -1)
+        weight = self.weight.transpose(1, 2).flatten(1, 2)  # [out, 4*in, 3, 3], a view
+        out = functional.conv2d(stacked.flatten(0, 1).permute(0, 3, 1, 2), weight, self.bias)
+        return out.permute(0, 2, 3, 1).unflatten(0, stacked.shape[:2])
+
+
+class ChannelNorm(nn.Module):
+    """Scale the channels of every position to root-mean-square `gamma`.
+
+    Args:
+        channels: Size of the last axis.
+        eps: Smallest L2 norm divided by.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-12) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(channels, 1, 1, 1))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., channels]` to the same."""
+        unit = functional.normalize(x, dim=-1, eps=self.eps)
+        return unit * self.gamma.shape[0] ** 0.5 * self.gamma.flatten()
+
+
+class LRProjection(nn.Module):
+    """Tokens for the transformer from LR frames upsampled to the target size: 4 frames per latent step.
+
+    Parameter names are the released ones. Frames pass a 16x16 pixel unshuffle, two convolutions over 4 frames and a
+    linear layer.
+
+    Args:
+        in_channels: Colours of a frame.
+        hidden: Channels of the two convolutions.
+        dim: Channels of a token.
+        variant: ``"causal"`` (v1.1): each convolution sees the last 2 inputs of the previous step. ``"buffered"`` (v1):
+            it sees the last 2 inputs of its own step instead, a slip that the v1 weights were trained with; steps are
+            then independent. The parameters are the same, so the variant has to be known.
+        patch: Pixels per token, along rows and columns.
+
+    Raises:
+        ValueError: If `variant` is unknown.
+
+    Reference:
+        FlashVSR, https://arxiv.org/abs/2510.12747, and its released code.
+    """
+
+    state_type = LRProjectionState
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        hidden: tuple[int, int] = (2048, 3072),
+        dim: int = 1536,
+        *,
+        variant: str = "causal",
+        patch: int = 16,
+    ) -> None:
+        super().__init__()
+        if variant not in VARIANTS:
+            raise ValueError(f"variant is one of {', '.join(VARIANTS)}; got {variant!r}")
+        self.in_channels, self.patch, self.variant = in_channels, patch, variant
+        first, second = hidden
+        self.conv1 = StackedConv3d(in_channels * patch**2, first)
+        self.norm1 = ChannelNorm(first)
+        self.conv2 = StackedConv3d(first, second)
+        self.norm2 = ChannelNorm(second)
+        self.linear_layers = nn.ModuleList([nn.Linear(second, dim)])
+
+    def forward(
+        self, lr: Tensor, state: LRProjectionState | None = None, *, streaming: bool = True
+    ) -> tuple[Tensor, LRProjectionState | None]:
+        """Project a chunk of a stream, or a whole clip.
+
+        Args:
+            lr: `[B, in_channels, T, H, W]` in [-1, 1], H and W multiples of `patch`. ``T = 4n + 1`` at the start of a
+                stream, where the first frame stands alone; ``T = 4n`` later.
+            state: Of the previous chunk, consumed; None at the start.
+            streaming: False to return None as the state.
+
+        Returns:
+            Tokens `[B, n*h*w, dim]` in raster order (step, row, column), none for ``n = 0``; and the new state.
+
+        Raises:
+            ValueError: If a size does not fit.
+            RuntimeError: If the state was consumed before.
+        """
+        self._check(lr, state)
+        if state is None:
+            first, lr = lr[:, :, :1], lr[:, :, 1:]
+            state = self._start(first) if self.variant == "causal" else LRProjectionState(None, None)
+        elif state.consumed:
+            raise RuntimeError("this state was passed to the projection before and is consumed; branch with .clone()")
+        state.consumed = True
+        frames, features = state.frames, state.features
+        tokens = []
+        for piece in lr.split(STEP_FRAMES * STEPS_AT_ONCE, 2):
+            if piece.shape[2]:
+                steps, frames, features = self._steps(piece, frames, features)
+                tokens.append(steps)
+        if not tokens:
+            batch, _, _, height, width = lr.shape
+            tokens = [lr.new_empty(batch, 0, height // self.patch, width // self.patch, self.norm2.gamma.shape[0])]
+        projected = self.linear_layers[0](torch.cat(tokens, 1).flatten(1, 3))
+        return projected, LRProjectionState(frames, features) if streaming else None
+
+    def _check(self, lr: Tensor, state: LRProjectionState | None) -> None:
+        batch, channels, frames, height, width = lr.shape
+        if channels != self.in_channels or height % self.patch or width % self.patch:
+            raise ValueError(
+                f"lr is [B, {self.in_channels}, T, H, W] with H and W multiples of {self.patch}, got {list(lr.shape)}"
+            )
+        if frames % STEP_FRAMES != (state is None):
+            length, when = ("4n + 1", "at the start") if state is None else ("4n", "after the start")
+            raise ValueError(f"{when} of a stream lr holds {length} frames, got {frames}")
+        if state is not None and state.frames is not None and state.frames.shape[0] != batch:
+            raise ValueError(f"lr holds {batch} videos, the state is one of {state.frames.shape[0]}")
+
+    def _unshuffle(self, lr: Tensor) -> Tensor:
+        """`[B, c, T, H, W]` to `[B, T, h, w, c*p*q]`."""
+        return rearrange(lr, "b c t (h p) (w q) -> b t h w (c p q)", p=self.patch, q=self.patch)
+
+    def _features(self, frames: Tensor) -> Tensor:
+        """First convolution, norm and SiLU."""
+        return functional.silu(self.norm1(self.conv1(frames)))
+
+    def _start(self, first: Tensor) -> LRProjectionState:
+        """Memory of a stream that has stood still at its first frame `[B, c, 1, H, W]`."""
+        frame = self._unshuffle(first)
+        feature = self._features(frame.expand(-1, STEP_FRAMES, -1, -1, -1))
+        return LRProjectionState(frame.repeat(1, 2, 1, 1, 1), feature.repeat(1, 2, 1, 1, 1))
+
+    def _steps(
+        self, lr: Tensor, frames: Tensor | None, features: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """`[B, c, 4n, H, W]` to `[B, n, h, w, hidden]` and the new memory."""
+        new_frames = self._unshuffle(lr)
+        if frames is None or features is None:  # buffered: every step by itself, fronted by its own last two
+            steps = new_frames.shape[1] // STEP_FRAMES
+            clips = new_frames.unflatten(1, (steps, STEP_FRAMES)).flatten(0, 1)
+            new_features = self._features(torch.cat((clips[:, -2:], clips), 1))
+            out = self.conv2(torch.cat((new_features, new_features), 1)).unflatten(0, (-1, steps)).flatten(1, 2)
+            return functional.silu(self.norm2(out)), None, None
+        new_features = self._features(torch.cat((frames, new_frames), 1))
+        out = self.conv2(torch.cat((features, new_features), 1))
+        return functional.silu(self.norm2(out)), new_frames[:, -2:].clone(), new_features[:, -2:].clone()
