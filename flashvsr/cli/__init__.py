@@ -1,1 +1,48 @@
-"""."""
+"""The command ``flashvsr``: one file of this folder per command.
+
+A command's file has ``add_arguments(parser)`` and ``run(args) -> int``, the exit status. It is imported when the
+command is used, and imports torch only when it runs: ``--help`` is instant.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from importlib import import_module
+
+from flashvsr import __version__
+
+COMMANDS = {
+    "upscale": "a video goes in, a 4x video comes out",
+    "info": "what this installation can run here, and why not the rest",
+    "bench": "speed and memory of each part of a model",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: Without the program's name; None takes those of the process.
+
+    Returns:
+        The exit status: 0 when all went well, 1 for an error, 130 when interrupted.
+
+    Raises:
+        SystemExit: From argparse: status 0 after ``--help`` and ``--version``, 2 for arguments that make no sense.
+    """
+    parser = argparse.ArgumentParser(prog="flashvsr", description="Streaming diffusion video super-resolution.")
+    parser.add_argument("--version", action="version", version=f"flashvsr {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    parsers = {name: commands.add_parser(name, help=summary) for name, summary in COMMANDS.items()}
+    if arguments is None:
+        import sys
+
+        arguments = sys.argv[1:]
+    chosen = arguments[0] if arguments else None
+    if chosen in COMMANDS:
+        command = import_module(f"flashvsr.cli.{chosen}")
+        parsers[chosen].description = command.__doc__
+        command.add_arguments(parsers[chosen])
+    args = parser.parse_args(arguments)
+    return import_module(f"flashvsr.cli.{args.command}").run(args)

@@ -1,0 +1,7 @@
+"""``python -m flashvsr`` is the command ``flashvsr``."""
+
+import sys
+
+from flashvsr.cli import main
+
+sys.exit(main())

@@ -1,0 +1,100 @@
+"""Upscale a video: decode, upscale and encode as one stream, in memory that does not grow with the clip.
+
+INPUT and OUTPUT are video files, image folders, printf patterns (frames/%06d.png) or - for stdin and stdout. INPUT may
+also be example:, a clip rendered on the spot. A run keeps OUTPUT.partial/ until it is done; killed, it goes on with
+--resume.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from fractions import Fraction
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what ``flashvsr upscale`` takes; the names are those of `flashvsr.upscale_file`."""
+    add = parser.add_argument
+    add("input", metavar="INPUT", help="video file, image folder, printf pattern, - for stdin, or example:")
+    add("output", metavar="OUTPUT", help="video file, image folder, printf pattern, or - for stdout")
+    model = parser.add_argument_group("model")
+    add = model.add_argument
+    add("--model", default="nano", help="nano, or a model folder: ours or an official download (default: nano)")
+    add("--version", choices=["v1", "v1.1"], help="release of an official folder whose hash does not tell")
+    add("--prompt", metavar="PATH", help="prompt tensor of an official folder (posi_prompt.pth), if it lies elsewhere")
+    add("--scale", type=float, default=4, help="enlargement, at least 1 (default: 4)")
+    add("--seed", type=int, default=0, help="of the noise; the same seed gives the same video (default: 0)")
+    add("--decoder", choices=["tiny", "full"], default="tiny", help="full: the slower Wan2.1 VAE (default: tiny)")
+    add("--color", choices=["adain", "wavelet", "none"], default="adain", help="colour correction (default: adain)")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
+    add("--dtype", choices=["auto", "fp32", "bf16", "fp16"], default="auto", help="of the computation (default: auto)")
+    add("--impl", default="auto", help="attention implementation; flashvsr info lists them (default: auto)")
+    video = parser.add_argument_group("video")
+    add = video.add_argument
+    add("--codec", default="auto", help="video encoder by its FFmpeg name, such as libx265 (default: auto)")
+    add("--crf", type=float, default=16, help="quality of the encoder, lower is better (default: 16)")
+    add("--format", default="auto", help="container, such as mp4 or nut (default: by name; Matroska for a pipe)")
+    add("--fps", type=_rate, help="frames per second of an input without timestamps, such as 24000/1001")
+    run = parser.add_argument_group("run")
+    add = run.add_argument
+    add("--overwrite", action="store_true", help="replace OUTPUT, and drop what an earlier run left in OUTPUT.partial")
+    resume = run.add_mutually_exclusive_group()
+    resume.add_argument("--resume", action="store_true", help="go on from OUTPUT.partial, with the same frames")
+    resume.add_argument("--no-resume", dest="snapshots", action="store_false", help="keep no snapshots; a killed run starts over")
+    add("--segment-seconds", type=float, default=60, help="video between two snapshots (default: 60)")
+    add("--quiet", action="store_true", help="print nothing but errors")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Upscale one file and return the exit status."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill is treated like Ctrl-C
+    try:
+        return _run(args)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _run(args: argparse.Namespace) -> int:
+    options = {name: value for name, value in vars(args).items() if name not in ("command", "input", "output")}
+    try:
+        from flashvsr.upscale import upscale_file
+
+        upscale_file(args.input, args.output, **options)
+    except KeyboardInterrupt as interruption:
+        _complain("interrupted", interruption)
+        return 130
+    except (OSError, ValueError, MemoryError, RuntimeError) as error:
+        message = _message(error)
+        if message is None:
+            raise
+        _complain(message, error)
+        return 1
+    return 0
+
+
+def _rate(text: str) -> Fraction | None:
+    if text == "auto":
+        return None
+    rate = Fraction(text)  # argparse turns the ValueError of a wrong number into a usage error
+    if rate <= 0:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive rate")
+    return rate
+
+
+def _message(error: Exception) -> str | None:
+    """What to tell about an expected error; None for one that is a defect of ours and deserves its traceback."""
+    import torch
+
+    # PyTorch has its own class for an exhausted GPU, and a plain RuntimeError for exhausted main memory.
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
+        reason = str(error).strip().split("\n")[0].split(". ")[0]
+        return f"out of memory ({reason}): try a smaller --scale, --decoder tiny, --dtype bf16 or another --device"
+    if type(error) is RuntimeError or isinstance(error, NotImplementedError | RecursionError):
+        return None
+    return str(error)
+
+
+def _complain(message: str, error: BaseException) -> None:
+    for line in (f"flashvsr: {message}", *getattr(error, "__notes__", [])):
+        print(line, file=sys.stderr)

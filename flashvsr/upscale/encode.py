@@ -1,0 +1,135 @@
+"""The writing end of a run: finished frames into one file, or into segments that a later run can go on from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flashvsr.data import VideoWriter, join_segments
+from flashvsr.upscale.journal import Boundary, Journal
+from flashvsr.upscale.target import Target
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some frames in a row, on their way to the encoder.
+
+    Attributes:
+        frames: `[T, 3, H, W]`, uint8 or floating point in [0, 1], in main memory.
+        times: Seconds since the clip's first frame, one per frame.
+        arrived: What to wait for before ``frames`` may be read: the copy from the GPU. None when they are there.
+    """
+
+    frames: Tensor
+    times: list[Fraction]
+    arrived: torch.cuda.Event | None = None
+
+    @classmethod
+    def fetch(cls, frames: Tensor, times: list[Fraction]) -> Piece:
+        """Start to copy frames into main memory, without waiting when they come from a GPU."""
+        if frames.device.type != "cuda":
+            return cls(frames.cpu(), times)
+        host = torch.empty(frames.shape, dtype=frames.dtype, pin_memory=True)
+        host.copy_(frames, non_blocking=True)
+        arrived = torch.cuda.Event()
+        arrived.record(torch.cuda.current_stream(frames.device))
+        return cls(host, times, arrived)
+
+    def write_to(self, writer: VideoWriter) -> None:
+        """Encode the frames, in order."""
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        for pixels, time in zip(self.frames, self.times, strict=True):
+            writer.write(pixels, time)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The end of a segment.
+
+    Attributes:
+        boundary: Where it is.
+        state: The stream's ``state_dict()`` there; None at the end of the clip.
+    """
+
+    boundary: Boundary
+    state: dict[str, Any] | None
+
+
+def encode_whole(items: Iterator[Piece | Cut], writer: VideoWriter) -> None:
+    """Write all pieces into one file or pipe; on an error what was written is deleted."""
+    with writer:
+        for item in items:
+            if isinstance(item, Piece):
+                item.write_to(writer)
+
+
+def encode_segments(
+    items: Iterator[Piece | Cut],
+    journal: Journal,
+    open_segment: Callable[[], tuple[Path, VideoWriter]],
+    first: tuple[Path, VideoWriter],
+    tell_snapshot: Callable[[int], None],
+) -> None:
+    """Write pieces into segments, and make each one count as soon as it is closed.
+
+    Args:
+        items: Pieces and cuts; the last item is the cut that ends the clip, and there are frames between any two cuts.
+        journal: The partial folder.
+        open_segment: Starts the next segment.
+        first: The segment that is open already.
+        tell_snapshot: Told the size in bytes of each snapshot written.
+    """
+    path, writer = first
+    while True:
+        with writer:
+            cut = _write_until_cut(items, writer)
+        if cut.state is None:
+            journal.finish(path, cut.boundary)
+            return
+        tell_snapshot(journal.close_segment(path, cut.boundary, cut.state))
+        path, writer = open_segment()
+
+
+def _write_until_cut(items: Iterator[Piece | Cut], writer: VideoWriter) -> Cut:
+    for item in items:
+        if isinstance(item, Cut):
+            return item
+        item.write_to(writer)
+    raise RuntimeError("the frames ended without a last cut")
+
+
+def join(journal: Journal, target: Target, source: str, *, format: str) -> list[str]:
+    """Join the closed segments, and the source's audio and subtitles, under a temporary name.
+
+    Args:
+        journal: A partial folder at stage ``"written"``.
+        target: The output.
+        source: The input, for its tracks.
+        format: Container; ``"auto"`` goes by the ending.
+
+    Returns:
+        Warnings, one line each.
+    """
+    joined = journal.joined(target.suffix)
+    warnings: list[str] = []
+    if not target.is_images:
+        warnings = join_segments([path for _, path in journal.segments()], joined, source=source, format=format)
+    else:
+        _gather_images(journal, joined, target.image_pattern)
+    journal.mark_joined(joined)
+    return warnings
+
+
+def _gather_images(journal: Journal, joined: Path, pattern: str) -> None:
+    """Move the images of all segments into one folder, numbered through; it may be interrupted and repeated."""
+    joined.mkdir(exist_ok=True)
+    for before, segment in journal.segments():
+        for image in segment.iterdir():
+            image.replace(joined / (pattern % (before + int(image.stem))))

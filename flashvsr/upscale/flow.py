@@ -1,0 +1,142 @@
+"""Read, upscale and write at the same time: the three ends of a run tied together."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from flashvsr.data import VideoFrame, VideoReader, VideoWriter
+from flashvsr.upscale.encode import Cut, Piece, encode_segments, encode_whole
+from flashvsr.upscale.journal import Boundary, Journal
+from flashvsr.upscale.pipeline import read_ahead, write_behind
+
+READ_AHEAD = 16  # frames of the input's size
+WRITE_BEHIND = 1  # pieces of up to 21 frames of the output's size: one waits while another is encoded
+
+
+def flow_whole(reader: VideoReader, stream: Any, writer: VideoWriter, *, tell: Callable[[int], None]) -> int:
+    """Upscale a whole video into one file or pipe.
+
+    Args:
+        reader: Where frames come from; closed at the end.
+        stream: Of the model, not used yet.
+        writer: Where they go; closed at the end, or aborted.
+        tell: Told how many frames are finished, now and then.
+
+    Returns:
+        Frames written.
+    """
+    with (
+        write_behind(partial(encode_whole, writer=writer), size=WRITE_BEHIND) as put,
+        read_ahead(partial(_read, reader), size=READ_AHEAD) as frames,
+    ):
+        return upscale_frames(frames, stream, put, start=Boundary(), segment_seconds=None, tell=tell).frames_out
+
+
+def flow_segments(
+    reader: VideoReader,
+    stream: Any,
+    journal: Journal,
+    open_segment: Callable[[], tuple[Path, VideoWriter]],
+    *,
+    segment_seconds: float,
+    tell: Callable[[int], None],
+    tell_snapshot: Callable[[int], None],
+) -> int:
+    """Upscale what is left of a video into segments of a partial folder.
+
+    Args:
+        reader: Gives the frames from the journal's boundary on; closed at the end.
+        stream: In the state that belongs to the boundary.
+        journal: The partial folder; at stage ``"written"`` afterwards.
+        open_segment: Starts the next segment.
+        segment_seconds: Length of a segment, in video time.
+        tell: Told how many frames are finished, now and then.
+        tell_snapshot: Told the size in bytes of each snapshot, from another thread.
+
+    Returns:
+        Frames in all segments.
+    """
+    start = journal.record.boundary
+    first = open_segment()  # here, so that an unknown codec fails before the first chunk is computed
+    encode = partial(
+        encode_segments, journal=journal, open_segment=open_segment, first=first, tell_snapshot=tell_snapshot
+    )
+    with (
+        write_behind(encode, size=WRITE_BEHIND) as put,
+        read_ahead(partial(_read, reader), size=READ_AHEAD) as frames,
+    ):
+        end = upscale_frames(frames, stream, put, start=start, segment_seconds=segment_seconds, tell=tell)
+        put(Cut(end, state=None))
+    return end.frames_out
+
+
+def upscale_frames(
+    frames: Iterable[VideoFrame],
+    stream: Any,
+    put: Callable[[Piece | Cut], None],
+    *,
+    start: Boundary,
+    segment_seconds: float | None,
+    tell: Callable[[int], None],
+) -> Boundary:
+    """Push frames one at a time and pass on what comes out, with the times of the frames that went in.
+
+    One at a time, so that where segments are cut depends on nothing but the video: a resumed run cuts at the same
+    frames. A cut comes where the stream has just given all it can and holds the frames of the next chunk at most.
+
+    Args:
+        frames: Input frames from ``start`` on.
+        stream: A model's stream in the state that belongs to ``start``.
+        put: Takes the pieces and cuts.
+        start: Where an earlier run ended.
+        segment_seconds: Length of a segment in video time; None makes no cuts.
+        tell: Told how many frames are finished.
+
+    Returns:
+        The end of the clip.
+
+    Raises:
+        RuntimeError: If the model does not give as many frames as it took.
+    """
+    taken, given = start.frames_in, start.frames_out
+    pending = deque(start.pending)  # times of the frames that the stream holds
+    opened: Fraction | None = None  # time of the first frame of the segment
+
+    def pass_on(out: torch.Tensor) -> Fraction:
+        nonlocal given, opened
+        times = [pending.popleft() for _ in range(len(out))]
+        put(Piece.fetch(out, times))
+        given += len(out)
+        opened = times[0] if opened is None else opened
+        tell(given)
+        return times[-1] - opened
+
+    for frame in frames:
+        taken += 1
+        pending.append(frame.time)
+        out = stream.push(frame.pixels[None])
+        if not len(out):
+            continue
+        length = pass_on(out)
+        # What is pending becomes the next segment, so that none is ever empty.
+        if segment_seconds is not None and length >= segment_seconds and pending:
+            put(Cut(Boundary(taken, given, tuple(pending)), stream.state_dict()))
+            opened = None
+    if len(tail := stream.finish()):
+        pass_on(tail)
+    if pending:
+        raise RuntimeError(f"the model took {taken} frames and gave {given}")
+    return Boundary(taken, given)
+
+
+def _read(reader: VideoReader, put: Callable[[VideoFrame], None]) -> None:
+    with reader:
+        for frame in reader:
+            put(frame)

@@ -1,0 +1,196 @@
+"""What a run does, step by step: check, open, flow, join, give the result its name."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from flashvsr import __version__
+from flashvsr.data import SEGMENT_SUFFIX, VideoReader, VideoWriter
+from flashvsr.upscale.encode import join
+from flashvsr.upscale.fingerprint import fingerprint_model, fingerprint_source
+from flashvsr.upscale.flow import flow_segments, flow_whole
+from flashvsr.upscale.journal import Journal, Record, ResumeError, has_journal
+from flashvsr.upscale.progress import Reporter, size
+from flashvsr.upscale.target import Target
+
+
+@dataclass
+class Job:
+    """One run and its options, grouped by whom they concern.
+
+    Attributes:
+        source: The input.
+        target: The output.
+        model: Name or folder of a model, or a system.
+        loading: Options of `flashvsr.load`.
+        streaming: ``scale`` and ``seed``.
+        encoding: ``codec``, ``crf`` and ``format``.
+        fps: Frame rate of an input that has none; None takes the default.
+        segment_seconds: Video time between two snapshots.
+        snapshots: Whether to keep what another run needs to go on.
+        report: Where to say what happens.
+        progress: Told the frames finished and the estimated total.
+        frames: Frames in the output, so far.
+        fps_reached: Frames per second of this run.
+        warnings: One line each.
+    """
+
+    source: str
+    target: Target
+    model: Any
+    loading: dict[str, Any]
+    streaming: dict[str, Any]
+    encoding: dict[str, Any]
+    fps: Fraction | None
+    segment_seconds: float
+    snapshots: bool
+    report: Reporter
+    progress: Callable[[int, int | None], None] | None
+    frames: int = 0
+    fps_reached: float = 0.0
+    warnings: list[str] = field(default_factory=list)
+    _snapshot_told: bool = False
+
+    @property
+    def resumable(self) -> bool:
+        """Whether another run could go on from what this one leaves behind."""
+        return self.snapshots and "-" not in (self.source, self.target.name)
+
+    def check(self, *, resume: bool, overwrite: bool) -> bool:
+        """Refuse what cannot work, before anything is opened; True if there is a partial folder to go on from."""
+        if not self.segment_seconds > 0:
+            raise ValueError(f"the length of a segment must be positive, got {self.segment_seconds} s")
+        if resume and not self.resumable:
+            reason = "stdin and stdout pass only once" if self.snapshots else "there are no snapshots"
+            raise ResumeError(f"this run cannot be resumed, {reason}: leave --resume out")
+        if self.target.kind == "pipe":
+            return False
+        folder = self.target.partial
+        goes_on = resume and has_journal(folder)
+        # After a kill between renaming the result and deleting the folder, the output is there by that very run.
+        placed = goes_on and Record.read(folder).stage == "joined"
+        self.target.check(self.source, overwrite=overwrite or placed)
+        if folder.exists() and not (resume or overwrite):
+            raise ResumeError(
+                f"{folder} is left by an earlier run: go on with --resume, or start over with --overwrite"
+            )
+        return goes_on
+
+    def run(self, *, goes_on: bool) -> None:
+        """Do it, and fill in what came of it."""
+        # A new run opens its input first: a bad file should fail before a model is loaded.
+        reader = None if goes_on else VideoReader(self.source, fps=self.fps)
+        system = self._load()
+        if reader is not None and self.target.kind == "pipe":
+            self._flow_whole(reader, system, "-")
+            return
+        with self._open_journal(system, goes_on) as journal:
+            self.frames = journal.record.boundary.frames_out
+            joined = journal.joined(self.target.suffix)
+            if journal.record.stage == "running":
+                reader = reader or VideoReader(self.source, fps=self.fps, skip=journal.record.boundary.frames_in)
+                if journal.record.resumable:
+                    self._flow_segments(reader, system, journal)
+                else:
+                    self._flow_whole(reader, system, joined)
+                    journal.mark_joined(joined)
+            if journal.record.stage == "written":
+                self.warnings += join(journal, self.target, self.source, format=self.encoding["format"])
+            self.target.place(joined)
+
+    def _load(self) -> Any:
+        if not isinstance(self.model, str | Path):
+            return self.model
+        from flashvsr.models.checkpoints import load
+
+        return load(self.model, **self.loading)
+
+    def _open_journal(self, system: Any, goes_on: bool) -> Journal:
+        folder = self.target.partial
+        if not self.resumable:
+            return Journal.create(folder, {}, resumable=False)
+        settings = {
+            "version of flashvsr": __version__,
+            "input": fingerprint_source(self.source),
+            "model": fingerprint_model(self.model),
+            **{name: value if value is None else str(value) for name, value in self.loading.items()},
+            "device": str(getattr(system, "device", self.loading["device"])).partition(":")[0],
+            "dtype": str(getattr(system, "dtype", self.loading["dtype"])),
+            "scale": float(self.streaming["scale"]),
+            "seed": self.streaming["seed"],
+            "codec": self.encoding["codec"],
+            "crf": float(self.encoding["crf"]),
+            "format": self.encoding["format"],
+            "fps": None if self.fps is None else str(self.fps),
+            "length of a segment": float(self.segment_seconds),
+        }
+        return Journal.resume(folder, settings) if goes_on else Journal.create(folder, settings)
+
+    def _open_stream(self, reader: VideoReader, system: Any, state: dict[str, Any] | None) -> Any:
+        height, width = reader.info.height, reader.info.width
+        return system.stream(height=height, width=width, state=state, **self.streaming)
+
+    def _open_writer(self, reader: VideoReader, target: str | Path, **options: Any) -> VideoWriter:
+        scale, info = self.streaming["scale"], reader.info
+        width, height = round(scale * info.width), round(scale * info.height)
+        return VideoWriter(target, width=width, height=height, info=info, **{**self.encoding, **options})
+
+    def _flow_whole(self, reader: VideoReader, system: Any, target: str | Path) -> None:
+        stream = self._open_stream(reader, system, None)
+        if self.target.is_images:
+            target = Path(target) / self.target.image_pattern
+        writer = self._open_writer(reader, target, copy_tracks_from=reader)
+        with self._measure():
+            self.frames = flow_whole(reader, stream, writer, tell=self._teller(reader))
+        self.warnings += [*reader.warnings, *writer.warnings]
+
+    def _flow_segments(self, reader: VideoReader, system: Any, journal: Journal) -> None:
+        stream = self._open_stream(reader, system, journal.load_state())
+        writers: list[VideoWriter] = []
+
+        def open_segment() -> tuple[Path, VideoWriter]:
+            path = journal.new_segment("" if self.target.is_images else SEGMENT_SUFFIX)
+            # Images of a segment are counted from 1; they get their own names when segments are joined.
+            target = path / f"%09d{Path(self.target.image_pattern).suffix}" if self.target.is_images else path
+            writers[:] = [self._open_writer(reader, target, format="auto")]
+            return path, writers[0]
+
+        with self._measure():
+            self.frames = flow_segments(
+                reader,
+                stream,
+                journal,
+                open_segment,
+                segment_seconds=self.segment_seconds,
+                tell=self._teller(reader),
+                tell_snapshot=self._tell_snapshot,
+            )
+        self.warnings += [*reader.warnings, *writers[0].warnings]
+
+    def _teller(self, reader: VideoReader) -> Callable[[int], None]:
+        self.report.start(self.frames, reader.info.frames)
+
+        def tell(done: int) -> None:
+            self.report.update(done)
+            if self.progress is not None:
+                self.progress(done, reader.info.frames)
+
+        return tell
+
+    def _tell_snapshot(self, count: int) -> None:
+        if not self._snapshot_told:  # its size hardly changes; once is enough
+            self._snapshot_told = True
+            where = f"{self.target.partial}, renewed every {self.segment_seconds:g} s of video"
+            self.report.line(f"snapshot of {size(count)} in {where}; --no-resume turns it off")
+
+    @contextmanager
+    def _measure(self) -> Iterator[None]:
+        before, began = self.frames, time.monotonic()
+        yield
+        self.fps_reached = (self.frames - before) / (time.monotonic() - began)

@@ -1,0 +1,294 @@
+"""``OUTPUT.partial/``: what a run leaves behind so that another can go on where it was killed.
+
+The folder holds closed segments of the output, one snapshot of the stream taken where the last of them ends, and
+``journal.json``, which alone says what counts. The journal is replaced atomically and only after everything it names
+is on the disk; whatever it does not name is a leftover of the killed run and is deleted. So a run may be killed at any
+moment: before the replacement the old boundary holds, after it the new one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from fractions import Fraction
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, BinaryIO, Self
+
+import torch
+
+FORMAT = 1  # of journal.json; another number is refused
+JOURNAL = "journal.json"
+FRESH = "journal.new"  # written first, then renamed
+LOCK = "lock"
+SEGMENT = "segment-"
+JOINED = "joined"  # stem of the finished result before it gets its name
+START_OVER = "go back to what it was made with, or start over with --overwrite"
+
+
+class ResumeError(ValueError):
+    """A partial folder that cannot be used: another run's, made by other settings, or damaged."""
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """Where a closed segment ends.
+
+    Attributes:
+        frames_in: Input frames that the stream has taken.
+        frames_out: Output frames in the closed segments.
+        pending: Times of the frames taken and not yet given back, in seconds since the clip's first frame.
+    """
+
+    frames_in: int = 0
+    frames_out: int = 0
+    pending: tuple[Fraction, ...] = ()
+
+
+@dataclass(frozen=True)
+class Record:
+    """What ``journal.json`` says.
+
+    Attributes:
+        settings: Everything that shapes the frames, by the name a person knows it under; as JSON keeps it.
+        resumable: Whether snapshots are kept. Without them the folder is only a place to work in.
+        segments: Names of the closed segments, in order.
+        boundary: Where the last closed segment ends.
+        snapshot: Name of the file with the stream's state at the boundary; None at the start and at the end.
+        stage: ``"running"``, ``"written"`` (every frame is in a closed segment) or ``"joined"`` (the result is put
+            together; it is about to get its final name, or has it).
+    """
+
+    settings: dict[str, Any]
+    resumable: bool = True
+    segments: tuple[str, ...] = ()
+    boundary: Boundary = field(default_factory=Boundary)
+    snapshot: str | None = None
+    stage: str = "running"
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Look into a partial folder without locking or changing it.
+
+        Raises:
+            ResumeError: If it holds no journal, or one that is damaged or of another format.
+        """
+        path = folder / JOURNAL
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content.pop("format") != FORMAT:
+                raise ResumeError(f"{path} was written by another version of flashvsr: {START_OVER}")
+            boundary = content.pop("boundary")
+            boundary["pending"] = tuple(Fraction(time) for time in boundary["pending"])
+            segments = tuple(content.pop("segments"))
+            return cls(segments=segments, boundary=Boundary(**boundary), **content)
+        except FileNotFoundError:
+            raise ResumeError(f"{folder} holds no journal, so nothing can be resumed: {START_OVER}") from None
+        except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as error:
+            raise ResumeError(f"{path} is damaged ({error}): {START_OVER}") from error
+
+    def write(self, folder: Path) -> None:
+        """Replace the journal of a folder, atomically."""
+        content = {"format": FORMAT, **asdict(self)}
+        content["boundary"]["pending"] = [str(time) for time in self.boundary.pending]
+        fresh = folder / FRESH
+        fresh.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        _to_disk(fresh)
+        fresh.replace(folder / JOURNAL)
+        _flush(folder)
+
+    def differences(self, settings: Mapping[str, Any]) -> list[str]:
+        """Each setting that is not the same here and there, with both values."""
+        return [
+            f"{name} (then {self.settings.get(name)}, now {settings.get(name)})"
+            for name in {**self.settings, **settings}
+            if self.settings.get(name) != settings.get(name)
+        ]
+
+
+class Journal:
+    """The partial folder of one output, open for writing and locked against a second run.
+
+    Made by `create` or `resume`. A context manager: when the run succeeds, or fails with nothing worth keeping, the
+    folder is deleted; else it stays, and the error gets a note that says so.
+
+    Attributes:
+        folder: The folder, ``OUTPUT.partial``.
+        record: What its journal says.
+    """
+
+    def __init__(self, folder: Path, record: Record, lock: BinaryIO) -> None:
+        self.folder = folder
+        self.record = record
+        self._lock = lock
+
+    @classmethod
+    def create(cls, folder: Path, settings: Mapping[str, Any], *, resumable: bool = True) -> Self:
+        """Start a partial folder; an earlier run's is emptied.
+
+        Raises:
+            ResumeError: If another run is using the folder, or it holds something that no run has put there.
+            OSError: If it cannot be written.
+        """
+        folder.mkdir(exist_ok=True)
+        names = {path.name for path in folder.iterdir()} - {LOCK, FRESH}
+        if names and JOURNAL not in names:
+            raise ResumeError(f"{folder} holds {min(names)} and no journal, so it is not ours: move it away")
+        journal = cls(folder, Record(dict(settings), resumable), _locked(folder))
+        journal.record.write(folder)
+        journal._sweep()
+        return journal
+
+    @classmethod
+    def resume(cls, folder: Path, settings: Mapping[str, Any]) -> Self:
+        """Open a partial folder that was made under the same settings, and clear away what was not closed.
+
+        Raises:
+            ResumeError: If the folder holds no readable journal, was made with other settings (each one that differs
+                is named) or without snapshots, or is in use by another run.
+        """
+        lock = _locked(folder)
+        record = Record.read(folder)
+        if differences := record.differences(settings):
+            raise ResumeError(f"{folder} was made with another {', another '.join(differences)}: {START_OVER}")
+        if not record.resumable:
+            raise ResumeError(f"{folder} was made without snapshots, nothing can be resumed: {START_OVER}")
+        journal = cls(folder, record, lock)
+        journal._sweep()
+        return journal
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        self._lock.close()
+        if error is None:
+            shutil.rmtree(self.folder)
+        elif self.record.resumable and self.record.segments:
+            kept = f"{self.record.boundary.frames_out} frames are kept in {self.folder}"
+            error.add_note(f"{kept}: the same command with --resume goes on from there")
+        else:
+            shutil.rmtree(self.folder, ignore_errors=True)  # the error on its way out matters more
+
+    def new_segment(self, suffix: str) -> Path:
+        """Where the next segment is to be written; it does not count before `close_segment`."""
+        return self.folder / f"{SEGMENT}{self.record.boundary.frames_out:09d}{suffix}"
+
+    def close_segment(self, segment: Path, boundary: Boundary, state: Mapping[str, Any]) -> int:
+        """Make a finished segment count, together with the snapshot that belongs to its end.
+
+        The new snapshot is on the disk before the old one goes, so there is room for two at a time.
+
+        Args:
+            segment: The file or folder of images that `new_segment` named, closed.
+            boundary: Where it ends.
+            state: The stream's ``state_dict()`` there.
+
+        Returns:
+            Size of the snapshot in bytes.
+        """
+        snapshot = self.folder / f"state-{boundary.frames_out:09d}.pt"
+        torch.save(dict(state), snapshot)
+        _to_disk(snapshot)
+        self._append(segment, boundary, snapshot=snapshot.name)
+        return snapshot.stat().st_size
+
+    def finish(self, segment: Path, boundary: Boundary) -> None:
+        """Make the last segment count: every frame is on the disk now, and the snapshot is no longer needed."""
+        self._append(segment, boundary, snapshot=None, stage="written")
+
+    def mark_joined(self, joined: Path) -> None:
+        """Say that the result is put together; after this only its renaming is left."""
+        _to_disk(joined)
+        self._update(stage="joined")
+
+    def joined(self, suffix: str) -> Path:
+        """Where the result is to be put together."""
+        return self.folder / f"{JOINED}{suffix}"
+
+    def segments(self) -> list[tuple[int, Path]]:
+        """The closed segments in order, each with the number of its first frame in the whole output, from 0."""
+        return [(int(Path(name).stem.removeprefix(SEGMENT)), self.folder / name) for name in self.record.segments]
+
+    def load_state(self) -> dict[str, Any] | None:
+        """The stream's state at the boundary, on the CPU; None when the run starts from the first frame.
+
+        Raises:
+            ResumeError: If the snapshot is damaged or missing.
+        """
+        if self.record.snapshot is None:
+            return None
+        path = self.folder / self.record.snapshot
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
+            raise ResumeError(f"the snapshot {path} cannot be read: {START_OVER}") from error
+
+    def _append(self, segment: Path, boundary: Boundary, **changes: Any) -> None:
+        old = self.record.snapshot
+        _to_disk(segment)
+        self._update(segments=(*self.record.segments, segment.name), boundary=boundary, **changes)
+        if old is not None:
+            (self.folder / old).unlink()
+
+    def _update(self, **changes: Any) -> None:
+        record = replace(self.record, **changes)
+        record.write(self.folder)
+        self.record = record
+
+    def _sweep(self) -> None:
+        """Delete what the journal does not name; a result that is being put together stays."""
+        named = {JOURNAL, LOCK, self.record.snapshot, *self.record.segments}
+        for path in self.folder.iterdir():
+            if path.name not in named and (self.record.stage == "running" or path.stem != JOINED):
+                delete(path)
+
+
+def has_journal(folder: Path) -> bool:
+    """Whether a run got as far as writing a journal into this folder."""
+    return (folder / JOURNAL).exists()
+
+
+def delete(path: Path) -> None:
+    """Delete a file or a folder with all it holds."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def _locked(folder: Path) -> BinaryIO:
+    """Lock a folder until the returned file is closed, or the process dies."""
+    lock = (folder / LOCK).open("wb")
+    if sys.platform == "win32":  # no lock: there the open segments of a running run cannot be deleted
+        return lock
+    import fcntl
+
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise ResumeError(f"{folder} is in use by another run: wait for it, or choose another output") from None
+    return lock
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until a file, or a folder and all it holds, would survive a power cut."""
+    if path.is_dir():
+        for inner in path.iterdir():
+            _to_disk(inner)
+    _flush(path)
+
+
+def _flush(path: Path) -> None:
+    if sys.platform == "win32" and path.is_dir():  # folders cannot be opened there
+        return
+    handle = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,129 @@
+"""One run, from its arguments to a finished file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from flashvsr.upscale.job import Job
+from flashvsr.upscale.progress import duration, reporter
+from flashvsr.upscale.target import Target
+
+
+@dataclass(frozen=True)
+class UpscaleResult:
+    """What a run did.
+
+    Attributes:
+        output: The output as its caller wrote it.
+        frames: Frames in the output, those of a resumed run's predecessors included.
+        seconds: Wall time of this run, loading the model included.
+        fps: Frames per second of this run, from the first frame read to the last one written; 0 when none was left.
+        warnings: One line each: audio that the container does not take, and the like.
+    """
+
+    output: str
+    frames: int
+    seconds: float
+    fps: float
+    warnings: list[str] = field(default_factory=list)
+
+
+def upscale_file(
+    input: str | Path,
+    output: str | Path,
+    *,
+    model: Any = "nano",
+    version: str | None = None,
+    prompt: str | Path | None = None,
+    scale: float = 4,
+    seed: int = 0,
+    decoder: str = "tiny",
+    color: str = "adain",
+    device: str = "auto",
+    dtype: str = "auto",
+    impl: str = "auto",
+    codec: str = "auto",
+    crf: float = 16,
+    format: str = "auto",
+    fps: Fraction | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+    snapshots: bool = True,
+    segment_seconds: float = 60,
+    quiet: bool = False,
+    progress: Callable[[int, int | None], None] | None = None,
+) -> UpscaleResult:
+    """Upscale a video file as one stream, in memory that does not grow with its length.
+
+    Reading, upscaling and writing overlap. Times, rational frame rate, colour tags, bit depth, audio and subtitles are
+    those of the input. The output gets its name when it is complete; until then everything is in ``OUTPUT.partial/``:
+    closed segments of about ``segment_seconds`` and one snapshot of the stream where the last of them ends. A run that
+    fails or is killed at any moment goes on from there with ``resume=True`` and gives the same frames.
+
+    Args:
+        input: Video file, image folder, printf pattern such as ``"frames/%05d.png"``, ``"-"`` for stdin, or
+            ``"example:"`` for a short clip rendered by code.
+        output: Video file, image folder (a name without an ending), printf pattern, or ``"-"`` for stdout.
+        model: ``"nano"``, a model folder (ours or an official download), or a system: any object whose
+            ``stream(height=, width=, scale=, seed=, state=)`` works like that of `flashvsr.FlashVSR`. For a system the
+            options that shape loading (``version``, ``prompt``, ``decoder``, ``color``, ``device``, ``dtype``,
+            ``impl``) are not used.
+        version: Release of an official folder, ``"v1"`` or ``"v1.1"``; None tells it by hash.
+        prompt: Prompt tensor of an official folder; None looks for it in the folder.
+        scale: Enlargement; the output has ``round(scale * height)`` rows.
+        seed: Of the noise; the same seed gives the same frames.
+        decoder: ``"tiny"`` or ``"full"`` (the Wan2.1 VAE).
+        color: ``"adain"``, ``"wavelet"`` or ``"none"``.
+        device: ``"auto"`` or a device of PyTorch.
+        dtype: ``"auto"``, ``"fp32"``, ``"bf16"`` or ``"fp16"``.
+        impl: Attention implementation, ``"auto"`` or a name.
+        codec: ``"auto"``, or a video encoder by its FFmpeg name.
+        crf: Quality of the encoder, lower is better.
+        format: Container; ``"auto"`` goes by the ending, Matroska for stdout.
+        fps: Frame rate of an input without timestamps; None takes what it states, else 25.
+        overwrite: Replace an existing output, and start over when an earlier run left a partial folder.
+        resume: Go on from the partial folder, if there is one.
+        snapshots: Keep what ``resume`` needs. False saves the disk space; a killed run then starts over.
+        segment_seconds: Length of video between two snapshots.
+        quiet: Show nothing. Otherwise a bar on stderr when that is a terminal, else a line about every ten seconds.
+        progress: Called with the frames finished and the estimated total (None: unknown) as they come.
+
+    Returns:
+        What was done.
+
+    Raises:
+        VideoError: If the input cannot be read or the output cannot be written.
+        FileExistsError: If the output is there and ``overwrite`` is not given.
+        FileNotFoundError: If the folder for the output does not exist.
+        ResumeError: If the partial folder is another run's or in use, or a pipe is to be resumed.
+        ValueError: If an option makes no sense, input and output are the same, or frames are smaller than 16 pixels.
+        torch.OutOfMemoryError: If the GPU's memory does not suffice.
+        KeyboardInterrupt: When interrupted. What can be resumed is kept; a note on the error says where.
+    """
+    began = time.monotonic()
+    loading = {"version": version, "prompt": prompt, "decoder": decoder, "color": color}
+    with reporter(quiet=quiet) as report:
+        job = Job(
+            source=str(input),
+            target=Target.parse(output, format),
+            model=model,
+            loading={**loading, "device": device, "dtype": dtype, "impl": impl},
+            streaming={"scale": scale, "seed": seed},
+            encoding={"codec": codec, "crf": crf, "format": format},
+            fps=fps,
+            segment_seconds=segment_seconds,
+            snapshots=snapshots,
+            report=report,
+            progress=progress,
+        )
+        job.run(goes_on=job.check(resume=resume, overwrite=overwrite))
+        seconds = time.monotonic() - began
+        for warning in job.warnings:
+            report.line(f"warning: {warning}")
+        report.line(f"{output}: {job.frames} frames in {duration(seconds)}, {job.fps_reached:.2f} fps")
+    return UpscaleResult(str(output), job.frames, seconds, job.fps_reached, job.warnings)

@@ -1,0 +1,124 @@
+"""Where the result goes, and how it gets its final name only when it is complete."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from flashvsr.upscale.journal import delete
+
+FIELD = re.compile(r"%0?\d*d")  # the number in a printf pattern
+
+
+@dataclass(frozen=True)
+class Target:
+    """An output as its user wrote it.
+
+    Attributes:
+        name: As written.
+        kind: ``"pipe"`` for ``-``; ``"pattern"`` for images by a printf pattern; ``"folder"`` for images in a folder: a
+            name without an ending, or one of an existing folder; else ``"file"``.
+    """
+
+    name: str
+    kind: Literal["pipe", "file", "folder", "pattern"]
+
+    @classmethod
+    def parse(cls, output: str | Path, format: str = "auto") -> Target:
+        """Tell what ``output`` means; a name without an ending is a file when its container is given by ``format``."""
+        path = Path(output)
+        if str(output) == "-":
+            return cls("-", "pipe")
+        if FIELD.search(path.name):
+            return cls(str(output), "pattern")
+        if path.is_dir() or (not path.suffix and format == "auto"):
+            return cls(str(output), "folder")
+        return cls(str(output), "file")
+
+    @property
+    def path(self) -> Path:
+        """The name as a path."""
+        return Path(self.name)
+
+    @property
+    def is_images(self) -> bool:
+        """Whether each frame becomes a file of its own."""
+        return self.kind in ("folder", "pattern")
+
+    @property
+    def partial(self) -> Path:
+        """The folder to work in, on the same disk: ``OUTPUT.partial``, ``FOLDER.partial`` for ``FOLDER/%d.png``."""
+        place = self.path.parent if self.kind == "pattern" else self.path
+        return place.with_name(f"{place.name or 'frames'}.partial")
+
+    def check(self, source: str | Path, *, overwrite: bool) -> None:
+        """Refuse an output that would destroy something, or that cannot be written.
+
+        Args:
+            source: The input.
+            overwrite: Whether an existing output may be replaced.
+
+        Raises:
+            ValueError: If input and output are the same.
+            FileExistsError: If the output is there and may not be replaced.
+            FileNotFoundError: If the folder it belongs in is not there.
+        """
+        if self.kind == "pipe":
+            return
+        same = {self.path.resolve(), self.path.parent.resolve()} if self.kind == "pattern" else {self.path.resolve()}
+        if Path(source).resolve() in same:
+            raise ValueError(f"{self.name} is both input and output: choose another output")
+        if not overwrite and self._occupied():
+            raise FileExistsError(f"{self.name} exists already: choose another output, or replace it with --overwrite")
+        if not self.partial.parent.is_dir():
+            raise FileNotFoundError(f"the folder {self.partial.parent} does not exist: create it, or choose another")
+
+    @property
+    def suffix(self) -> str:
+        """The ending that tells a file's container; nothing for images, which are completed in a folder."""
+        return "" if self.is_images else self.path.suffix
+
+    @property
+    def image_pattern(self) -> str:
+        """How images are called; in a folder ``000001.png`` and so on."""
+        return self.path.name if self.kind == "pattern" else "%06d.png"
+
+    def place(self, joined: Path) -> None:
+        """Give the finished result its final name.
+
+        It may be interrupted and called again: what has its name already is left alone.
+
+        Args:
+            joined: The complete file, or for images the folder that holds them, on the same disk.
+        """
+        if not joined.exists():
+            return
+        if self.kind == "pattern":
+            self._place_images(joined)
+            return
+        if self.path.is_dir():
+            delete(self.path)  # a folder cannot be replaced in one step
+        joined.replace(self.path)
+
+    def _occupied(self) -> bool:
+        if self.kind == "file":
+            return self.path.exists()
+        if self.kind == "folder":
+            return self.path.exists() and any(self.path.iterdir())
+        return bool(self._numbered())
+
+    def _numbered(self) -> list[tuple[int, Path]]:
+        """Files that the pattern names, with their numbers."""
+        before, after = (re.escape(part) for part in FIELD.split(self.path.name, maxsplit=1))
+        name = re.compile(rf"{before}(\d+){after}")
+        folder = self.path.parent
+        found = [(name.fullmatch(path.name), path) for path in folder.iterdir()] if folder.is_dir() else []
+        return [(int(match[1]), path) for match, path in found if match]
+
+    def _place_images(self, joined: Path) -> None:
+        folder = self.path.parent
+        folder.mkdir(exist_ok=True)
+        for image in joined.iterdir():
+            image.replace(folder / image.name)
