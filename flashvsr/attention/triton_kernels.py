@@ -22,7 +22,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-SIZES = ["heads", "rows", "columns", "first_blocks", "first_row", "list_b", "list_h"]
+SIZES = ["heads", "rows", "columns", "first_blocks", "first_row", "list_b", "list_h", "tokens"]
 """Arguments whose values do not change the machine code: a new size does not compile anew."""
 
 
@@ -81,7 +81,7 @@ def attend_forward(
     key2_b, key2_h, key2_n, value2_b, value2_h, value2_n, out_b, out_h, out_n,
     heads, rows, columns, list_b, list_h, first_blocks, scale_log2,
     PIECES: tl.constexpr, ORDERED: tl.constexpr, BLOCK: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, D: tl.constexpr, PRECISION: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip
     """Attend from ``ROWS`` queries to the kept key blocks of their block, with the softmax kept online."""
     group = tl.program_id(1)
@@ -103,20 +103,18 @@ def attend_forward(
     high = tl.full([ROWS], float("-inf"), tl.float32)
     total = tl.zeros([ROWS], tl.float32)
     steps = count * (BLOCK // COLUMNS)
-    block = tl.load(
-        indices, mask=steps > 0, other=0
-    )  # read one step ahead, or it would delay the loads that depend on it
+    block = tl.load(indices, mask=steps > 0, other=0)  # one step ahead of the loads whose address it decides
     for i in range(steps):
         offset = i % (BLOCK // COLUMNS) * COLUMNS
         k = load_key_tile(key, key_n, key2, key2_n, first_blocks, block, offset, PIECES, BLOCK, COLUMNS, D)
-        logits = tl.dot(q, tl.trans(k), input_precision=PRECISION)  # [ROWS, COLUMNS]
+        logits = tl.dot(q, tl.trans(k), input_precision="ieee")  # [ROWS, COLUMNS]
         higher = tl.maximum(high, tl.max(logits, 1) * scale_log2)
         weights = tl.exp2(logits * scale_log2 - higher[:, None])
         shrink = tl.exp2(high - higher)
         total = total * shrink + tl.sum(weights, 1)
         high = higher
         v = load_key_tile(value, value_n, value2, value2_n, first_blocks, block, offset, PIECES, BLOCK, COLUMNS, D)
-        acc = tl.dot(weights.to(v.dtype), v, acc * shrink[:, None], input_precision=PRECISION)
+        acc = tl.dot(weights.to(v.dtype), v, acc * shrink[:, None], input_precision="ieee")
         block = tl.load(indices + (i + 1) // (BLOCK // COLUMNS), mask=i + 1 < steps, other=0)
 
     total = tl.where(total == 0.0, 1.0, total)  # a row without blocks gives zeros
@@ -145,7 +143,7 @@ def grad_of_query(
     key2_b, key2_h, key2_n, value2_b, value2_h, value2_n, grad_b, grad_h, grad_n, out_b, out_h, out_n,
     heads, rows, columns, list_b, list_h, first_blocks, scale, scale_log2,
     PIECES: tl.constexpr, ORDERED: tl.constexpr, BLOCK: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, D: tl.constexpr, PRECISION: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip
     """Gradient of ``ROWS`` queries: a loop over the kept key blocks, as in the forward pass."""
     group = tl.program_id(1)
@@ -168,18 +166,16 @@ def grad_of_query(
     log_sum, shift = tl.load(lse + token), tl.load(delta + token)
     acc = tl.zeros([ROWS, D], tl.float32)
     steps = count * (BLOCK // COLUMNS)
-    block = tl.load(
-        indices, mask=steps > 0, other=0
-    )  # read one step ahead, or it would delay the loads that depend on it
+    block = tl.load(indices, mask=steps > 0, other=0)  # one step ahead of the loads whose address it decides
     for i in range(steps):
         offset = i % (BLOCK // COLUMNS) * COLUMNS
         k = load_key_tile(key, key_n, key2, key2_n, first_blocks, block, offset, PIECES, BLOCK, COLUMNS, D)
         v = load_key_tile(value, value_n, value2, value2_n, first_blocks, block, offset, PIECES, BLOCK, COLUMNS, D)
-        logits = tl.dot(q, tl.trans(k), input_precision=PRECISION)  # [ROWS, COLUMNS]
+        logits = tl.dot(q, tl.trans(k), input_precision="ieee")  # [ROWS, COLUMNS]
         weights = tl.exp2(logits * scale_log2 - log_sum[:, None])
-        grad_weights = tl.dot(g, tl.trans(v), input_precision=PRECISION)
+        grad_weights = tl.dot(g, tl.trans(v), input_precision="ieee")
         grad_logits = weights * (grad_weights - shift[:, None])
-        acc = tl.dot(grad_logits.to(k.dtype), k, acc, input_precision=PRECISION)
+        acc = tl.dot(grad_logits.to(k.dtype), k, acc, input_precision="ieee")
         block = tl.load(indices + (i + 1) // (BLOCK // COLUMNS), mask=i + 1 < steps, other=0)
     store_tile(grad_query + b * out_b + h * out_h, out_n, start, acc * scale, ROWS, D)
 
@@ -190,7 +186,7 @@ def grad_of_key_value(
     query_b, query_h, query_n, key_b, key_h, key_n, value_b, value_h, value_n, grad_b, grad_h, grad_n,
     out_b, out_h, out_n,
     heads, columns, first_row, list_b, list_h, scale, scale_log2,
-    BLOCK: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, D: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip
     """Gradients of ``ROWS`` keys and values of one piece: a loop over the query blocks that kept their block.
 
@@ -213,21 +209,19 @@ def grad_of_key_value(
     grad_k = tl.zeros([ROWS, D], tl.float32)
     grad_v = tl.zeros([ROWS, D], tl.float32)
     steps = count * (BLOCK // COLUMNS)
-    block = tl.load(
-        indices, mask=steps > 0, other=0
-    )  # read one step ahead, or it would delay the loads that depend on it
+    block = tl.load(indices, mask=steps > 0, other=0)  # one step ahead of the loads whose address it decides
     for i in range(steps):
         offset = i % (BLOCK // COLUMNS) * COLUMNS
         first = block * BLOCK + offset
         token = first + tl.arange(0, COLUMNS)
         q = load_tile(query, query_n, first, COLUMNS, D)
-        logits = tl.dot(k, tl.trans(q), input_precision=PRECISION)  # [ROWS, COLUMNS]
+        logits = tl.dot(k, tl.trans(q), input_precision="ieee")  # [ROWS, COLUMNS]
         weights = tl.exp2(logits * scale_log2 - tl.load(lse + token)[None, :])
         g = load_tile(grad, grad_n, first, COLUMNS, D)
-        grad_v = tl.dot(weights.to(g.dtype), g, grad_v, input_precision=PRECISION)
-        grad_weights = tl.dot(v, tl.trans(g), input_precision=PRECISION)
+        grad_v = tl.dot(weights.to(g.dtype), g, grad_v, input_precision="ieee")
+        grad_weights = tl.dot(v, tl.trans(g), input_precision="ieee")
         grad_logits = weights * (grad_weights - tl.load(delta + token)[None, :])
-        grad_k = tl.dot(grad_logits.to(q.dtype), q, grad_k, input_precision=PRECISION)
+        grad_k = tl.dot(grad_logits.to(q.dtype), q, grad_k, input_precision="ieee")
         block = tl.load(indices + (i + 1) // (BLOCK // COLUMNS), mask=i + 1 < steps, other=0)
     store_tile(grad_key + b * out_b + h * out_h, out_n, start, grad_k * scale, ROWS, D)
     store_tile(grad_value + b * out_b + h * out_h, out_n, start, grad_v, ROWS, D)

@@ -112,14 +112,13 @@ class Operands(NamedTuple):
         tensors = [self.keys[0], self.values[0], self.keys[-1], self.values[-1]]
         return tensors, [stride for x in tensors for stride in x.stride()[:3]]
 
-    def constants(self, tile: Tile) -> dict[str, int | str]:
+    def constants(self, tile: Tile) -> dict[str, int]:
         """Compile-time arguments of a kernel that walks lists."""
         return {
             "BLOCK": self.block_size,
             "ROWS": min(tile.rows, self.block_size),
             "COLUMNS": min(tile.columns, self.block_size),
             "D": self.query.shape[3],
-            "PRECISION": "ieee",
             "num_warps": tile.warps,
             "num_stages": tile.stages,
             "enable_fp_fusion": True,

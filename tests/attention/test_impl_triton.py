@@ -190,6 +190,16 @@ def test_history_without_gradient_leaves_the_other_gradients_alone() -> None:
 
 
 @runs_kernels
+def test_inference_mode_gives_the_same_bits() -> None:
+    torch.manual_seed(8)
+    query, key, value = (token_major(1, 1, 32, 16, torch.float32) for _ in range(3))
+    mask = irregular_mask(1, 1, 2, 3)[..., 1:]
+    out = impl_triton.attend(query, (key,), (value,), mask, block_size=16, scale=0.25)
+    with torch.inference_mode():
+        assert out.equal(impl_triton.attend(query, (key,), (value,), mask, block_size=16, scale=0.25))
+
+
+@runs_kernels
 def test_the_output_is_token_major() -> None:
     query = token_major(2, 3, 32, 16, torch.float32)
     mask = torch.ones(2, 3, 2, 2, dtype=torch.bool, device=DEVICE)
@@ -203,7 +213,7 @@ def test_the_output_is_token_major() -> None:
 @pytest.mark.parametrize("head_dim", [64, 128])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_compiled_kernels_err_at_most_twice_as_much_as_the_reference(dtype: torch.dtype, head_dim: int) -> None:
-    torch.manual_seed(8)
+    torch.manual_seed(9)
     query = token_major(2, 3, 1024, head_dim, dtype)
     keys = token_major(2, 3, 1536, head_dim, dtype), token_major(2, 3, 1024, head_dim, dtype)
     values = token_major(2, 3, 1536, head_dim, dtype), token_major(2, 3, 1024, head_dim, dtype)

@@ -25,7 +25,6 @@ def compile_for(capability: int, kernel: str, tile: triton_launch.Tile, dtype: s
         "ROWS": tile.rows,
         "COLUMNS": tile.columns,
         "D": 128,
-        "PRECISION": "ieee",
     }
     function = getattr(triton_kernels, kernel)
     signature: dict[str, str] = {}
