@@ -20,10 +20,11 @@ def attend(
     block_size: int,
     scale: float,
 ) -> Tensor:
-    """Softmax over the kept keys, written out; scores in the dtype of the input, softmax in fp32, memory N x M."""
+    """Softmax over the kept keys, written out; softmax in at least fp32, memory N x M."""
     key, value = torch.cat(keys, 2), torch.cat(values, 2)
     mask = block_mask.repeat_interleave(block_size, 2).repeat_interleave(block_size, 3)  # [B, heads, N, M]
-    scores = (query @ key.transpose(2, 3)).float() * scale
+    scores = query @ key.transpose(2, 3)
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32)) * scale
     weights = scores.masked_fill(~mask, float("-inf")).softmax(-1)
     weights = weights.masked_fill(~mask.any(-1, keepdim=True), 0.0)  # an empty row attends to nothing
     return weights.to(value.dtype) @ value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from importlib import import_module
 from types import ModuleType
 
@@ -98,6 +99,7 @@ def packed_attention(
     return module.attend_packed(query, key, value, lengths, scale=scale)
 
 
+@cache
 def choose_impl(
     device: torch.device | str, dtype: torch.dtype, head_dim: int, requires_grad: bool, *, packed: bool = False
 ) -> tuple[str, str]:
