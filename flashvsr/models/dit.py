@@ -258,7 +258,7 @@ class VideoDiT(nn.Module):
         return grid
 
     def _tokens(self, latents: Tensor, lr_tokens: Tensor | None) -> Tensor:
-        """Patchify to `[B, N, dim]` in raster order; a convolution whose kernel is its stride is linear over patches."""
+        """Cut into `[B, N, dim]`, raster order; a convolution whose kernel is its stride is linear over patches."""
         patches = rearrange(latents, "b c t (h p) (w q) -> b (t h w) (c p q)", p=PATCH, q=PATCH)
         x = linear(patches, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias)
         if lr_tokens is None:

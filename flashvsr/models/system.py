@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from flashvsr.attention import choose_impl
 from flashvsr.decoders import adain_color, wavelet_color
 from flashvsr.models.dit import DiTState, VideoDiT
 from flashvsr.streaming import Geometry, Stream, upscale
+
+logger = logging.getLogger(__name__)
 
 TIMESTEP = 1000.0
 """The one step starts from pure noise."""
@@ -187,9 +191,9 @@ class FlashVSR(nn.Module):
         """
         saved = _copy_to(saved, self.device)
         return SystemState(
-            self.projection.load_state(saved["projection"]),
+            self.projection.state_type.from_state_dict(saved["projection"]),
             DiTState.from_state_dict(saved["dit"]),
-            self.decoder.load_state(saved["decoder"]),
+            self.decoder.state_type.from_state_dict(saved["decoder"]),
             saved["lr"],
         )
 
@@ -216,6 +220,9 @@ class FlashVSR(nn.Module):
         Returns:
             The stream, with ``push`` and ``finish``.
         """
+        if self.dit.blocks[0].self_attn.impl == "auto":
+            name, reason = choose_impl(self.device, self.dtype, self.dit.head_dim, requires_grad=False)
+            logger.info("attention runs as %s (%s)", name, reason)
         return Stream(self, height=height, width=width, scale=scale, seed=seed, noise=noise, state=state)
 
     def upscale(self, video: Tensor, *, scale: float = 4, seed: int = 0, noise: Tensor | None = None) -> Tensor:

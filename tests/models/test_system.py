@@ -1,0 +1,114 @@
+from functools import partial
+
+import pytest
+import torch
+
+from flashvsr.attention import LocalSparseAttention
+from flashvsr.decoders import TinyConditionalDecoder, adain_color
+from flashvsr.models.dit import VideoDiT
+from flashvsr.models.lr_projection import LRProjection
+from flashvsr.models.system import ColorMatch, FlashVSR
+
+
+def _system(**arguments) -> FlashVSR:
+    """All three networks, tiny, with random weights everywhere so that nothing is a plain copy."""
+    torch.manual_seed(0)
+    dim = 32
+    attention = partial(LocalSparseAttention, window_hw=(3, 3), sparse_ratio=0.05)
+    system = FlashVSR(
+        LRProjection(hidden=(8, 12), dim=dim),
+        VideoDiT(dim, 2, 2, 64, text_dim=None, attention=attention),
+        TinyConditionalDecoder(channels=(16, 8, 8, 8)),
+        **arguments,
+    )
+    return system.requires_grad_(False)
+
+
+def _video(frames: int, height: int, width: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(3)
+    coarse = torch.rand(frames, 3, 4, 6, generator=generator)
+    return (torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic").clamp(0, 1) * 255).byte()
+
+
+def _stream(system: FlashVSR, video: torch.Tensor, piece: int, **arguments) -> torch.Tensor:
+    stream = system.stream(height=video.shape[2], width=video.shape[3], **arguments)
+    return torch.cat([*(stream.push(part) for part in video.split(piece)), stream.finish()])
+
+
+def test_pieces_of_any_size_give_the_same_frames_bit_for_bit():
+    system, video = _system(), _video(30, 32, 64)
+    expected = system.upscale(video)
+    assert expected.shape == (30, 3, 128, 256)
+    for piece in (1, 3, 7, 8, 50):
+        assert torch.equal(_stream(system, video, piece), expected), piece
+
+
+@pytest.mark.parametrize(("frames", "height", "width"), [(1, 17, 33), (9, 100, 60), (22, 20, 40)])
+def test_n_frames_in_are_n_frames_out_at_four_times_the_size(frames, height, width):
+    out = _system().upscale(_video(frames, height, width))
+    assert out.shape == (frames, 3, 4 * height, 4 * width)
+    assert out.dtype == torch.uint8
+
+
+def test_other_scales_give_the_exact_rounded_size():
+    assert _system().upscale(_video(3, 33, 47), scale=2.5).shape == (3, 3, round(82.5), round(117.5))
+
+
+def test_saved_and_loaded_streams_go_on_as_if_nothing_had_happened(tmp_path):
+    system, video = _system(), _video(40, 32, 32)
+    expected = _stream(system, video, 8)
+    stream = system.stream(height=32, width=32)
+    head = stream.push(video[:30])
+    torch.save(stream.state_dict(), tmp_path / "state.pt")
+    saved = torch.load(tmp_path / "state.pt", weights_only=True)
+    again = system.stream(height=32, width=32, state=saved)
+    tail = torch.cat([again.push(video[30:]), again.finish()])
+    assert torch.equal(torch.cat([head, tail]), expected)
+
+
+def test_a_cloned_state_branches_and_a_used_one_is_refused():
+    system = _system()
+    lr, noise = torch.randn(1, 3, 33, 128, 128), torch.randn(1, 16, 8, 16, 16)
+    _, state = system.step(lr[:, :, :25], noise[:, :, :6])
+    clone = state.clone()
+    frames, _ = system.step(lr[:, :, 25:], noise[:, :, 6:], state)
+    assert torch.equal(system.step(lr[:, :, 25:], noise[:, :, 6:], clone)[0], frames)
+    with pytest.raises(RuntimeError, match="consumed"):
+        system.step(lr[:, :, 25:], noise[:, :, 6:], state)
+
+
+def test_two_interleaved_streams_do_not_touch_each_other():
+    system, one, two = _system(), _video(33, 32, 32), _video(33, 32, 32).flip(0)
+    expected = [_stream(system, video, 50) for video in (one, two)]
+    streams = [system.stream(height=32, width=32) for _ in range(2)]
+    parts: list[list[torch.Tensor]] = [[], []]
+    for start in range(0, 33, 11):
+        for index, video in enumerate((one, two)):
+            parts[index].append(streams[index].push(video[start : start + 11]))
+    for index in range(2):
+        assert torch.equal(torch.cat([*parts[index], streams[index].finish()]), expected[index])
+
+
+def test_the_noise_decides_the_output_and_the_seed_decides_the_noise():
+    system, video = _system(), _video(21, 32, 32)
+    assert torch.equal(system.upscale(video, seed=1), system.upscale(video, seed=1))
+    assert not torch.equal(system.upscale(video, seed=1), system.upscale(video, seed=2))
+    noise = torch.randn(1, 16, 6, 16, 16)
+    assert torch.equal(system.upscale(video, noise=noise), system.upscale(video, noise=noise, seed=5))
+
+
+def test_colours_are_matched_over_content_and_not_over_padding():
+    frames, lr = torch.randn(1, 3, 2, 32, 48), torch.randn(1, 3, 2, 32, 48)
+    out = ColorMatch("adain")(frames.clone(), lr, content=(20, 30))
+    assert torch.equal(out[..., :20, :30], adain_color(frames[..., :20, :30], lr[..., :20, :30]))
+    assert torch.equal(out[..., 20:, :], frames[..., 20:, :])
+    assert not torch.equal(ColorMatch("adain")(frames.clone(), lr)[..., :20, :30], out[..., :20, :30])
+
+
+def test_a_prompt_or_colour_that_does_not_fit_is_refused():
+    system = _system()
+    parts = (system.projection, system.dit, system.decoder)
+    with pytest.raises(ValueError, match="takes no prompt"):
+        FlashVSR(*parts, prompt=torch.zeros(1, 4, 8))
+    with pytest.raises(ValueError, match="'sepia'"):
+        FlashVSR(*parts, color="sepia")
