@@ -1,0 +1,159 @@
+"""A ready system from a name or a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from flashvsr.attention import LocalSparseAttention
+from flashvsr.attention.ops import IMPLS
+from flashvsr.models.dit import VideoDiT
+from flashvsr.models.model_folder import DESCRIPTION, ModelFolder, read_model_folder
+from flashvsr.models.official import is_official_folder, read_official_folder
+from flashvsr.models.system import FlashVSR
+
+PACKAGED = Path(__file__).parent.parent / "weights"
+DECODERS = {"tiny": "decoder", "full": "vae"}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def load(
+    model: str | Path,
+    *,
+    version: str | None = None,
+    device: torch.device | str = "auto",
+    dtype: torch.dtype | str = "auto",
+    impl: str = "auto",
+    decoder: str = "tiny",
+    color: str = "adain",
+    prompt: str | Path | Tensor | None = None,
+    sparse_ratio: float | None = None,
+    trust_code: bool = False,
+) -> FlashVSR:
+    """Load a system that is ready to stream.
+
+    Weights go tensor by tensor into a model built without memory: the host holds one model in its target dtype.
+
+    Args:
+        model: ``"nano"``, the packaged model; or a folder, ours or the published FlashVSR v1 or v1.1.
+        version: ``"v1"`` or ``"v1.1"`` of a published folder; None to tell it by its hash.
+        device: ``"auto"`` takes a CUDA GPU if there is one, else the CPU.
+        dtype: ``"fp32"``, ``"bf16"``, ``"fp16"`` or a `torch.dtype`; ``"auto"`` is fp32 on a CPU, bf16 on a GPU (fp16
+            where it has no bf16).
+        impl: Implementation of block-sparse attention.
+        decoder: ``"tiny"``, or ``"full"`` for the VAE's decoder.
+        color: ``"adain"``, ``"wavelet"`` or ``"none"``.
+        prompt: Text embedding of a published folder, or its file, if it does not lie in the folder.
+        sparse_ratio: Density of attention; None keeps the model's own.
+        trust_code: Allow a folder to name classes outside this library.
+
+    Returns:
+        The system, in evaluation mode, without gradients.
+
+    Raises:
+        FileNotFoundError: If the folder, a file or the prompt is not there.
+        ValueError: If an argument is not one of its choices, a file is damaged or does not fit, or the model is one
+            that cannot stream.
+    """
+    if decoder not in DECODERS:
+        raise ValueError(f"decoder is one of {', '.join(DECODERS)}; got {decoder!r}")
+    if impl not in ("auto", *IMPLS):
+        raise ValueError(f"impl is one of auto, {', '.join(IMPLS)}; got {impl!r}")
+    device = choose_device(device)
+    dtype = choose_dtype(dtype, device)
+    folder = find_model(model, version=version, prompt=prompt)
+    if folder.steps != 1:
+        raise ValueError(
+            f"{folder.path} is a model of {folder.steps} sampling steps and cannot stream; `flashvsr evaluate` runs it "
+            "on whole clips"
+        )
+    parts = {name: folder.component(name) for name in ("projection", "dit", DECODERS[decoder])}
+    built = {name: part.build(device=device, dtype=dtype, trust_code=trust_code) for name, part in parts.items()}
+    projection, dit, chosen = built.values()
+    if not isinstance(dit, VideoDiT) or dit.order != "block":
+        raise ValueError(
+            f"{folder.path} has full attention and cannot stream; `flashvsr evaluate` runs it on whole clips"
+        )
+    _adjust_attention(dit, impl, sparse_ratio)
+    embedding = None if folder.prompt is None else folder.prompt.to(device, dtype, copy=True)
+    system = FlashVSR(projection, dit, chosen, embedding, color=color)
+    return system.requires_grad_(False).eval()
+
+
+def find_model(
+    model: str | Path, *, version: str | None = None, prompt: str | Path | Tensor | None = None
+) -> ModelFolder:
+    """Find a model by name or folder, and read what it is made of.
+
+    Args:
+        model: As in :func:`load`.
+        version: As in :func:`load`.
+        prompt: As in :func:`load`.
+
+    Returns:
+        Its components; no weights are read yet.
+
+    Raises:
+        FileNotFoundError: If it is not there.
+        ValueError: If its description is not understood, or an argument is not for such a model.
+    """
+    path = Path(model)
+    packaged = sorted(folder.parent.name for folder in PACKAGED.glob(f"*/{DESCRIPTION}"))
+    if str(model) in packaged:
+        path = PACKAGED / model
+    if not path.is_dir():
+        names = f" {', '.join(packaged)};" if packaged else ""
+        raise FileNotFoundError(f"there is no model {str(model)!r}: packaged are{names or ' none;'} else pass a folder")
+    if (path / DESCRIPTION).is_file():
+        if version is not None or prompt is not None:
+            raise ValueError(f"version and prompt are for published folders; {path} is one with a {DESCRIPTION}")
+        return read_model_folder(path)
+    if is_official_folder(path):
+        return read_official_folder(path, version=version, prompt=prompt)
+    raise FileNotFoundError(f"{path} is no model folder: it holds neither {DESCRIPTION} nor files of FlashVSR")
+
+
+def choose_device(device: torch.device | str) -> torch.device:
+    """The device meant: ``"auto"`` is a CUDA GPU if there is one, else the CPU.
+
+    Raises:
+        ValueError: If there is no such device here.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device is auto, cpu, cuda or cuda:N; got {device!r}") from error
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"there is no device {device!r} here: {torch.cuda.device_count()} CUDA GPUs; try --device cpu")
+    return chosen
+
+
+def choose_dtype(dtype: torch.dtype | str, device: torch.device) -> torch.dtype:
+    """The dtype meant: ``"auto"`` is fp32 on a CPU, bf16 on a GPU, or fp16 where that has no bf16.
+
+    Raises:
+        ValueError: If it is none of fp32, bf16, fp16.
+    """
+    if dtype == "auto":
+        if device.type != "cuda":
+            return torch.float32
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    chosen = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if chosen is None or chosen not in DTYPES.values():
+        raise ValueError(f"dtype is auto or one of {', '.join(DTYPES)}; got {dtype!r}")
+    return chosen
+
+
+def _adjust_attention(dit: nn.Module, impl: str, sparse_ratio: float | None) -> None:
+    if sparse_ratio is not None and sparse_ratio <= 0:
+        raise ValueError(f"sparse_ratio is positive, got {sparse_ratio}")
+    for layer in dit.modules():
+        if isinstance(layer, LocalSparseAttention):
+            if impl != "auto":
+                layer.impl = impl
+            if sparse_ratio is not None:
+                layer.selection.sparse_ratio = sparse_ratio
