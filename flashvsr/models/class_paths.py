@@ -12,6 +12,7 @@ from torch import nn
 
 BUILDERS = "flashvsr.models.builders"
 OURS = "flashvsr."
+NETWORKS = ("flashvsr.attention.", "flashvsr.decoders.", "flashvsr.models.")
 
 
 def build(class_path: str, init_args: Mapping[str, Any] | None = None, *, trust_code: bool = False) -> Any:
@@ -71,12 +72,15 @@ def _find(class_path: str, trust_code: bool) -> Callable[..., Any]:
             f"{class_path} is not part of flashvsr and could run any code; if you trust where it comes from, pass "
             "trust_code=True"
         )
+    refusal = f"{class_path} is neither a network of flashvsr nor one of its builders"
+    if not trust_code and not class_path.startswith(NETWORKS):
+        raise ValueError(refusal)  # before the import, which may do things by itself
     try:
         found = getattr(import_module(module_path), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"there is no {class_path}: {error}") from error
     if not trust_code and not _is_network(found):
-        raise ValueError(f"{class_path} is neither a network of flashvsr nor one of its builders")
+        raise ValueError(refusal)
     return found
 
 

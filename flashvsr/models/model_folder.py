@@ -190,7 +190,7 @@ def save_model_folder(
     work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         new = work / "new"
-        new.mkdir()
+        new.mkdir(mode=0o755)
         entries: dict[str, Any] = {}
         for name, component in components.items():
             entries[name] = {"class_path": component.class_path, "init_args": _plain(component.init_args)}
@@ -208,15 +208,12 @@ def save_model_folder(
 
 
 def _write(file: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> None:
-    save_file(
-        {
-            name: tensor.detach()
-            .to("cpu", dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype)
-            .contiguous()
-            for name, tensor in tensors.items()
-        },
-        file,
-    )
+    placed = {}
+    for name, tensor in tensors.items():
+        kind = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
+        placed[name] = tensor.detach().to("cpu", kind).contiguous()
+    save_file(placed, file)
+    file.chmod(0o644)  # safetensors keeps its files from everyone else
 
 
 def _read_prompt(file: Path, shape: list[int]) -> Tensor:
