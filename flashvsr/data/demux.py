@@ -42,6 +42,7 @@ class FileSource:
         self.warnings: list[str] = []
         self.name = "stdin" if source == "-" else source
         self._container = self._open(source)
+        self.tracks = TrackQueue([])
         try:
             self._stream = self._first_picture()
             self.tracks = TrackQueue([stream for stream in self._container.streams if stream is not self._stream])
@@ -89,7 +90,8 @@ class FileSource:
                         yield kept
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file. Packets that wait in ``tracks`` stay readable."""
+        self.tracks.close()
         self._container.close()
 
     def _open(self, source: str) -> Any:

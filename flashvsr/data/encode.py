@@ -18,7 +18,7 @@ from flashvsr.data.tracks import TrackCopier, TrackQueue
 _FORMAT_NAMES = {"mkv": "matroska", "y4m": "yuv4mpegpipe", "ts": "mpegts", "m4v": "mp4"}
 _NEED_SEEKING = ("mp4", "mov", "ipod", "3gp", "3g2", "avi")
 _MP4_LIKE = ("mp4", "mov", "ipod")
-_WELL_KNOWN = ("libx264", "libx265", "libsvtav1", "libvpx-vp9", "prores_ks", "ffv1", "mjpeg")
+_WELL_KNOWN = ("libx264", "libx265", "libsvtav1", "libvpx-vp9", "prores_ks", "ffv1")
 # the first that the encoder takes; odd sizes cannot have their colour halved
 _PIXEL_FORMATS = {
     (8, "even"): ("yuv420p", "yuvj420p", "nv12", "yuv422p", "yuv444p", "gbrp", "rgb24"),
@@ -148,7 +148,10 @@ class ContainerSink:
 
     def _mux(self, packets: Sequence[Any]) -> None:
         for packet in packets:
-            if self._tracks is not None and packet.dts is not None:
+            # x265 leaves the decoding times of clips of one or two frames unset
+            if packet.dts is None or packet.dts > packet.pts or (packet.pts - packet.dts) * packet.time_base > 10:
+                packet.dts = packet.pts
+            if self._tracks is not None:
                 self._tracks.advance(packet.dts * packet.time_base)
             self._container.mux(packet)
 
@@ -183,16 +186,13 @@ class ContainerSink:
         offered = [layout.name for layout in av.Codec(codec, "w").video_formats or ()]
         if not offered:  # raw video takes anything
             return _PIXEL_FORMATS[depth, parity][0]
-        for name in _PIXEL_FORMATS[depth, parity]:
+        for name in _PIXEL_FORMATS[depth, parity] + _PIXEL_FORMATS[18 - depth, parity]:
             if name in offered:
                 if parity == "odd" and name.startswith("yuv"):
                     self.warnings.append(f"{size[0]}x{size[1]} is odd: written as {name}, which not every player shows")
-                return name
-        if depth == 10:
-            for name in _PIXEL_FORMATS[8, parity]:
-                if name in offered:
+                if depth == 10 and name in _PIXEL_FORMATS[8, parity]:
                     self.warnings.append(f"{codec} has no 10-bit format: written with 8 bits")
-                    return name
+                return name
         raise VideoError(
             f"{codec} cannot encode {size[0]}x{size[1]}: it takes {', '.join(offered[:6])}\nuse another --codec"
         )
@@ -216,6 +216,8 @@ def open_output(target: str | Path, format: str, time_base: Fraction) -> Any:
         options["avoid_negative_ts"] = "disabled"  # the times of a segment are absolute
     name = "stdout" if str(target) == "-" else str(target)
     with plain_errors(f"cannot write {name}", "check that the folder exists and may be written"):
+        if name != "stdout":
+            Path(name).open("wb").close()  # PyAV opens it only with the first packet: too late for a plain error
         return av.open("pipe:1" if name == "stdout" else name, "w", format=format, container_options=options)
 
 

@@ -20,6 +20,8 @@ _UNSPECIFIED, _LIMITED, _FULL = 0, 1, 2
 _SWSCALE_MATRIX = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9}
 # swscale computes deep RGB on a scale where limited-range white is 255 * 256, not 65535
 _DEEP_WHITE = 65280
+# counter-clockwise quarter turns -> (a, b, c, d) of the display matrix
+_ROTATIONS = ((1, 0, 0, 1), (0, -1, 1, 0), (-1, 0, 0, -1), (0, 1, -1, 0))
 
 
 def resolve_colors(colors: Colors, width: int, height: int) -> Colors:
@@ -69,8 +71,14 @@ def bit_depth(frame: av.VideoFrame) -> int:
 
 
 def side_data(frame: Any, name: str) -> bytes | None:
-    """Raw bytes of a frame's side data of this type (as PyAV names it), None when it has none."""
-    return next((bytes(item) for item in frame.side_data if item.type.name == name), None)
+    """Raw bytes of a frame's side data of this type (as PyAV names it), None when it has none.
+
+    PyAV cannot list the side data of a frame that holds a kind it does not know (EXIF of a photograph): None then.
+    """
+    try:
+        return next((bytes(item) for item in frame.side_data if item.type.name == name), None)
+    except ValueError:
+        return None
 
 
 def display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int]:
@@ -83,7 +91,7 @@ def display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int]:
     """
     packed = side_data(frame, "DISPLAYMATRIX")
     if packed is None:
-        return (1, 0, 0, 1)
+        return _ROTATIONS[round(frame.rotation / 90) % 4]
     a, b, _, c, d = struct.unpack("=5i", packed[:20])
     if abs(a) >= abs(b):
         return (1 if a >= 0 else -1, 0, 0, 1 if d >= 0 else -1)
@@ -92,8 +100,7 @@ def display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int]:
 
 def rotation_degrees(matrix: tuple[int, int, int, int]) -> int:
     """Counter-clockwise rotation that `display_matrix` asks for: 0, 90, 180 or 270 (mirroring not counted)."""
-    a, b, _, _ = matrix
-    return {(1, 0): 0, (0, -1): 90, (-1, 0): 180, (0, 1): 270}[(a, b)]
+    return 90 * [turn[:2] for turn in _ROTATIONS].index(matrix[:2])
 
 
 def upright(pixels: Tensor, matrix: tuple[int, int, int, int]) -> Tensor:
@@ -140,6 +147,8 @@ class ToRGB:
             interpolation=_SCALE_FLAGS,
         )
         pixels = torch.from_numpy(converted.to_ndarray()).permute(2, 0, 1)  # [3, h, w]
+        if not rgb and not full and len(frame.format.components) < 3:
+            pixels = _expand_gray(pixels)
         if self._deep:
             pixels = (pixels.to(torch.float32) / _deep_white(frame.format, full=full, rgb=rgb)).clamp_(0, 1)
         return upright(pixels, display_matrix(frame)).contiguous()
@@ -202,6 +211,13 @@ def _deep_white(layout: av.VideoFormat, *, full: bool, rgb: bool) -> int:
     if rgb:
         return 65535
     return ((1 << bits) - 1) << (16 - bits) if full else _DEEP_WHITE
+
+
+def _expand_gray(pixels: Tensor) -> Tensor:
+    """Stretch limited-range gray to black and white: swscale takes every gray for full range."""
+    if pixels.dtype == torch.uint8:
+        return ((pixels.float() - 16) * (255 / 219)).round_().clamp_(0, 255).to(torch.uint8)
+    return (pixels.float() - 16 * 256) * (_DEEP_WHITE / (219 * 256))
 
 
 def _swscale_matrix(matrix: int) -> int:

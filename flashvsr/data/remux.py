@@ -110,6 +110,7 @@ def _write(output: Any, plan: _Plan, segments: Sequence[Path], reader: FileSourc
         template = container.streams.video[0]
         stream = output.add_stream_from_template(template, opaque=True)
         stream.time_base = plan.time_base
+        stream.codec_context.framerate = _frame_rate(plan)  # the template's is its clock rate
         if template.codec_context.name == "hevc" and output.format.name in ("mp4", "mov", "ipod"):
             stream.codec_context.codec_tag = "hvc1"
         tracks = None
@@ -133,7 +134,8 @@ def _write(output: Any, plan: _Plan, segments: Sequence[Path], reader: FileSourc
 def _timed(plan: _Plan, segments: Sequence[Path]) -> Iterator[tuple[Any, int, int]]:
     """Packets of all segments in decoding order, each with its decoding time and its duration.
 
-    The n-th packet is decoded when the (n - delay)-th frame is shown; the first ``delay`` come one tick apart before.
+    The n-th packet is decoded when the (n - delay)-th frame is shown; the first ``delay`` come before the first frame,
+    spaced as the frames are.
     """
     shown, number = plan.shown, 0
     last = shown[-1] - shown[-2] if len(shown) > 1 else max(1, round(1 / (25 * plan.time_base)))
@@ -141,9 +143,22 @@ def _timed(plan: _Plan, segments: Sequence[Path]) -> Iterator[tuple[Any, int, in
     for path in segments:
         with _opened(path) as container:
             for packet in _pictures(container):
-                behind = number - plan.delay
-                yield packet, shown[behind] if behind >= 0 else shown[0] + behind, durations[packet.pts]
+                ahead = shown[plan.delay] - shown[0] if number < plan.delay else 0
+                dts = shown[number] - ahead if ahead else shown[number - plan.delay]
+                yield packet, dts, durations[packet.pts]
                 number += 1
+
+
+def _frame_rate(plan: _Plan) -> Fraction:
+    """Average rate; a usual one (25, 30000/1001) when its frames would be where these are, to a tick."""
+    count, length = len(plan.shown) - 1, (plan.shown[-1] - plan.shown[0]) * plan.time_base
+    if count < 1:
+        return Fraction(25)
+    average = count / length
+    for usual in (Fraction(round(average)), Fraction(round(average * Fraction(1001, 1000)) * 1000, 1001)):
+        if usual > 0 and abs(length - count / usual) <= plan.time_base:
+            return usual
+    return average.limit_denominator(100_000)
 
 
 def _opened(path: Path) -> Any:

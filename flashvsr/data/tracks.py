@@ -37,6 +37,15 @@ class TrackQueue:
         """Time of the first frame on the file's own clock, in seconds."""
         self._wanted: set[int] | None = None
         self._packets: deque[Any] = deque()
+        self._starts = {
+            stream.index: stream.start_time * stream.time_base
+            for stream in streams
+            if stream.type == "audio" and stream.start_time is not None
+        }
+
+    def close(self) -> None:
+        """The file is closed: let go of its streams, which must not be touched any more. Packets stay."""
+        self.streams = []
 
     def want(self, indices: set[int]) -> None:
         """Keep the packets of these streams from now on, and drop the others."""
@@ -61,11 +70,7 @@ class TrackQueue:
 
     def lead(self, indices: set[int]) -> Fraction:
         """Seconds by which the earliest of these audio tracks starts before the first frame, at least 0."""
-        starts = [
-            stream.start_time * stream.time_base
-            for stream in self.streams
-            if stream.index in indices and stream.type == "audio" and stream.start_time is not None
-        ]
+        starts = [start for index, start in self._starts.items() if index in indices]
         return max(Fraction(0), self.origin - min(starts, default=self.origin))
 
 
