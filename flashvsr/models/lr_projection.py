@@ -90,9 +90,10 @@ class ChannelNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[..., channels]` to the same."""
-        unit = functional.normalize(x, dim=-1, eps=self.eps)
-        return unit * self.gamma.shape[0] ** 0.5 * self.gamma.flatten()
+        """`[..., channels]` to the same; the norm in at least fp32, which fp16 would overflow."""
+        wide = torch.promote_types(x.dtype, torch.float32)
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide).clamp_min(self.eps)
+        return (x * (self.gamma.shape[0] ** 0.5 / norm)).to(x.dtype) * self.gamma.flatten()
 
 
 class LRProjection(nn.Module):

@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from flashvsr.models.lr_projection import LRProjection, LRProjectionState, StackedConv3d
+from flashvsr.models.lr_projection import ChannelNorm, LRProjection, LRProjectionState, StackedConv3d
 
 VARIANTS = {"buffered": "layers1", "causal": "layers1_v11"}
 
@@ -115,6 +115,15 @@ def test_gradients_reach_every_parameter_and_the_input(variant):
     assert torch.autograd.gradcheck(lambda x: projection(x, streaming=False)[0], lr, fast_mode=True)
     projection(lr)[0].square().sum().backward()
     assert all(parameter.grad is not None for parameter in projection.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_features_too_large_for_the_square_of_a_half_are_normalised(dtype):
+    norm = ChannelNorm(4096).to(dtype)
+    x = torch.randn(1, 4096, generator=torch.Generator().manual_seed(0)) * 1500
+    expected = x / x.norm(dim=-1, keepdim=True) * 64
+    torch.testing.assert_close(norm(x.to(dtype)).float(), expected, rtol=2 * torch.finfo(dtype).eps, atol=1e-3)
+    assert not norm(torch.zeros(1, 4096, dtype=dtype)).any()
 
 
 def stored_for_conv2d(conv):
