@@ -8,6 +8,7 @@ also be example:, a clip rendered on the spot. A run keeps OUTPUT.partial/ until
 from __future__ import annotations
 
 import argparse
+import errno
 import signal
 import sys
 from fractions import Fraction
@@ -41,7 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--overwrite", action="store_true", help="replace OUTPUT, and drop what an earlier run left in OUTPUT.partial")
     resume = run.add_mutually_exclusive_group()
     resume.add_argument("--resume", action="store_true", help="go on from OUTPUT.partial, with the same frames")
-    resume.add_argument("--no-resume", dest="snapshots", action="store_false", help="keep no snapshots; a killed run starts over")
+    resume.add_argument(
+        "--no-resume", dest="snapshots", action="store_false", help="keep no snapshots; a killed run starts over"
+    )
     add("--segment-seconds", type=float, default=60, help="video between two snapshots (default: 60)")
     add("--quiet", action="store_true", help="print nothing but errors")
 
@@ -51,20 +54,21 @@ def run(args: argparse.Namespace) -> int:
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill is treated like Ctrl-C
     try:
         return _run(args)
+    except KeyboardInterrupt as interruption:
+        _complain("interrupted", interruption)
+        return 130
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
 def _run(args: argparse.Namespace) -> int:
+    from flashvsr.data import VideoError
+    from flashvsr.upscale import upscale_file
+
     options = {name: value for name, value in vars(args).items() if name not in ("command", "input", "output")}
     try:
-        from flashvsr.upscale import upscale_file
-
         upscale_file(args.input, args.output, **options)
-    except KeyboardInterrupt as interruption:
-        _complain("interrupted", interruption)
-        return 130
-    except (OSError, ValueError, MemoryError, RuntimeError) as error:
+    except (VideoError, OSError, ValueError, MemoryError, RuntimeError) as error:
         message = _message(error)
         if message is None:
             raise
@@ -76,9 +80,12 @@ def _run(args: argparse.Namespace) -> int:
 def _rate(text: str) -> Fraction | None:
     if text == "auto":
         return None
-    rate = Fraction(text)  # argparse turns the ValueError of a wrong number into a usage error
+    try:
+        rate = Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        rate = Fraction(0)
     if rate <= 0:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive rate")
+        raise argparse.ArgumentTypeError(f"{text} is not a rate: expected one such as 25 or 24000/1001")
     return rate
 
 
@@ -89,7 +96,10 @@ def _message(error: Exception) -> str | None:
     # PyTorch has its own class for an exhausted GPU, and a plain RuntimeError for exhausted main memory.
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
         reason = str(error).strip().split("\n")[0].split(". ")[0]
-        return f"out of memory ({reason}): try a smaller --scale, --decoder tiny, --dtype bf16 or another --device"
+        detail = f" ({reason})" if reason else ""
+        return f"out of memory{detail}: try a smaller --scale, --decoder tiny, --dtype bf16 or another --device"
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return "the disk is full: free some space, or write to another disk; --no-resume needs less"
     if type(error) is RuntimeError or isinstance(error, NotImplementedError | RecursionError):
         return None
     return str(error)

@@ -108,8 +108,10 @@ def _write_until_cut(items: Iterator[Piece | Cut], writer: VideoWriter) -> Cut:
 def join(journal: Journal, target: Target, source: str, *, format: str) -> list[str]:
     """Join the closed segments, and the source's audio and subtitles, under a temporary name.
 
+    It may be interrupted and repeated.
+
     Args:
-        journal: A partial folder at stage ``"written"``.
+        journal: A partial folder at stage ``"written"``; ``"joined"`` afterwards.
         target: The output.
         source: The input, for its tracks.
         format: Container; ``"auto"`` goes by the ending.
@@ -119,17 +121,11 @@ def join(journal: Journal, target: Target, source: str, *, format: str) -> list[
     """
     joined = journal.joined(target.suffix)
     warnings: list[str] = []
-    if not target.is_images:
-        warnings = join_segments([path for _, path in journal.segments()], joined, source=source, format=format)
+    if target.is_images:
+        joined.mkdir(exist_ok=True)
+        for image in (image for segment in journal.segments() for image in segment.iterdir()):
+            image.replace(joined / image.name)
     else:
-        _gather_images(journal, joined, target.image_pattern)
+        warnings = join_segments(journal.segments(), joined, source=source, format=format)
     journal.mark_joined(joined)
     return warnings
-
-
-def _gather_images(journal: Journal, joined: Path, pattern: str) -> None:
-    """Move the images of all segments into one folder, numbered through; it may be interrupted and repeated."""
-    joined.mkdir(exist_ok=True)
-    for before, segment in journal.segments():
-        for image in segment.iterdir():
-            image.replace(joined / (pattern % (before + int(image.stem))))

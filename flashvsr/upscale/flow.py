@@ -20,13 +20,16 @@ READ_AHEAD = 16  # frames of the input's size
 WRITE_BEHIND = 1  # pieces of up to 21 frames of the output's size: one waits while another is encoded
 
 
-def flow_whole(reader: VideoReader, stream: Any, writer: VideoWriter, *, tell: Callable[[int], None]) -> int:
+def flow_whole(
+    reader: VideoReader, stream: Any, writer: VideoWriter, *, device: torch.device, tell: Callable[[int], None]
+) -> int:
     """Upscale a whole video into one file or pipe.
 
     Args:
         reader: Where frames come from; closed at the end.
         stream: Of the model, not used yet.
         writer: Where they go; closed at the end, or aborted.
+        device: Of the model.
         tell: Told how many frames are finished, now and then.
 
     Returns:
@@ -34,7 +37,7 @@ def flow_whole(reader: VideoReader, stream: Any, writer: VideoWriter, *, tell: C
     """
     with (
         write_behind(partial(encode_whole, writer=writer), size=WRITE_BEHIND) as put,
-        read_ahead(partial(_read, reader), size=READ_AHEAD) as frames,
+        read_ahead(partial(_read, reader, device), size=READ_AHEAD) as frames,
     ):
         return upscale_frames(frames, stream, put, start=Boundary(), segment_seconds=None, tell=tell).frames_out
 
@@ -45,6 +48,7 @@ def flow_segments(
     journal: Journal,
     open_segment: Callable[[], tuple[Path, VideoWriter]],
     *,
+    device: torch.device,
     segment_seconds: float,
     tell: Callable[[int], None],
     tell_snapshot: Callable[[int], None],
@@ -56,6 +60,7 @@ def flow_segments(
         stream: In the state that belongs to the boundary.
         journal: The partial folder; at stage ``"written"`` afterwards.
         open_segment: Starts the next segment.
+        device: Of the model.
         segment_seconds: Length of a segment, in video time.
         tell: Told how many frames are finished, now and then.
         tell_snapshot: Told the size in bytes of each snapshot, from another thread.
@@ -70,7 +75,7 @@ def flow_segments(
     )
     with (
         write_behind(encode, size=WRITE_BEHIND) as put,
-        read_ahead(partial(_read, reader), size=READ_AHEAD) as frames,
+        read_ahead(partial(_read, reader, device), size=READ_AHEAD) as frames,
     ):
         end = upscale_frames(frames, stream, put, start=start, segment_seconds=segment_seconds, tell=tell)
         put(Cut(end, state=None))
@@ -136,7 +141,8 @@ def upscale_frames(
     return Boundary(taken, given)
 
 
-def _read(reader: VideoReader, put: Callable[[VideoFrame], None]) -> None:
+def _read(reader: VideoReader, device: torch.device, put: Callable[[VideoFrame], None]) -> None:
+    """Hand frames over on the model's device: a stream gives frames back where it got them, to be fetched meanwhile."""
     with reader:
         for frame in reader:
-            put(frame)
+            put(VideoFrame(frame.pixels.to(device), frame.time))

@@ -10,12 +10,15 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from flashvsr import __version__
 from flashvsr.data import SEGMENT_SUFFIX, VideoReader, VideoWriter
 from flashvsr.upscale.encode import join
 from flashvsr.upscale.fingerprint import fingerprint_model, fingerprint_source
 from flashvsr.upscale.flow import flow_segments, flow_whole
 from flashvsr.upscale.journal import Journal, Record, ResumeError, has_journal
+from flashvsr.upscale.pipeline import read_ahead
 from flashvsr.upscale.progress import Reporter, size
 from flashvsr.upscale.target import Target
 
@@ -85,7 +88,7 @@ class Job:
     def run(self, *, goes_on: bool) -> None:
         """Do it, and fill in what came of it."""
         # A new run opens its input first: a bad file should fail before a model is loaded.
-        reader = None if goes_on else VideoReader(self.source, fps=self.fps)
+        reader = None if goes_on else self._open_reader(skip=0)
         system = self._load()
         if reader is not None and self.target.kind == "pipe":
             self._flow_whole(reader, system, "-")
@@ -94,7 +97,7 @@ class Job:
             self.frames = journal.record.boundary.frames_out
             joined = journal.joined(self.target.suffix)
             if journal.record.stage == "running":
-                reader = reader or VideoReader(self.source, fps=self.fps, skip=journal.record.boundary.frames_in)
+                reader = reader or self._open_reader(skip=journal.record.boundary.frames_in)
                 if journal.record.resumable:
                     self._flow_segments(reader, system, journal)
                 else:
@@ -102,7 +105,15 @@ class Job:
                     journal.mark_joined(joined)
             if journal.record.stage == "written":
                 self.warnings += join(journal, self.target, self.source, format=self.encoding["format"])
-            self.target.place(joined)
+            self.target.place(joined, self.frames)
+
+    def _open_reader(self, skip: int) -> VideoReader:
+        # In a thread of its own, for nothing interrupts a read from a pipe that nobody feeds.
+        def produce(put: Callable[[VideoReader], None]) -> None:
+            put(VideoReader(self.source, fps=self.fps, skip=skip))
+
+        with read_ahead(produce, size=1) as opened:
+            return next(opened)
 
     def _load(self) -> Any:
         if not isinstance(self.model, str | Path):
@@ -120,7 +131,7 @@ class Job:
             "input": fingerprint_source(self.source),
             "model": fingerprint_model(self.model),
             **{name: value if value is None else str(value) for name, value in self.loading.items()},
-            "device": str(getattr(system, "device", self.loading["device"])).partition(":")[0],
+            "device": _device(system).type,
             "dtype": str(getattr(system, "dtype", self.loading["dtype"])),
             "scale": float(self.streaming["scale"]),
             "seed": self.streaming["seed"],
@@ -147,19 +158,21 @@ class Job:
             target = Path(target) / self.target.image_pattern
         writer = self._open_writer(reader, target, copy_tracks_from=reader)
         with self._measure():
-            self.frames = flow_whole(reader, stream, writer, tell=self._teller(reader))
+            self.frames = flow_whole(reader, stream, writer, device=_device(system), tell=self._teller(reader))
         self.warnings += [*reader.warnings, *writer.warnings]
 
     def _flow_segments(self, reader: VideoReader, system: Any, journal: Journal) -> None:
         stream = self._open_stream(reader, system, journal.load_state())
-        writers: list[VideoWriter] = []
+        # What the final container does not take must fail now, not when hours later the segments are joined.
+        trial = self._open_writer(reader, journal.joined(self.target.suffix))
+        trial.abort()
 
         def open_segment() -> tuple[Path, VideoWriter]:
-            path = journal.new_segment("" if self.target.is_images else SEGMENT_SUFFIX)
-            # Images of a segment are counted from 1; they get their own names when segments are joined.
-            target = path / f"%09d{Path(self.target.image_pattern).suffix}" if self.target.is_images else path
-            writers[:] = [self._open_writer(reader, target, format="auto")]
-            return path, writers[0]
+            if not self.target.is_images:
+                path = journal.new_segment(SEGMENT_SUFFIX)
+                return path, self._open_writer(reader, path, codec=trial.codec, format="auto")
+            path, number = journal.new_segment(""), journal.record.boundary.frames_out + 1
+            return path, self._open_writer(reader, path / self.target.image_pattern, first_number=number)
 
         with self._measure():
             self.frames = flow_segments(
@@ -167,11 +180,12 @@ class Job:
                 stream,
                 journal,
                 open_segment,
+                device=_device(system),
                 segment_seconds=self.segment_seconds,
                 tell=self._teller(reader),
                 tell_snapshot=self._tell_snapshot,
             )
-        self.warnings += [*reader.warnings, *writers[0].warnings]
+        self.warnings += [*reader.warnings, *trial.warnings]
 
     def _teller(self, reader: VideoReader) -> Callable[[int], None]:
         self.report.start(self.frames, reader.info.frames)
@@ -194,3 +208,8 @@ class Job:
         before, began = self.frames, time.monotonic()
         yield
         self.fps_reached = (self.frames - before) / (time.monotonic() - began)
+
+
+def _device(system: Any) -> torch.device:
+    """Where a system computes; on the CPU when it does not say, as `Stream` has it."""
+    return torch.device(getattr(system, "device", "cpu"))

@@ -152,11 +152,15 @@ class Journal:
                 is named) or without snapshots, or is in use by another run.
         """
         lock = _locked(folder)
-        record = Record.read(folder)
-        if differences := record.differences(settings):
-            raise ResumeError(f"{folder} was made with another {', another '.join(differences)}: {START_OVER}")
-        if not record.resumable:
-            raise ResumeError(f"{folder} was made without snapshots, nothing can be resumed: {START_OVER}")
+        try:
+            record = Record.read(folder)
+            if not record.resumable:
+                raise ResumeError(f"{folder} was made without snapshots, nothing can be resumed: {START_OVER}")
+            if differences := record.differences(settings):
+                raise ResumeError(f"{folder} was made with another {', another '.join(differences)}: {START_OVER}")
+        except ResumeError:
+            lock.close()
+            raise
         journal = cls(folder, record, lock)
         journal._sweep()
         return journal
@@ -167,7 +171,7 @@ class Journal:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         self._lock.close()
         if error is None:
-            shutil.rmtree(self.folder)
+            self._remove()
         elif self.record.resumable and self.record.segments:
             kept = f"{self.record.boundary.frames_out} frames are kept in {self.folder}"
             error.add_note(f"{kept}: the same command with --resume goes on from there")
@@ -210,9 +214,9 @@ class Journal:
         """Where the result is to be put together."""
         return self.folder / f"{JOINED}{suffix}"
 
-    def segments(self) -> list[tuple[int, Path]]:
-        """The closed segments in order, each with the number of its first frame in the whole output, from 0."""
-        return [(int(Path(name).stem.removeprefix(SEGMENT)), self.folder / name) for name in self.record.segments]
+    def segments(self) -> list[Path]:
+        """The closed segments, in order."""
+        return [self.folder / name for name in self.record.segments]
 
     def load_state(self) -> dict[str, Any] | None:
         """The stream's state at the boundary, on the CPU; None when the run starts from the first frame.
@@ -239,6 +243,14 @@ class Journal:
         record = replace(self.record, **changes)
         record.write(self.folder)
         self.record = record
+
+    def _remove(self) -> None:
+        """Delete the folder, the journal last: as long as anything is left, it says that the result has its name."""
+        for path in self.folder.iterdir():
+            if path.name != JOURNAL:
+                delete(path)
+        (self.folder / JOURNAL).unlink()
+        self.folder.rmdir()
 
     def _sweep(self) -> None:
         """Delete what the journal does not name; a result that is being put together stays."""

@@ -9,7 +9,7 @@ from typing import Literal
 
 from flashvsr.upscale.journal import delete
 
-FIELD = re.compile(r"%0?\d*d")  # the number in a printf pattern
+FIELD = re.compile(r"%(?:0\d+)?d")  # the number in a printf pattern
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,9 @@ class Target:
     def partial(self) -> Path:
         """The folder to work in, on the same disk: ``OUTPUT.partial``, ``FOLDER.partial`` for ``FOLDER/%d.png``."""
         place = self.path.parent if self.kind == "pattern" else self.path
-        return place.with_name(f"{place.name or 'frames'}.partial")
+        if place.name in ("", ".."):
+            return place / "frames.partial"
+        return place.with_name(f"{place.name}.partial")
 
     def check(self, source: str | Path, *, overwrite: bool) -> None:
         """Refuse an output that would destroy something, or that cannot be written.
@@ -82,21 +84,22 @@ class Target:
 
     @property
     def image_pattern(self) -> str:
-        """How images are called; in a folder ``000001.png`` and so on."""
-        return self.path.name if self.kind == "pattern" else "%06d.png"
+        """How images are called; in a folder ``00001.png`` and so on."""
+        return self.path.name if self.kind == "pattern" else "%05d.png"
 
-    def place(self, joined: Path) -> None:
+    def place(self, joined: Path, frames: int) -> None:
         """Give the finished result its final name.
 
         It may be interrupted and called again: what has its name already is left alone.
 
         Args:
             joined: The complete file, or for images the folder that holds them, on the same disk.
+            frames: How many frames it has.
         """
         if not joined.exists():
             return
         if self.kind == "pattern":
-            self._place_images(joined)
+            self._place_images(joined, frames)
             return
         if self.path.is_dir():
             delete(self.path)  # a folder cannot be replaced in one step
@@ -117,8 +120,10 @@ class Target:
         found = [(name.fullmatch(path.name), path) for path in folder.iterdir()] if folder.is_dir() else []
         return [(int(match[1]), path) for match, path in found if match]
 
-    def _place_images(self, joined: Path) -> None:
-        folder = self.path.parent
-        folder.mkdir(exist_ok=True)
+    def _place_images(self, joined: Path, frames: int) -> None:
+        self.path.parent.mkdir(exist_ok=True)
+        for number, image in self._numbered():
+            if not 1 <= number <= frames:
+                image.unlink()  # of a longer series, which this one replaces
         for image in joined.iterdir():
-            image.replace(folder / image.name)
+            image.replace(self.path.parent / image.name)

@@ -1,0 +1,256 @@
+import inspect
+import os
+import signal
+import subprocess
+import sys
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+
+import flashvsr.upscale
+from flashvsr.cli import main
+from flashvsr.streaming import Geometry, Stream
+
+# The command with a model that needs no weights, as slow as the first argument says.
+WITH_STANDIN = """
+import sys
+sys.path.insert(0, {folder!r})
+from test_cli_upscale import Nearest, run_with
+import flashvsr.upscale
+from flashvsr.cli import main
+flashvsr.upscale.upscale_file = run_with(Nearest(float(sys.argv.pop(1))))
+sys.exit(main())
+"""
+
+
+class Nearest:
+    """Gives back the upsampled frames."""
+
+    geometry = Geometry(multiple=16)
+
+    def __init__(self, seconds_per_step=0.0, error=None):
+        self.seconds_per_step, self.error = seconds_per_step, error
+
+    def step(self, lr, noise, state):
+        time.sleep(self.seconds_per_step)
+        if self.error is not None:
+            raise self.error
+        frames = lr if state is None else torch.cat((state["ahead"], lr), 2)
+        return frames[:, :, :-4], {"ahead": frames[:, :, -4:].clone()}
+
+    def stream(self, **options):
+        return Stream(self, **options)
+
+
+def run_with(model):
+    """`upscale_file` with this model, whatever its caller names."""
+    upscale_file = flashvsr.upscale.upscale_file
+    return lambda *paths, **options: upscale_file(*paths, **options | {"model": model})
+
+
+@pytest.fixture
+def model(monkeypatch):
+    """Runs the command with a stand-in for the model."""
+    model = Nearest()
+    monkeypatch.setattr(flashvsr.upscale, "upscale_file", run_with(model))
+    return model
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """40 frames of 32 x 48 pixels at 25 per second, with a tone."""
+    path = tmp_path_factory.mktemp("clip") / "in.mkv"
+    with av.open(str(path), "w") as container:
+        video, sound = container.add_stream("libx264", rate=25), container.add_stream("aac", rate=44100)
+        video.width, video.height, video.pix_fmt = 48, 32, "yuv420p"
+        for number in range(40):
+            container.mux(video.encode(av.VideoFrame.from_ndarray(np.full((32, 48, 3), number * 5, np.uint8))))
+        container.mux(video.encode(None))
+        samples = av.AudioFrame.from_ndarray(np.zeros((1, 70000), np.int16), format="s16", layout="mono")
+        samples.sample_rate, samples.pts = 44100, 0
+        container.mux(sound.encode(samples))
+        container.mux(sound.encode(None))
+    return path
+
+
+def _count(path):
+    with av.open(str(path)) as container:
+        counts = {stream.type: 0 for stream in container.streams}
+        for packet in container.demux():
+            counts[packet.stream.type] += bool(packet.size)
+        return counts
+
+
+def _child(*arguments, **options):
+    code = WITH_STANDIN.format(folder=str(Path(__file__).parent))
+    return subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], **options)
+
+
+def test_help_and_version_do_not_import_torch():
+    code = "import sys\nfrom flashvsr.cli import main\ntry: main({!r})\nfinally: assert 'torch' not in sys.modules"
+    for arguments, shown in ((["--help"], "upscale"), (["--version"], "flashvsr 0."), (["upscale", "-h"], "--resume")):
+        done = subprocess.run([sys.executable, "-c", code.format(arguments)], capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert shown in done.stdout
+
+
+def test_a_file_goes_in_and_a_file_comes_out(model, clip, tmp_path, capsys):
+    assert main(["upscale", str(clip), str(tmp_path / "out.mp4"), "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
+    assert _count(tmp_path / "out.mp4")["video"] == 40
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{tmp}/nowhere.mp4", "{tmp}/out.mp4"], "no such file"),
+        (["{text}", "{tmp}/out.mp4"], "not a video"),
+        (["{sound}", "{tmp}/out.mp4"], "no video stream"),
+        (["{empty}", "{tmp}/out.mp4"], "is empty"),
+        (["{tmp}", "{tmp}/out.mp4"], "holds no images"),
+        (["{clip}", "{clip}"], "both input and output"),
+        (["{clip}", "{tmp}/nowhere/out.mp4"], "nowhere does not exist: create it"),
+        (["{clip}", "{text}"], "exists already: choose another output, or replace it with --overwrite"),
+        (["{clip}", "{tmp}/out.mp4", "--codec", "h266"], "unknown codec 'h266'"),
+        (["{clip}", "{tmp}/out.mp4", "--format", "vhs"], "unknown format 'vhs'"),
+        (["{clip}", "-", "--format", "mp4"], "mp4 cannot be written to a pipe"),
+        (["{clip}", "-", "--resume"], "cannot be resumed, stdin and stdout pass only once"),
+        (["{clip}", "{tmp}/out.mp4", "--scale", "0.1"], "scale must be"),
+        (["{clip}", "{tmp}/out.mp4", "--segment-seconds", "0"], "must be positive"),
+    ],
+)
+def test_an_error_is_a_line_or_two_and_leaves_nothing(
+    model, clip, tmp_path, tmp_path_factory, capfd, arguments, message
+):
+    inputs = tmp_path_factory.mktemp("inputs")
+    (inputs / "text.mp4").write_text("not a film\n" * 100)
+    (inputs / "empty.mp4").touch()
+    with av.open(str(inputs / "sound.mp4"), "w") as container:
+        sound = container.add_stream("aac", rate=44100)
+        samples = av.AudioFrame.from_ndarray(np.zeros((1, 44100), np.int16), format="s16", layout="mono")
+        samples.sample_rate, samples.pts = 44100, 0
+        container.mux(sound.encode(samples))
+        container.mux(sound.encode(None))
+    places = {name: inputs / f"{name}.mp4" for name in ("text", "empty", "sound")} | {"clip": clip, "tmp": tmp_path}
+    assert main(["upscale", *(part.format(**places) for part in arguments)]) == 1
+    shown = capfd.readouterr()
+    assert shown.out == ""
+    assert message in shown.err
+    assert len(shown.err.strip().splitlines()) <= 2
+    assert "Traceback" not in shown.err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere: not tried")
+def test_an_unwritable_folder_is_named(model, clip, tmp_path, capfd):
+    tmp_path.chmod(0o555)
+    assert main(["upscale", str(clip), str(tmp_path / "out.mp4")]) == 1
+    assert "ermission" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has"),
+            "out of memory (CUDA out of",
+        ),
+        (MemoryError(), "out of memory: try a smaller --scale"),
+        (RuntimeError("[enforce] DefaultCPUAllocator: can't allocate memory"), "out of memory ([enforce] Default"),
+        (OSError(28, "No space left on device"), "the disk is full: free some space"),
+    ],
+)
+def test_running_out_of_something_says_what_to_try(model, clip, tmp_path, capfd, error, shown):
+    model.error = error
+    assert main(["upscale", str(clip), str(tmp_path / "out.mp4")]) == 1
+    assert shown in capfd.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_defect_is_not_dressed_up_as_a_mistake_of_the_user(model, clip, tmp_path):
+    model.error = RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+    with pytest.raises(RuntimeError, match="mat1"):
+        main(["upscale", str(clip), str(tmp_path / "out.mp4")])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["upscale"],
+        ["upscale", "a.mp4", "b.mp4", "--fps", "fast"],
+        ["upscale", "a.mp4", "b.mp4", "--fps", "1/0"],
+        ["upscale", "a.mp4", "b.mp4", "--fps", "-25"],
+        ["upscale", "a.mp4", "b.mp4", "--resume", "--no-resume"],
+        ["upscale", "a.mp4", "b.mp4", "--colour", "none"],
+        ["upsacle", "a.mp4", "b.mp4"],
+    ],
+)
+def test_arguments_that_make_no_sense_give_status_2(arguments, capsys):
+    with pytest.raises(SystemExit) as exit:
+        main(arguments)
+    assert exit.value.code == 2
+    assert "usage: flashvsr" in capsys.readouterr().err
+
+
+def test_every_option_of_the_command_is_one_of_the_function(monkeypatch):
+    seen, parameters = {}, inspect.signature(flashvsr.upscale_file).parameters
+    monkeypatch.setattr(flashvsr.upscale, "upscale_file", lambda *paths, **options: seen.update(options))
+    assert main(["upscale", "a.mp4", "b.mp4", "--fps", "24000/1001"]) == 0
+    assert set(parameters) - set(seen) == {"input", "output", "progress"}
+    assert seen.pop("fps") == Fraction(24000, 1001)
+    assert all(parameters[name].default == value for name, value in seen.items())
+
+
+def test_it_pipes(clip, tmp_path):
+    with clip.open("rb") as source, (tmp_path / "out.mkv").open("wb") as target:
+        child = _child(0, "upscale", "-", "-", stdin=source, stdout=target, stderr=subprocess.PIPE)
+        _, errors = child.communicate(timeout=120)
+    assert child.returncode == 0, errors
+    assert b"warning" not in errors
+    counts = _count(tmp_path / "out.mkv")
+    assert counts == _count(clip)
+
+
+def test_a_reader_that_goes_away_is_a_line(clip):
+    child = _child(0, "upscale", clip, "-", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    child.stdout.close()
+    _, errors = child.communicate(timeout=120)
+    assert child.returncode == 1
+    assert b"Traceback" not in errors
+    assert b"pipe" in errors
+
+
+@pytest.mark.slow  # two processes one after the other, each importing torch
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_it_says_how_to_go_on_and_then_goes_on(clip, tmp_path, sent):
+    command = ("upscale", clip, tmp_path / "out.mkv", "--segment-seconds", "0.5")
+    child = _child(1, *command, stderr=subprocess.PIPE, text=True)
+    journal = tmp_path / "out.mkv.partial" / "journal.json"
+    while not (journal.exists() and "segment-" in journal.read_text()):
+        assert child.poll() is None
+        time.sleep(0.05)
+    child.send_signal(sent)
+    _, errors = child.communicate(timeout=120)
+    assert child.returncode == 130
+    lines = [line for line in errors.splitlines() if not line.startswith("snapshot")]
+    assert lines[0] == "flashvsr: interrupted"
+    assert "--resume goes on from there" in lines[1]
+    assert len(lines) == 2
+    assert _child(0, *command, "--resume", "--quiet").wait(timeout=120) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["out.mkv"]
+    assert _count(tmp_path / "out.mkv")["video"] == 40
+
+
+@pytest.mark.slow  # waits until the process is up, and then as long as it gives a thread that hangs
+def test_interrupted_while_nobody_feeds_the_pipe_it_ends(tmp_path):
+    child = _child(0, "upscale", "-", tmp_path / "out.mkv", stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    time.sleep(6)
+    child.send_signal(signal.SIGTERM)
+    assert child.wait(timeout=30) == 130
+    assert not list(tmp_path.iterdir())

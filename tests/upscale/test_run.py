@@ -1,0 +1,224 @@
+from fractions import Fraction
+
+import pytest
+import torch
+from standin import StandIn, audio_packets, read_frames, same_video, write_clip
+
+from flashvsr import upscale_file
+from flashvsr.data import VideoError, VideoReader
+from flashvsr.upscale import ResumeError
+
+
+@pytest.fixture(scope="module")
+def whole(clip, tmp_path_factory):
+    """The clip upscaled without interruption, cut every half second."""
+    output = tmp_path_factory.mktemp("whole") / "out.mp4"
+    upscale_file(clip, output, model=StandIn(), segment_seconds=0.5, quiet=True)
+    return output
+
+
+def _interrupt(clip, output, steps=4, error=KeyboardInterrupt, **options):
+    with pytest.raises(error):
+        upscale_file(
+            clip, output, model=StandIn(error=error("stop"), steps=steps), segment_seconds=0.5, quiet=True, **options
+        )
+
+
+def test_frames_and_times_and_sound_come_through(clip, tmp_path):
+    result = upscale_file(clip, tmp_path / "out.mp4", model=StandIn(), quiet=True)
+    frames, times = read_frames(tmp_path / "out.mp4")
+    assert (result.frames, len(frames), frames.shape[2:]) == (60, 60, (128, 192))
+    assert times == read_frames(clip)[1]
+    assert audio_packets(tmp_path / "out.mp4") == audio_packets(clip)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]
+
+
+def test_where_segments_are_cut_does_not_show_in_lossless_frames(clip, tmp_path):
+    for name, seconds in (("cut", 0.3), ("whole", 60)):
+        upscale_file(clip, tmp_path / name, model=StandIn(), segment_seconds=seconds, quiet=True)
+    assert same_video(tmp_path / "cut", tmp_path / "whole")
+
+
+def test_a_ten_bit_source_stays_ten_bit_and_keeps_uneven_times(tmp_path):
+    source = write_clip(tmp_path / "in.mkv", 40, pixels="yuv420p10le", codec="ffv1", jitter=300)
+    upscale_file(source, tmp_path / "out.mp4", model=StandIn(), segment_seconds=0.5, quiet=True)
+    with VideoReader(tmp_path / "out.mp4") as reader:
+        assert reader.info.bit_depth == 10
+        assert [frame.time for frame in reader] == read_frames(source)[1]
+
+
+@pytest.mark.parametrize("frames", [1, 2, 21, 25, 26])
+def test_short_clips_come_out_whole(tmp_path, frames):
+    source = write_clip(tmp_path / "in.mp4", frames, audio=False)
+    assert (
+        upscale_file(source, tmp_path / "out.mkv", model=StandIn(), segment_seconds=0.01, quiet=True).frames == frames
+    )
+    assert len(read_frames(tmp_path / "out.mkv")[0]) == frames
+
+
+@pytest.mark.parametrize("scale", [1.5, 2])
+def test_other_scales_give_the_rounded_size(clip, tmp_path, scale):
+    upscale_file(clip, tmp_path / "out.mp4", model=StandIn(), scale=scale, quiet=True)
+    assert read_frames(tmp_path / "out.mp4")[0].shape[2:] == (round(32 * scale), round(48 * scale))
+
+
+@pytest.mark.parametrize("steps", [2, 3, 4, 5])
+def test_an_interrupted_run_goes_on_to_the_same_file(clip, whole, tmp_path, steps):
+    output = tmp_path / "out.mp4"
+    _interrupt(clip, output, steps)
+    upscale_file(clip, output, model=StandIn(), segment_seconds=0.5, resume=True, quiet=True)
+    assert same_video(output, whole)
+    assert audio_packets(output) == audio_packets(clip)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]
+
+
+@pytest.mark.parametrize("name", ["out", "out/a%03d.png"])
+def test_images_go_on_with_the_right_numbers(clip, tmp_path, name):
+    (tmp_path / "once").mkdir()
+    (tmp_path / "twice").mkdir()
+    upscale_file(clip, tmp_path / "once" / name, model=StandIn(), segment_seconds=0.5, quiet=True)
+    _interrupt(clip, tmp_path / "twice" / name)
+    assert not (tmp_path / "twice" / "out").exists()
+    upscale_file(clip, tmp_path / "twice" / name, model=StandIn(), segment_seconds=0.5, resume=True, quiet=True)
+    images = sorted((tmp_path / "once" / "out").iterdir())
+    again = sorted((tmp_path / "twice" / "out").iterdir())
+    assert [image.name for image in images] == [image.name for image in again]
+    assert len(images) == 60
+    assert all(one.read_bytes() == other.read_bytes() for one, other in zip(images, again, strict=True))
+
+
+def test_resuming_where_nothing_was_left_starts_from_the_beginning(clip, whole, tmp_path):
+    upscale_file(clip, tmp_path / "out.mp4", model=StandIn(), segment_seconds=0.5, resume=True, quiet=True)
+    assert same_video(tmp_path / "out.mp4", whole)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"seed": 1}, r"another seed \(then 0, now 1\)"),
+        ({"impl": "gather"}, r"another impl \(then auto, now gather\)"),
+        ({"scale": 2}, r"another scale \(then 4.0, now 2.0\)"),
+        ({"segment_seconds": 1.0}, r"another length of a segment"),
+        ({"model": torch.nn.Identity()}, "another model"),
+    ],
+)
+def test_resuming_with_something_else_is_refused_and_changes_nothing(clip, tmp_path, options, named):
+    output = tmp_path / "out.mp4"
+    _interrupt(clip, output)
+    before = sorted(path.name for path in (tmp_path / "out.mp4.partial").iterdir())
+    options = {"model": StandIn(), "segment_seconds": 0.5, **options}
+    with pytest.raises(ResumeError, match=named):
+        upscale_file(clip, output, resume=True, quiet=True, **options)
+    assert sorted(path.name for path in (tmp_path / "out.mp4.partial").iterdir()) == before
+
+
+def test_resuming_another_input_is_refused(clip, tmp_path):
+    _interrupt(clip, tmp_path / "out.mp4")
+    (tmp_path / "other").mkdir()
+    other = write_clip(tmp_path / "other" / clip.name, 70)
+    with pytest.raises(ResumeError, match="another input"):
+        upscale_file(other, tmp_path / "out.mp4", model=StandIn(), segment_seconds=0.5, resume=True, quiet=True)
+
+
+def test_what_an_earlier_run_left_is_neither_used_nor_dropped_unasked(clip, whole, tmp_path):
+    output = tmp_path / "out.mp4"
+    _interrupt(clip, output)
+    with pytest.raises(
+        ResumeError, match=r"left by an earlier run: go on with --resume, or start over with --overwrite"
+    ):
+        upscale_file(clip, output, model=StandIn(), quiet=True)
+    upscale_file(clip, output, model=StandIn(), segment_seconds=0.5, overwrite=True, quiet=True)
+    assert same_video(output, whole)
+
+
+def test_without_snapshots_nothing_is_left_behind(clip, tmp_path):
+    _interrupt(clip, tmp_path / "out.mp4", snapshots=False)
+    assert not list(tmp_path.iterdir())
+    upscale_file(clip, tmp_path / "out.mp4", model=StandIn(), snapshots=False, quiet=True)
+    assert audio_packets(tmp_path / "out.mp4") == audio_packets(clip)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]
+
+
+@pytest.mark.parametrize(("source", "output"), [("-", "out.mp4"), ("in.mp4", "-")])
+def test_pipes_cannot_be_resumed(tmp_path, source, output):
+    with pytest.raises(ResumeError, match="cannot be resumed, stdin and stdout pass only once"):
+        upscale_file(source, output if output == "-" else tmp_path / output, model=StandIn(), resume=True)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, MemoryError, torch.OutOfMemoryError])
+def test_a_model_that_fails_early_leaves_nothing(clip, tmp_path, error):
+    _interrupt(clip, tmp_path / "out.mp4", steps=1, error=error)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_that_loses_frames_is_caught(clip, tmp_path):
+    class Forgetful(StandIn):
+        def stream(self, **options):
+            stream = super().stream(**options)
+            stream.finish = lambda: torch.empty(0, 3, 128, 192, dtype=torch.uint8)
+            return stream
+
+    with pytest.raises(RuntimeError, match="took 60 frames and gave 53"):
+        upscale_file(clip, tmp_path / "out.mp4", model=Forgetful(), quiet=True)
+
+
+def test_a_truncated_file_is_an_error_and_leaves_no_output(clip, tmp_path):
+    source = tmp_path / "cut.mkv"
+    write_clip(source, 60)
+    source.write_bytes(source.read_bytes()[: source.stat().st_size // 2])
+    with pytest.raises(VideoError, match=r"cut off|damaged|ends early"):
+        upscale_file(source, tmp_path / "out.mp4", model=StandIn(), quiet=True)
+    assert not (tmp_path / "out.mp4").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"codec": "h266"}, "unknown codec"),
+        ({"codec": "libx264", "name": "out.webm"}, "webm"),
+        ({"name": "o.xyz"}, "xyz"),
+    ],
+)
+def test_what_cannot_be_encoded_fails_before_the_first_step(clip, tmp_path, options, message):
+    output = tmp_path / options.pop("name", "out.mp4")
+    model = StandIn(error=AssertionError("the model was run"))
+    with pytest.raises(VideoError, match=message):
+        upscale_file(clip, output, model=model, quiet=True, **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_frames_that_are_too_small_are_refused(tmp_path):
+    source = write_clip(tmp_path / "in.mkv", 5, size=(14, 32), audio=False)
+    with pytest.raises(ValueError, match="at least 16 x 16 pixels"):
+        upscale_file(source, tmp_path / "out.mp4", model=StandIn(), quiet=True)
+
+
+def test_progress_is_told_and_ends_at_the_number_of_frames(clip, tmp_path):
+    told = []
+    upscale_file(clip, tmp_path / "out.mp4", model=StandIn(), quiet=True, progress=lambda *now: told.append(now))
+    assert told[0] == (21, 60)
+    assert told[-1] == (60, 60)
+
+
+def test_a_log_names_the_snapshot_and_the_result_and_quiet_names_nothing(clip, tmp_path, capsys):
+    upscale_file(clip, tmp_path / "out.mp4", model=StandIn(), segment_seconds=0.5)
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    lines = shown.err.splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith("snapshot of 1.2 MB in")
+    assert "out.mp4: 60 frames in" in lines[1]
+    upscale_file(clip, tmp_path / "out.mp4", model=StandIn(), overwrite=True, quiet=True)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_track_that_does_not_fit_is_a_warning_of_one_line(clip, tmp_path, capsys):
+    result = upscale_file(clip, tmp_path / "out.webm", model=StandIn())
+    assert result.warnings == ["audio track 1 (aac) is not copied: webm does not take it without re-encoding"]
+    assert f"warning: {result.warnings[0]}\n" in capsys.readouterr().err
+
+
+def test_frames_without_times_take_the_rate_asked_for(clip, tmp_path):
+    upscale_file(clip, tmp_path / "frames", model=StandIn(), scale=1, quiet=True)
+    upscale_file(tmp_path / "frames", tmp_path / "out.mp4", model=StandIn(), fps=Fraction(24000, 1001), quiet=True)
+    assert read_frames(tmp_path / "out.mp4")[1] == read_frames(clip)[1]

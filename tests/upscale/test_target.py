@@ -1,0 +1,93 @@
+from pathlib import Path
+
+import pytest
+
+from flashvsr.upscale.target import Target
+
+
+@pytest.mark.parametrize(
+    ("output", "format", "kind"),
+    [
+        ("-", "auto", "pipe"),
+        ("out.mp4", "auto", "file"),
+        ("out", "auto", "folder"),
+        ("out", "matroska", "file"),
+        ("out/%05d.png", "auto", "pattern"),
+        ("out/%d.png", "auto", "pattern"),
+        ("100%.mkv", "auto", "file"),
+    ],
+)
+def test_a_name_means_what_it_looks_like(output, format, kind):
+    assert Target.parse(output, format).kind == kind
+
+
+def test_an_existing_folder_with_a_dot_is_a_folder(tmp_path):
+    (tmp_path / "take.2").mkdir()
+    assert Target.parse(tmp_path / "take.2").kind == "folder"
+
+
+@pytest.mark.parametrize(
+    ("output", "partial"),
+    [("a/out.mp4", "a/out.mp4.partial"), ("a/out", "a/out.partial"), ("a/out/%d.png", "a/out.partial")],
+)
+def test_the_partial_folder_lies_beside_the_output(output, partial):
+    assert Target.parse(output).partial == Path(partial)
+
+
+def test_a_pattern_in_the_current_folder_has_a_partial_folder_too():
+    assert Target.parse("%05d.png").partial == Path("frames.partial")
+
+
+@pytest.mark.parametrize("output", ["out.mp4", "out", "out/%03d.png"])
+def test_an_existing_output_is_refused_unless_it_may_be_replaced(tmp_path, output):
+    made = tmp_path / "out.mp4" if output == "out.mp4" else tmp_path / "out" / "001.png"
+    made.parent.mkdir(exist_ok=True)
+    made.touch()
+    target = Target.parse(tmp_path / output)
+    with pytest.raises(FileExistsError, match=r"exists already: .* --overwrite"):
+        target.check("in.mp4", overwrite=False)
+    target.check("in.mp4", overwrite=True)
+
+
+def test_an_empty_folder_is_no_obstacle(tmp_path):
+    Target.parse(tmp_path).check("in.mp4", overwrite=False)
+
+
+def test_input_and_output_must_differ(tmp_path):
+    (tmp_path / "frames").mkdir()
+    same = tmp_path / "frames" / ".." / "a.mp4"
+    with pytest.raises(ValueError, match="both input and output"):
+        Target.parse(tmp_path / "a.mp4").check(same, overwrite=True)
+    with pytest.raises(ValueError, match="both input and output"):
+        Target.parse(tmp_path / "frames" / "%d.png").check(tmp_path / "frames", overwrite=True)
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"folder .*nowhere does not exist"):
+        Target.parse(tmp_path / "nowhere" / "out.mp4").check("in.mp4", overwrite=False)
+
+
+def test_placing_twice_changes_nothing(tmp_path):
+    joined = tmp_path / "joined.mp4"
+    joined.write_bytes(b"video")
+    target = Target.parse(tmp_path / "out.mp4")
+    target.place(joined, 1)
+    target.place(joined, 1)
+    assert (tmp_path / "out.mp4").read_bytes() == b"video"
+
+
+def test_a_replaced_folder_keeps_no_old_image(tmp_path):
+    for folder, name in (("out", "00009.png"), ("joined", "00001.png")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / name).touch()
+    Target.parse(tmp_path / "out").place(tmp_path / "joined", 2)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["00001.png"]
+
+
+def test_a_replaced_series_keeps_no_old_image_and_every_other_file(tmp_path):
+    for folder, names in (("out", ["a09.png", "b09.png", "notes.txt"]), ("joined", ["a01.png", "a02.png"])):
+        (tmp_path / folder).mkdir()
+        for name in names:
+            (tmp_path / folder / name).touch()
+    Target.parse(tmp_path / "out" / "a%02d.png").place(tmp_path / "joined", 2)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a01.png", "a02.png", "b09.png", "notes.txt"}
