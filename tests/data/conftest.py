@@ -85,8 +85,10 @@ def write_av() -> Callable[..., Path]:
 def _tone(number: int, start: Fraction, sample_format: str) -> av.AudioFrame:
     phase = (np.arange(1920) + 1920 * number) * 2 * np.pi * 440 / 48000
     tone = np.sin(phase)[None] * 0.5
-    kind = np.float32 if "flt" in sample_format else np.int16
-    samples = tone.astype(kind) if kind is np.float32 else (tone * 32767).astype(kind)
+    samples = {
+        "fltp": lambda: tone.astype(np.float32),
+        "u8": lambda: (tone * 127 + 128).astype(np.uint8),
+    }[sample_format]()
     frame = av.AudioFrame.from_ndarray(samples, format=sample_format, layout="mono")
     frame.sample_rate, frame.time_base = 48000, Fraction(1, 48000)
     frame.pts = 1920 * number + int(start * 48000)

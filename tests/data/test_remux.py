@@ -3,6 +3,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 from fractions import Fraction
+from itertools import pairwise
 
 import av
 import pytest
@@ -67,7 +68,7 @@ def test_decoding_times_increase_and_are_not_after_the_picture(tmp_path, picture
     join_segments(write_segments(tmp_path, picture, SDR, uneven_times(40)), tmp_path / "joined.mp4")
     with av.open(str(tmp_path / "joined.mp4")) as container:
         packets = [packet for packet in container.demux(video=0) if packet.size]
-    assert all(a.dts < b.dts for a, b in zip(packets, packets[1:], strict=False))
+    assert all(a.dts < b.dts for a, b in pairwise(packets))
     assert all(packet.dts <= packet.pts for packet in packets)
     assert sum(packet.is_keyframe for packet in packets) == len(LENGTHS)
 
@@ -124,15 +125,39 @@ def test_one_pass_keeps_the_same_sync_as_joining(tmp_path, picture, write_av, en
 
 
 def test_a_track_that_does_not_fit_is_one_warning_line(tmp_path, picture, write_av):
-    source = write_av(tmp_path / "source.mkv", frames=10, audio="wmav2")
+    source = write_av(tmp_path / "source.mkv", frames=10, audio="tta")
     segments = write_segments(tmp_path, picture, SDR, even_times(40))
     (line,) = join_segments(segments, tmp_path / "joined.mp4", source=source)
-    assert "audio track 1 (wmav2)" in line
+    assert "audio track 1 (tta)" in line
     assert "mp4 does not take it" in line
     assert "\n" not in line
     with av.open(str(tmp_path / "joined.mp4")) as container:
         assert not container.streams.audio
     assert join_segments(segments, tmp_path / "joined.mkv", source=source) == []
+
+
+def test_subtitles_are_copied_where_they_fit(tmp_path, picture, write_clip):
+    (tmp_path / "a.srt").write_text(
+        "1\n00:00:00,200 --> 00:00:00,900\nHello\n\n2\n00:00:01,000 --> 00:00:01,200\nWorld\n"
+    )
+    clip = write_clip(tmp_path / "clip.mp4", even_times(40), SDR)
+    source = tmp_path / "source.mkv"
+    with av.open(str(clip)) as video, av.open(str(tmp_path / "a.srt")) as text, av.open(str(source), "w") as output:
+        copies = [output.add_stream_from_template(each.streams[0], opaque=True) for each in (video, text)]
+        for each, copy in zip((video, text), copies, strict=True):
+            for packet in each.demux():
+                if packet.size:
+                    packet.stream = copy
+                    output.mux(packet)
+    segments = write_segments(tmp_path, picture, SDR, even_times(40))
+    assert join_segments(segments, tmp_path / "joined.mkv", source=source) == []
+    with av.open(str(tmp_path / "joined.mkv")) as container:
+        lines = [
+            (packet.pts * packet.time_base, bytes(packet)) for packet in container.demux(subtitles=0) if packet.size
+        ]
+    assert lines == [(Fraction(1, 5), b"Hello"), (1, b"World")]
+    (line,) = join_segments(segments, tmp_path / "joined.mp4", source=source)
+    assert line.startswith("subtitle track 1")
 
 
 def test_sources_that_are_no_file_have_no_tracks(tmp_path, picture):
