@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["FlashVSR", "__version__", "load", "upscale_file"]
 
-_LAZY = {"FlashVSR": "flashvsr.models.system", "load": "flashvsr.models.checkpoints", "upscale_file": "flashvsr.upscale"}
+_LAZY = {
+    "FlashVSR": "flashvsr.models.system",
+    "load": "flashvsr.models.checkpoints",
+    "upscale_file": "flashvsr.upscale",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -139,9 +139,8 @@ def bench(system: FlashVSR, *, height: int, width: int, chunks: int = 10, seed: 
     video = torch.randint(0, 256, (first + following, 3, height // 4, width // 4), dtype=torch.uint8)
     video = video.to(system.device)
     clock = _Clock(system.device)
-    options = {"height": height // 4, "width": width // 4, "seed": seed}
     for name in ("cold", "warm-up", "first"):
-        stream = system.stream(**options)
+        stream = system.stream(height=height // 4, width=width // 4, seed=seed)
         clock.start(name)
         stream.push(video[:first])
         clock.stop(name)
@@ -181,7 +180,7 @@ def _count(system: FlashVSR, stream: Any, frames: Tensor) -> dict[str, float]:
     """Operations of each part in one steady chunk: matrix products and convolutions, and attention over kept blocks."""
     flops: dict[str, float] = dict.fromkeys(PARTS, 0.0)
     counters: dict[str, FlopCounterMode] = {}
-    handles = []
+    handles: list[Any] = []
     kept: list[Tensor] = []
 
     def enter(name: str) -> None:
@@ -189,7 +188,7 @@ def _count(system: FlashVSR, stream: Any, frames: Tensor) -> dict[str, float]:
         counters[name].__enter__()
 
     for name in PARTS:
-        module = getattr(system, name)
+        module: nn.Module = getattr(system, name)
         handles += [
             module.register_forward_pre_hook(lambda *_, name=name: enter(name)),
             module.register_forward_hook(lambda *_, name=name: counters[name].__exit__(None, None, None)),

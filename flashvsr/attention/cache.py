@@ -109,24 +109,18 @@ class KVCache:
         self.slots_seen += slots
 
     def clone(self) -> KVCache:
-        """Return an independent copy."""
-        return KVCache.from_state_dict(self.state_dict())
+        """Return an independent copy on the same device."""
+        return KVCache.from_state_dict(
+            {name: x.clone() if isinstance(x, Tensor) else x for name, x in vars(self).items()}
+        )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return a copy as tensors and integers."""
-        return {
-            "history": self.history,
-            "slot_tokens": self.slot_tokens,
-            "slots_seen": self.slots_seen,
-            "keys": self.keys.clone(),
-            "values": self.values.clone(),
-            "key_means": self.key_means.clone(),
-        }
+        """Copy out as integers and CPU tensors: a second cache on the device may not fit."""
+        return {name: x.to("cpu", copy=True) if isinstance(x, Tensor) else x for name, x in vars(self).items()}
 
     @classmethod
     def from_state_dict(cls, saved: dict[str, Any]) -> KVCache:
         """Rebuild a cache from :meth:`state_dict`, whose tensors it takes over."""
         cache = cls.__new__(cls)
-        for name in ("history", "slot_tokens", "slots_seen", "keys", "values", "key_means"):
-            setattr(cache, name, saved[name])
+        vars(cache).update(saved)
         return cache

@@ -1,1 +1,18 @@
-"""."""
+"""The networks of FlashVSR, the system they make, and the files they come from."""
+
+from flashvsr.models.builders import lr_projection_1b, tiny_conditional_decoder_1b, video_dit_1b, wan_vae
+from flashvsr.models.checkpoints import load
+from flashvsr.models.dit import VideoDiT
+from flashvsr.models.lr_projection import LRProjection
+from flashvsr.models.system import FlashVSR
+
+__all__ = [
+    "FlashVSR",
+    "LRProjection",
+    "VideoDiT",
+    "load",
+    "lr_projection_1b",
+    "tiny_conditional_decoder_1b",
+    "video_dit_1b",
+    "wan_vae",
+]

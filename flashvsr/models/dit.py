@@ -47,8 +47,8 @@ class DiTState:
         return DiTState(self.cache.clone(), self.latents_seen, self.context, self.consumed)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return a copy as nested dicts and lists of tensors and integers."""
-        context = [[key.clone(), value.clone()] for key, value in self.context]
+        """Copy out as nested dicts and lists of CPU tensors and integers."""
+        context = [[x.to("cpu", copy=True) for x in pair] for pair in self.context]
         return {"cache": self.cache.state_dict(), "latents_seen": self.latents_seen, "context": context}
 
     @classmethod
@@ -95,6 +95,7 @@ class VideoDiT(nn.Module):
         attention: Callable[[int, int], nn.Module] = LocalSparseAttention,
     ) -> None:
         super().__init__()
+        self.blocks: Any  # nn.ModuleList of DiTBlock, whose items type checkers take for plain modules
         self.heads, self.head_dim = heads, dim // heads
         self.channels, self.frequency_dim = channels, frequency_dim
         self.patch_embedding = nn.Conv3d(channels, dim, (1, PATCH, PATCH), (1, PATCH, PATCH))

@@ -79,12 +79,12 @@ class SystemState:
         return SystemState(*parts, consumed=self.consumed)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return a copy as nested dicts of tensors and numbers."""
+        """Copy out as nested dicts of tensors and numbers; the large ones, the cache and the LR frames, to the CPU."""
         return {
             "projection": self.projection.state_dict(),
             "dit": self.dit.state_dict(),
             "decoder": self.decoder.state_dict(),
-            "lr": self.lr.clone(),
+            "lr": self.lr.to("cpu", copy=True),
         }
 
 
@@ -107,6 +107,8 @@ class FlashVSR(nn.Module):
     """
 
     prompt: Tensor | None
+    projection: Any  # modules with `state_type`, which type checkers do not see through nn.Module
+    decoder: Any
 
     def __init__(
         self,
