@@ -73,7 +73,13 @@ class FileSource:
         while frame is not None:
             self._time = self._clock.tick(None if self._raw else frame.pts) * self._clock.time_base
             if number >= skip:
-                yield VideoFrame(self._to_rgb(frame), self._time)
+                pixels = self._to_rgb(frame)
+                if pixels.shape[1:] != (self.info.height, self.info.width):
+                    raise VideoError(
+                        f"{self.name} changes size at {float(self._time):.2f} s, from {self.info.width}x{self.info.height}"
+                        f" to {pixels.shape[2]}x{pixels.shape[1]}\ncut it there and upscale each part on its own"
+                    )
+                yield VideoFrame(pixels, self._time)
             number += 1
             frame = next(self._decoded, None)
         self._check_end(number)
@@ -105,8 +111,10 @@ class FileSource:
             return av.open("pipe:0" if source == "-" else source, "r", metadata_errors="replace")
 
     def _plainly(self) -> Any:
-        where = f"{self.name} is damaged or cut off at {float(self._time):.2f} s"
-        return plain_errors(where, "what comes before is fine: repair the file, or cut it there first")
+        return plain_errors(
+            lambda: f"{self.name} is damaged or cut off at {float(self._time):.2f} s",
+            "what comes before is fine: repair the file, or cut it there first",
+        )
 
     def _first_picture(self) -> Any:
         for stream in self._container.streams.video:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -21,11 +21,11 @@ class VideoError(Exception):
 
 
 @contextmanager
-def plain_errors(doing: str, advice: str) -> Iterator[None]:
+def plain_errors(doing: str | Callable[[], str], advice: str) -> Iterator[None]:
     """Turn errors of FFmpeg and of the file system into a `VideoError`.
 
     Args:
-        doing: What was being done to which file, such as ``"cannot read clip.mp4"``.
+        doing: What failed on which file, such as ``"cannot read clip.mp4"``, or a function that says it afterwards.
         advice: What to do when the error itself does not tell.
 
     Raises:
@@ -43,7 +43,8 @@ def plain_errors(doing: str, advice: str) -> Iterator[None]:
         yield
     except (av.FFmpegError, OSError) as error:
         reason = error.strerror or type(error).__name__
-        raise VideoError(f"{doing}: {reason}\n{known.get(error.errno or 0, advice)}") from error
+        failed = doing if isinstance(doing, str) else doing()
+        raise VideoError(f"{failed}: {reason}\n{known.get(error.errno or 0, advice)}") from error
 
 
 @dataclass(frozen=True)

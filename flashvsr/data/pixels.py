@@ -140,8 +140,7 @@ class ToRGB:
             frame,
             format="rgb48le" if self._deep else "rgb24",
             src_colorspace=matrix,
-            # an RGB side has no matrix; naming another one keeps PyAV < 17 from skipping the set-up as "unchanged"
-            dst_colorspace=5 if matrix != 5 else 1,
+            dst_colorspace=matrix,
             src_color_range=_FULL if full else _LIMITED,
             dst_color_range=_FULL,
             interpolation=_SCALE_FLAGS,
@@ -179,7 +178,7 @@ class FromRGB:
         converted = self._reformatter.reformat(
             frame,
             format=self._format,
-            src_colorspace=5 if matrix != 5 else 1,
+            src_colorspace=matrix,
             dst_colorspace=matrix,
             src_color_range=_FULL,
             dst_color_range=_FULL if self._rgb else self._colors.range,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from flashvsr.data import VideoError, VideoReader
+from flashvsr.data import VideoError, VideoInfo, VideoReader
 from flashvsr.data.timing import Clock
 
 
@@ -149,8 +149,19 @@ def test_a_truncated_file_delivers_its_good_frames_and_then_says_where_it_ends(t
     with VideoReader(path) as reader, pytest.raises(VideoError, match=r"cut off.* s") as caught:
         got.extend(frame.time for frame in reader)
     assert 10 < len(got) < 60
+    assert f"at {float(got[-1]):.2f} s" in str(caught.value)
     assert got == times[: len(got)] or ending == "mkv"
     assert str(caught.value).count("\n") <= 1
+
+
+def test_a_change_of_size_is_an_error_that_says_when(tmp_path, write_clip):
+    parts = []
+    for name, width in (("a.ts", 64), ("b.ts", 96)):
+        info = VideoInfo(width, 48, Fraction(25), Fraction(1, 90000))
+        parts.append(write_clip(tmp_path / name, [Fraction(number, 25) for number in range(8)], info).read_bytes())
+    (tmp_path / "joined.ts").write_bytes(b"".join(parts))
+    with VideoReader(tmp_path / "joined.ts") as reader, pytest.raises(VideoError, match="changes size at .* to 96x48"):
+        list(reader)
 
 
 def test_an_mp4_without_its_index_is_refused(tmp_path, write_av):
