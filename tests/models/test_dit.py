@@ -1,4 +1,5 @@
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -7,6 +8,7 @@ from flashvsr.attention import FullAttention, LocalSparseAttention
 from flashvsr.models.dit import DiTState, VideoDiT
 from flashvsr.models.dit_blocks import timestep_embedding
 
+ON_GPU = ("triton", "gather", "dense")
 T1000 = torch.tensor([1000.0])
 
 
@@ -27,6 +29,14 @@ def _golden_dit(case: dict, run: dict, impl: str) -> VideoDiT:
     return dit.requires_grad_(False)
 
 
+def _to(case: Any, device: str) -> Any:
+    if isinstance(case, torch.Tensor):
+        return case.to(device)
+    if isinstance(case, dict):
+        return {key: _to(value, device) for key, value in case.items()}
+    return [_to(value, device) for value in case] if isinstance(case, list) else case
+
+
 def _record_masks(dit: VideoDiT) -> list[torch.Tensor]:
     masks: list[torch.Tensor] = []
     for block in dit.blocks:
@@ -41,11 +51,14 @@ def _in_stream_order(mask: torch.Tensor, positions: list[int], per_slot: int) ->
     return torch.cat([*ordered, mask[..., len(positions) * per_slot :]], -1)
 
 
-@pytest.mark.parametrize("impl", ["reference", "gather"])
-def test_streaming_equals_the_released_transformer(golden, impl):
-    case = golden("dit.pt")
+@pytest.mark.parametrize(
+    ("impl", "device"),
+    [("reference", "cpu"), ("gather", "cpu"), *(pytest.param(name, "cuda", marks=pytest.mark.gpu) for name in ON_GPU)],
+)
+def test_streaming_equals_the_released_transformer(golden, impl, device):
+    case = _to(golden("dit.pt"), device)
     for run in case["runs"]:
-        dit, inputs = _golden_dit(case, run, impl), case["inputs"][run["inputs"]]
+        dit, inputs = _golden_dit(case, run, impl).to(device), case["inputs"][run["inputs"]]
         masks = _record_masks(dit)
         per_slot, state = run["h"] * run["w"] // 64, None
         for index, chunk in enumerate(run["chunks"]):
@@ -53,7 +66,7 @@ def test_streaming_equals_the_released_transformer(golden, impl):
             positions = state.cache.positions if state else []
             velocity, state = dit(
                 inputs["noise"][:, :, frames].float(),
-                T1000,
+                T1000.to(device),
                 lr_tokens=inputs["lq_latents"][index][0].float(),
                 prompt=case["context"].float() if index == 0 else None,
                 state=state,
