@@ -76,8 +76,8 @@ class FileSource:
                 pixels = self._to_rgb(frame)
                 if pixels.shape[1:] != (self.info.height, self.info.width):
                     raise VideoError(
-                        f"{self.name} changes size at {float(self._time):.2f} s, from {self.info.width}x{self.info.height}"
-                        f" to {pixels.shape[2]}x{pixels.shape[1]}\ncut it there and upscale each part on its own"
+                        f"{self.name} changes size at {float(self._time):.2f} s,"
+                        f" from {self.info.width}x{self.info.height} to {pixels.shape[2]}x{pixels.shape[1]}\ncut it there and upscale each part on its own"
                     )
                 yield VideoFrame(pixels, self._time)
             number += 1

@@ -160,7 +160,7 @@ def test_a_change_of_size_is_an_error_that_says_when(tmp_path, write_clip):
         info = VideoInfo(width, 48, Fraction(25), Fraction(1, 90000))
         parts.append(write_clip(tmp_path / name, [Fraction(number, 25) for number in range(8)], info).read_bytes())
     (tmp_path / "joined.ts").write_bytes(b"".join(parts))
-    with VideoReader(tmp_path / "joined.ts") as reader, pytest.raises(VideoError, match="changes size at .* to 96x48"):
+    with VideoReader(tmp_path / "joined.ts") as reader, pytest.raises(VideoError, match=r"changes size at .* to 96x48"):
         list(reader)
 
 
