@@ -77,7 +77,8 @@ class FileSource:
                 if pixels.shape[1:] != (self.info.height, self.info.width):
                     raise VideoError(
                         f"{self.name} changes size at {float(self._time):.2f} s,"
-                        f" from {self.info.width}x{self.info.height} to {pixels.shape[2]}x{pixels.shape[1]}\ncut it there and upscale each part on its own"
+                        f" from {self.info.width}x{self.info.height} to {pixels.shape[2]}x{pixels.shape[1]}\n"
+                        "cut it there and upscale each part on its own"
                     )
                 yield VideoFrame(pixels, self._time)
             number += 1
