@@ -21,7 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("output", metavar="OUTPUT", help="video file, image folder, printf pattern, or - for stdout")
     model = parser.add_argument_group("model")
     add = model.add_argument
-    add("--model", default="nano", help="nano, or a model folder: ours or an official download (default: nano)")
+    add(
+        "--model",
+        default="nano",
+        metavar="PATH",
+        help="nano, or a model folder: ours or an official download (default: nano)",
+    )
     add("--version", choices=["v1", "v1.1"], help="release of an official folder whose hash does not tell")
     add("--prompt", metavar="PATH", help="prompt tensor of an official folder (posi_prompt.pth), if it lies elsewhere")
     add("--scale", type=float, default=4, help="enlargement, at least 1 (default: 4)")
@@ -30,13 +35,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--color", choices=["adain", "wavelet", "none"], default="adain", help="colour correction (default: adain)")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
     add("--dtype", choices=["auto", "fp32", "bf16", "fp16"], default="auto", help="of the computation (default: auto)")
-    add("--impl", default="auto", help="attention implementation; flashvsr info lists them (default: auto)")
+    add(
+        "--impl",
+        default="auto",
+        metavar="NAME",
+        help="attention implementation; flashvsr info lists them (default: auto)",
+    )
     video = parser.add_argument_group("video")
     add = video.add_argument
-    add("--codec", default="auto", help="video encoder by its FFmpeg name, such as libx265 (default: auto)")
+    add(
+        "--codec",
+        default="auto",
+        metavar="NAME",
+        help="video encoder by its FFmpeg name, such as libx265 (default: auto)",
+    )
     add("--crf", type=float, default=16, help="quality of the encoder, lower is better (default: 16)")
-    add("--format", default="auto", help="container, such as mp4 or nut (default: by name; Matroska for a pipe)")
-    add("--fps", type=_rate, help="frames per second of an input without timestamps, such as 24000/1001")
+    add(
+        "--format",
+        default="auto",
+        metavar="NAME",
+        help="container, such as mp4 or nut (default: by name; Matroska for a pipe)",
+    )
+    add(
+        "--fps", type=_rate, metavar="RATE", help="frames per second of an input without timestamps, such as 24000/1001"
+    )
     run = parser.add_argument_group("run")
     add = run.add_argument
     add("--overwrite", action="store_true", help="replace OUTPUT, and drop what an earlier run left in OUTPUT.partial")
@@ -45,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     resume.add_argument(
         "--no-resume", dest="snapshots", action="store_false", help="keep no snapshots; a killed run starts over"
     )
-    add("--segment-seconds", type=float, default=60, help="video between two snapshots (default: 60)")
+    add("--segment-seconds", type=float, default=60, metavar="S", help="video between two snapshots (default: 60)")
     add("--quiet", action="store_true", help="print nothing but errors")
 
 
@@ -100,6 +122,8 @@ def _message(error: Exception) -> str | None:
         return f"out of memory{detail}: try a smaller --scale, --decoder tiny, --dtype bf16 or another --device"
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return "the disk is full: free some space, or write to another disk; --no-resume needs less"
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}: check that the folder is there and may be written"
     if type(error) is RuntimeError or isinstance(error, NotImplementedError | RecursionError):
         return None
     return str(error)

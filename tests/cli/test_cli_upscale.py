@@ -146,6 +146,25 @@ def test_an_error_is_a_line_or_two_and_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_folder_that_cannot_be_made_is_named(model, clip, tmp_path, monkeypatch, capfd):
+    def refuse(path, *_, **__):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    assert main(["upscale", str(clip), str(tmp_path / "out.mp4")]) == 1
+    assert "out.mp4.partial: Permission denied: check that the folder" in capfd.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full: a full disk was not tried")
+def test_a_full_disk_is_a_line_or_two(clip):
+    with Path("/dev/full").open("wb") as full:
+        child = _child(0, "upscale", clip, "-", stdout=full, stderr=subprocess.PIPE, text=True)
+        _, errors = child.communicate(timeout=120)
+    assert child.returncode == 1
+    assert "No space left on device" in errors
+    assert len(errors.strip().splitlines()) <= 2
+
+
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere: not tried")
 def test_an_unwritable_folder_is_named(model, clip, tmp_path, capfd):
     tmp_path.chmod(0o555)

@@ -16,7 +16,7 @@ DURABLE = ("fsync", "replace", "rename", "unlink", "mkdir", "rmdir")  # of os
 
 
 def _upscale(clip, output, seconds_per_step=0.0, last_call=None):
-    """Run in a child process; with ``last_call``, the child kills itself just before that many-th change on the disk."""
+    """Run in a child process, which kills itself just before change number ``last_call`` on the disk."""
     os.environ["OMP_NUM_THREADS"] = "1"
     calls = 0
 
