@@ -15,7 +15,7 @@ from flashvsr.attention.blocks import BLOCK_SIZE
 IMPLS = ("triton", "gather", "flex", "dense", "reference")
 """Implementations of :func:`block_sparse_attention`, as ``auto`` prefers them; the last two it never takes."""
 
-PACKED_IMPLS = ("xformers", "flex", "sdpa")
+PACKED_IMPLS = ("xformers", "sdpa", "flex")
 """Implementations of :func:`packed_attention`, as ``auto`` prefers them."""
 
 

@@ -26,6 +26,9 @@ from flashvsr.data.tracks import TrackQueue, describe_track
 _NO_TIMESTAMPS = 0x80  # AVFMT_NOTIMESTAMPS: raw H.264, HEVC and the like
 _TOLERANCE = Fraction(1, 4)  # seconds by which a file may end before the length that it states
 
+# tags in another encoding than UTF-8 are no reason to refuse a video; PyAV 19 thinks so itself and took the option away
+_LENIENT: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+
 
 class FileSource:
     """The frames of a file or of stdin; see `VideoReader` for what is promised.
@@ -91,7 +94,7 @@ class FileSource:
             yield packet
         with self._plainly():
             for packet in self._container.demux():
-                if packet.stream_index != self._stream.index:
+                if packet.stream.index != self._stream.index:
                     self.tracks.push(packet)
                     if (kept := self.tracks.pop()) is not None:
                         yield kept
@@ -109,7 +112,7 @@ class FileSource:
             if path.is_file() and path.stat().st_size == 0:
                 raise VideoError(f"{source} is empty (0 bytes)\nexpected a video file")
         with plain_errors(f"cannot read {self.name} as video", "it is not a video, or its beginning or end is missing"):
-            return av.open("pipe:0" if source == "-" else source, "r", metadata_errors="replace")
+            return av.open("pipe:0" if source == "-" else source, "r", **_LENIENT)
 
     def _plainly(self) -> Any:
         return plain_errors(
@@ -183,7 +186,7 @@ class FileSource:
         with self._plainly():
             for packet in self._container.demux():
                 self._note(packet)
-                if packet.stream_index != self._stream.index:
+                if packet.stream.index != self._stream.index:
                     self.tracks.push(packet)
                     continue
                 try:
@@ -198,7 +201,7 @@ class FileSource:
     def _note(self, packet: Any) -> None:
         if packet.pts is not None and packet.time_base:
             self._seen_end = max(self._seen_end, (packet.pts + (packet.duration or 0)) * packet.time_base)
-        if packet.stream_index == self._stream.index and packet.size:
+        if packet.stream.index == self._stream.index and packet.size:
             self._packets_seen += 1
             if packet.is_corrupt and self._damaged_at is None:
                 self._damaged_at = self._time

@@ -1,10 +1,12 @@
 import json
+from pathlib import Path
 
 import pytest
 import torch
-from conftest import EXTRACT
 
 from flashvsr.decoders import TinyConditionalDecoder, TinyDecoderState
+
+MANIFEST = Path(__file__).parents[1] / "golden" / "manifest_decoders.json"
 
 CHANNELS = (8, 8, 8, 8)
 
@@ -49,7 +51,7 @@ def test_frames_equal_those_of_the_released_decoder(golden, latents_per_pass):
 
 
 def test_parameters_are_named_and_shaped_as_released():
-    expected = json.loads((EXTRACT / "manifest_decoders.json").read_text())["tcdecoder"]
+    expected = json.loads(MANIFEST.read_text())["tcdecoder"]
     with torch.device("meta"):
         found = TinyConditionalDecoder().state_dict()
     assert {name: list(tensor.shape) for name, tensor in found.items()} == expected

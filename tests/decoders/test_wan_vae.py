@@ -1,11 +1,13 @@
 import copy
 import json
+from pathlib import Path
 
 import pytest
 import torch
-from conftest import EXTRACT
 
 from flashvsr.decoders import WanVAE, WanVAEState
+
+MANIFEST = Path(__file__).parents[1] / "golden" / "manifest_decoders.json"
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +66,7 @@ def test_statistics_of_the_latents_are_the_released_ones(golden):
 
 
 def test_vae_parameters_are_named_and_shaped_as_released():
-    expected = json.loads((EXTRACT / "manifest_decoders.json").read_text())["wan_vae"]
+    expected = json.loads(MANIFEST.read_text())["wan_vae"]
     with torch.device("meta"):
         found = WanVAE().state_dict()
     assert {name: list(tensor.shape) for name, tensor in found.items()} == expected
