@@ -12,8 +12,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from flashvsr.attention.blocks import TokenGrid
 from flashvsr.attention.cache import KVCache
 from flashvsr.attention.masks import causal_slot_mask, window_mask
+from flashvsr.attention.norm_rope import norm_rope, rms_norm
 from flashvsr.attention.ops import block_sparse_attention, packed_attention
-from flashvsr.attention.rope import apply_rope
 from flashvsr.attention.select import RULES, block_means, select_from_means
 
 FIRST_SLOTS = 3
@@ -21,7 +21,7 @@ FIRST_SLOTS = 3
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square norm over the last axis: computed in fp32, rounded to the dtype of the input, then weighted.
+    """Module form of :func:`~flashvsr.attention.norm_rope.rms_norm`.
 
     Args:
         dim: Size of the last axis.
@@ -35,8 +35,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., dim]` to the same."""
-        wide = x.float()
-        return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)).to(x.dtype) * self.weight
+        return rms_norm(x, self.weight, self.eps)
 
 
 class _Attention(nn.Module):
@@ -55,8 +54,10 @@ class _Attention(nn.Module):
 
     def _query_key_value(self, x: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return `[B, heads, N, D]` each, as views of token-major storage."""
-        query = apply_rope(self._split_heads(self.norm_q(self.q(x))), rope)
-        key = apply_rope(self._split_heads(self.norm_k(self.k(x))), rope)
+        query, key = (
+            norm_rope(projected, norm.weight, rope, heads=self.heads, eps=norm.eps)
+            for projected, norm in ((self.q(x), self.norm_q), (self.k(x), self.norm_k))
+        )
         value = self._split_heads(self.v(x))
         return query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
 

@@ -79,10 +79,10 @@ class DiTBlock(nn.Module):
         shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = (
             per_token(part, segment) for part in (self.modulation + modulation).unbind(1)
         )
-        x = x + gate * attend(self.self_attn, modulate(x, shift, scale, self.eps))
+        x = torch.addcmul(x, gate, attend(self.self_attn, modulate(x, shift, scale, self.eps)))
         if context is not None:
             x = x + self.cross_attn(self.norm3(x), context)
-        return x + ffn_gate * self.ffn(modulate(x, ffn_shift, ffn_scale, self.eps))
+        return torch.addcmul(x, ffn_gate, self.ffn(modulate(x, ffn_shift, ffn_scale, self.eps)))
 
 
 def per_token(x: Tensor, segment: Tensor | None) -> Tensor:
@@ -92,7 +92,7 @@ def per_token(x: Tensor, segment: Tensor | None) -> Tensor:
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
     """Layer norm without parameters, then ``* (1 + scale) + shift``."""
-    return layer_norm(x, x.shape[-1:], eps=eps) * (1 + scale) + shift
+    return torch.addcmul(shift, layer_norm(x, x.shape[-1:], eps=eps), 1 + scale)
 
 
 class Head(nn.Module):
