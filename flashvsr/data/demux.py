@@ -46,7 +46,6 @@ class FileSource:
         try:
             self._stream = self._first_picture()
             self.tracks = TrackQueue([stream for stream in self._container.streams if stream is not self._stream])
-            self._packets_seen = 0
             self._seen_end = Fraction(0)  # latest end of any packet, on the file's clock, in seconds
             self._damaged_at: Fraction | None = None
             self._raw = bool(self._container.format.flags & _NO_TIMESTAMPS)
@@ -155,10 +154,8 @@ class FileSource:
         matrix = display_matrix(frame)
         turned = matrix[0] == 0
         aspect = Fraction(stream.sample_aspect_ratio or 1)
-        rate = self._rate
-        length = self._promised_end()
-        start, rate = self.tracks.origin, self._rate
-        estimate = stream.frames or (round((length - start) * rate) if rate and length is not None else None)
+        end, start, rate = self._promised_end(), self.tracks.origin, self._rate
+        estimate = stream.frames or (round((end - start) * rate) if rate and end is not None else None)
         mastering, light = _hdr10_metadata(frame)
         return VideoInfo(
             width=frame.height if turned else frame.width,
@@ -198,10 +195,8 @@ class FileSource:
     def _note(self, packet: Any) -> None:
         if packet.pts is not None and packet.time_base:
             self._seen_end = max(self._seen_end, (packet.pts + (packet.duration or 0)) * packet.time_base)
-        if packet.stream.index == self._stream.index and packet.size:
-            self._packets_seen += 1
-            if packet.is_corrupt and self._damaged_at is None:
-                self._damaged_at = self._time
+        if packet.is_corrupt and packet.stream is self._stream and self._damaged_at is None:
+            self._damaged_at = self._time
 
     def _promised_end(self) -> Fraction | None:
         """When the file says that it ends, on its own clock in seconds; None when it does not say."""

@@ -50,7 +50,7 @@ class TrackQueue:
     def want(self, indices: set[int]) -> None:
         """Keep the packets of these streams from now on, and drop the others."""
         self._wanted = indices
-        self._packets = deque(packet for packet in self._packets if packet.stream.index in indices)
+        self._packets = deque(packet for packet in self._packets if packet.stream_index in indices)
 
     def settle(self) -> None:
         """Reading goes on: when nobody has asked for tracks by now, keep none."""
@@ -61,7 +61,7 @@ class TrackQueue:
         """Take a packet from the demuxer."""
         if packet.dts is None and packet.pts is None:
             return  # the empty packet at the end of a file
-        if self._wanted is None or packet.stream.index in self._wanted:
+        if self._wanted is None or packet.stream_index in self._wanted:
             self._packets.append(packet)
 
     def pop(self) -> Any | None:
@@ -128,7 +128,7 @@ class TrackCopier:
             self._targets[stream.index] = _add_copy(self._container, stream)
 
     def _mux(self, packet: Any, dts: int) -> None:
-        index = packet.stream.index
+        index = packet.stream_index  # not packet.stream, which is gone when the reader has closed the file
         offset = round(self._shift / packet.time_base)
         pts = (packet.pts if packet.pts is not None else dts) + offset
         # a muxer refuses times that do not increase; damaged files hold such

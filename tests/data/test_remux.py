@@ -124,6 +124,18 @@ def test_one_pass_keeps_the_same_sync_as_joining(tmp_path, picture, write_av, en
     assert max(abs(a - b) for a, b in zip(after[0], before[0], strict=True)) <= 0.002
 
 
+def test_packets_outlive_the_reader_that_found_them(tmp_path, write_av):
+    source = write_av(tmp_path / "source.mkv", frames=40)
+    for _ in range(20):  # what is read from a closed file is often still there
+        with VideoReader(source) as reader:
+            writer = VideoWriter(tmp_path / "copy.mkv", width=64, height=48, info=reader.info, copy_tracks_from=reader)
+            frames = list(reader)
+        with writer:
+            for frame in frames:
+                writer.write(frame.pixels, frame.time)
+        assert sound_of(tmp_path / "copy.mkv")[1] == sound_of(source)[1]
+
+
 def test_a_track_that_does_not_fit_is_one_warning_line(tmp_path, picture, write_av):
     source = write_av(tmp_path / "source.mkv", frames=10, audio="tta")
     segments = write_segments(tmp_path, picture, SDR, even_times(40))
