@@ -54,13 +54,13 @@ class TinyDecoderState:
         return TinyDecoderState([tensor.clone() for tensor in self.past])
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Copies of the feature maps under the keys ``past.0`` to ``past.8``.
+        """CPU copies of the feature maps under the keys ``past.0`` to ``past.8``.
 
         Raises:
             RuntimeError: If the state was consumed before.
         """
         self._check_fresh()
-        return {f"past.{index}": tensor.detach().clone() for index, tensor in enumerate(self.past)}
+        return {f"past.{index}": tensor.detach().to("cpu", copy=True) for index, tensor in enumerate(self.past)}
 
     @classmethod
     def from_state_dict(cls, saved: dict[str, Tensor]) -> TinyDecoderState:
@@ -81,6 +81,30 @@ class TinyDecoderState:
             raise RuntimeError(
                 "this decoder state was consumed by an earlier call; use the state which that call returned"
             )
+
+
+def conv_relu(x: Tensor, weight: Tensor, bias: Tensor | None, plus: Tensor | None = None) -> Tensor:
+    """``ReLU(conv(x) + bias + plus)`` with a 3x3 kernel and zero padding 1.
+
+    Without gradients on an NVIDIA GPU it is one cuDNN call: the bias, the sum and the ReLU, each a pass over memory
+    of its own otherwise, take as long as the convolution itself.
+
+    Args:
+        x: `[B, C, h, w]`, best in channels_last.
+        weight: `[O, C, 3, 3]`.
+        bias: `[O]`, or None.
+        plus: `[B, O, h, w]`, or None.
+
+    Returns:
+        `[B, O, h, w]`.
+    """
+    if x.is_cuda and not torch.is_grad_enabled() and torch.backends.cudnn.is_acceptable(x):
+        ones = (1, 1)  # stride, padding and dilation alike
+        if plus is None:
+            return torch.cudnn_convolution_relu(x, weight, bias, ones, ones, ones, 1)
+        return torch.cudnn_convolution_add_relu(x, weight, plus, 1.0, bias, ones, ones, ones, 1)
+    out = functional.conv2d(x, weight, bias, padding=1)
+    return torch.relu_(out if plus is None else out.add_(plus))
 
 
 class MemBlock(nn.Module):
@@ -120,11 +144,11 @@ class MemBlock(nn.Module):
             shifted = torch.cat([past.permute(0, 2, 3, 1).unsqueeze(1), frames[:, :-1]], dim=1)
             past = shifted.flatten(0, 1).permute(0, 3, 1, 2)  # [B*T, C, h, w]
         # conv([x, past]) as conv(x) + conv(past): the stacked input, the largest tensor of the block, is never built.
-        entry = cast(nn.Conv2d, self.conv[0])
+        entry, middle, leave = (cast(nn.Conv2d, self.conv[index]) for index in (0, 2, 4))
         from_x, from_past = entry.weight.chunk(2, dim=1)
-        out = functional.conv2d(x, from_x, entry.bias, padding=1)
-        out = self.conv[1:](out.add_(functional.conv2d(past, from_past, padding=1)))
-        return torch.relu_(out.add_(x)), last
+        out = conv_relu(x, from_x, entry.bias, plus=functional.conv2d(past, from_past, padding=1))
+        out = conv_relu(out, middle.weight, middle.bias)
+        return conv_relu(out, leave.weight, leave.bias, plus=x), last
 
 
 class TimeGrow(nn.Module):
@@ -270,11 +294,12 @@ class TinyNetwork(nn.ModuleDict):
 
     def _eighth(self, x: Tensor, past: list[Tensor | None], batch: int) -> Tensor:
         x = 3 * (x / 3).tanh_()  # soft clamp
-        x = torch.relu_(self["3"](torch.relu_(self["1"](x))))
+        for key in ("1", "3"):
+            x = conv_relu(x, self[key].weight, self[key].bias)
         return self._remember(("5", "6", "7"), x, past, batch)
 
     def _picture(self, x: Tensor) -> Tensor:
-        return self["26"](torch.relu_(self["24"](torch.relu_(x))))
+        return self["26"](conv_relu(torch.relu_(x), self["24"].weight, self["24"].bias))
 
     def _remember(self, keys: tuple[str, ...], x: Tensor, past: list[Tensor | None], batch: int) -> Tensor:
         for key in keys:

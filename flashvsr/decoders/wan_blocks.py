@@ -49,14 +49,14 @@ class WanVAEState:
         return WanVAEState({name: tuple(frame.clone() for frame in frames) for name, frames in self.past.items()})
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Copies of the remembered frames; keys are the layer name and the age, ``decoder.conv1.0`` the oldest.
+        """CPU copies of the remembered frames; keys are the layer name and the age, ``decoder.conv1.0`` the oldest.
 
         Raises:
             RuntimeError: If the state was consumed before.
         """
         self._check_fresh()
         items = [(f"{name}.{age}", frame) for name, frames in self.past.items() for age, frame in enumerate(frames)]
-        return {key: frame.detach().clone() for key, frame in items}
+        return {key: frame.detach().to("cpu", copy=True) for key, frame in items}
 
     @classmethod
     def from_state_dict(cls, saved: dict[str, Tensor]) -> WanVAEState:
