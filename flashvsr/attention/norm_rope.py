@@ -10,20 +10,29 @@ from torch import Tensor
 from flashvsr.attention.rope import apply_rope
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+def rms_norm(x: Tensor, weight: Tensor, eps: float, *, impl: str = "auto") -> Tensor:
     """Root-mean-square norm over the last axis: in fp32, rounded to the dtype of the input, then weighted.
 
     Args:
-        x: `[..., dim]`, any floating dtype.
+        x: `[B, N, dim]`, any floating dtype.
         weight: `[dim]`.
         eps: Added to the mean square.
+        impl: As for :func:`norm_rope`.
 
     Returns:
         The shape and dtype of `x`.
 
+    Raises:
+        RuntimeError: If the kernel is named and cannot run.
+        ValueError: If `impl` is unknown.
+
     Reference:
         https://arxiv.org/abs/1910.07467, equation 4; the rounding is that of Wan2.1.
     """
+    if _takes_kernel(impl, x, weight):
+        from flashvsr.attention.triton_norm_rope import launch_norm_rope
+
+        return launch_norm_rope(x, weight, eps)
     wide = x.float()
     return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype) * weight
 
@@ -47,17 +56,20 @@ def norm_rope(x: Tensor, weight: Tensor, table: Tensor, *, heads: int, eps: floa
         RuntimeError: If the kernel is named and cannot run.
         ValueError: If `impl` is unknown.
     """
-    if impl == "auto":
-        impl = "plain" if _kernel_unavailable(x, weight) else "triton"
-    if impl == "plain":
-        return apply_rope(rms_norm(x, weight, eps).unflatten(2, (heads, -1)), table)
-    if impl != "triton":
-        raise ValueError(f"impl is 'auto', 'plain' or 'triton', got {impl!r}")
-    if reason := _kernel_unavailable(x, weight):
-        raise RuntimeError(f"impl 'triton' cannot run here: {reason}")
-    from flashvsr.attention.triton_norm_rope import launch_norm_rope
+    if _takes_kernel(impl, x, weight):
+        from flashvsr.attention.triton_norm_rope import launch_norm_rope
 
-    return launch_norm_rope(x, weight, table, heads, eps)
+        return launch_norm_rope(x, weight, eps, table, heads).unflatten(2, (heads, -1))
+    return apply_rope(rms_norm(x, weight, eps, impl="plain").unflatten(2, (heads, -1)), table)
+
+
+def _takes_kernel(impl: str, x: Tensor, weight: Tensor) -> bool:
+    if impl not in ("auto", "plain", "triton"):
+        raise ValueError(f"impl is 'auto', 'plain' or 'triton', got {impl!r}")
+    reason = _kernel_unavailable(x, weight)
+    if impl == "triton" and reason:
+        raise RuntimeError(f"impl 'triton' cannot run here: {reason}")
+    return impl != "plain" and reason is None
 
 
 def _kernel_unavailable(x: Tensor, weight: Tensor) -> str | None:
