@@ -1,12 +1,13 @@
 """Block-sparse attention by gathering: plain PyTorch, any device, with backward.
 
 Rows of blocks that keep equally many blocks form a batch for SDPA over the gathered keys, so that the memory is
-proportional to what is kept. Sorting rows by count needs the counts on the host, hence one synchronisation per call on
+proportional to what is kept. Sizing the batches takes the counts to the host, which is one synchronisation per call on
 a GPU.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 import torch
@@ -33,11 +34,13 @@ def attend(
 ) -> Tensor:
     """Gather the kept blocks of each row; a mask that keeps everything needs no gathering."""
     key, value = torch.cat(keys, 2), torch.cat(values, 2)
-    if block_mask.all():
+    counts = block_mask.sum(-1).flatten()
+    rows_by_count = Counter(counts.tolist())
+    if rows_by_count.keys() == {block_mask.shape[3]}:
         return scaled_dot_product_attention(query, key, value, scale=scale)
     query_blocks, key_blocks, value_blocks = (_as_blocks(x, block_size) for x in (query, key, value))
     parts, rows = [], []
-    for row, kept in _rows_of_equal_count(block_mask):
+    for row, kept in _rows_of_equal_count(block_mask, counts, rows_by_count):
         q = query_blocks.index_select(0, row)
         k, v = (x.index_select(0, kept.flatten()).view(len(row), -1, x.shape[2]) for x in (key_blocks, value_blocks))
         parts.append(scaled_dot_product_attention(q[:, None], k[:, None], v[:, None], scale=scale)[:, 0])
@@ -53,15 +56,18 @@ def _as_blocks(x: Tensor, block_size: int) -> Tensor:
     return x.unflatten(2, (-1, block_size)).flatten(0, 2)  # [B*heads*blocks, block_size, D]
 
 
-def _rows_of_equal_count(block_mask: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+def _rows_of_equal_count(
+    block_mask: Tensor, counts: Tensor, rows_by_count: Counter[int]
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (rows `[R]`, kept key blocks `[R, count]`) as indices into the flattened blocks, without empty rows."""
     batch, heads, rows, columns = block_mask.shape
     flat = block_mask.reshape(-1, columns)
     first_column = torch.arange(batch * heads, device=flat.device).repeat_interleave(rows) * columns
-    count = flat.sum(1)
-    for kept in count.unique().tolist():
+    kinds = sorted(rows_by_count)
+    ordered = counts.argsort(stable=True).split([rows_by_count[kept] for kept in kinds])
+    for kept, rows_of_kind in zip(kinds, ordered, strict=True):
         if kept == 0:
             continue
-        for row in (count == kept).nonzero()[:, 0].split(max(1, BLOCKS_PER_CALL // kept)):
-            column = flat[row].nonzero()[:, 1].view(-1, kept)
-            yield row, column + first_column[row, None]
+        for row in rows_of_kind.split(max(1, BLOCKS_PER_CALL // kept)):
+            column = flat.index_select(0, row).to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :kept]
+            yield row, column + first_column.index_select(0, row)[:, None]

@@ -42,7 +42,8 @@ def block_sparse_attention(
         impl: ``"auto"``, or the name of an implementation (:data:`IMPLS`), which then runs or raises.
 
     Returns:
-        `[B, heads, N, D]` in the dtype of `query`.
+        `[B, heads, N, D]` in the dtype of `query`; under autocast, as with PyTorch's own attention, everything is
+        first cast to its dtype.
 
     Raises:
         ValueError: If shapes, dtypes or devices do not fit together or `impl` is unknown.
@@ -53,12 +54,9 @@ def block_sparse_attention(
     """
     keys = key if isinstance(key, tuple) else (key,)
     values = value if isinstance(value, tuple) else (value,)
+    query, keys, values = _autocast(query, keys, values)
     _check_pieces(query, keys, values, block_size)
-    rows, columns = query.shape[2] // block_size, sum(piece.shape[2] for piece in keys) // block_size
-    if block_mask.dtype != torch.bool or block_mask.ndim != 4 or block_mask.shape[2:] != (rows, columns):
-        raise ValueError(
-            f"block_mask is a boolean [B, heads, {rows}, {columns}], got {block_mask.dtype} {list(block_mask.shape)}"
-        )
+    _check_mask(block_mask, query, sum(piece.shape[2] for piece in keys), block_size)
     block_mask = block_mask.expand(*query.shape[:2], -1, -1)
     requires_grad = torch.is_grad_enabled() and any(x.requires_grad for x in (query, *keys, *values))
     module = _resolve(impl, IMPLS, "impl_", query, requires_grad)
@@ -80,15 +78,17 @@ def packed_attention(
         impl: ``"auto"``, or the name of an implementation (:data:`PACKED_IMPLS`), which then runs or raises.
 
     Returns:
-        `[1, heads, N, D]` in the dtype of `query`.
+        `[1, heads, N, D]` in the dtype of `query`, or of autocast.
 
     Raises:
         ValueError: If shapes, dtypes or devices do not fit together or `impl` is unknown.
         RuntimeError: If the named implementation cannot run here; the message says why.
     """
+    query, (key,), (value,) = _autocast(query, (key,), (value,))
     _check_pieces(query, (key,), (value,), 1)
     lengths = list(lengths)
-    if query.shape[0] != 1 or key.shape[2] != query.shape[2] or sum(lengths) != query.shape[2] or min(lengths) < 1:
+    fits = lengths and min(lengths) > 0 and sum(lengths) == query.shape[2] == key.shape[2]
+    if query.shape[0] != 1 or not fits:
         raise ValueError(
             f"lengths {lengths} are at least 1 and sum to the tokens of one packed sequence [1, heads, N, D]; "
             f"got query {list(query.shape)}, key {list(key.shape)}"
@@ -165,6 +165,17 @@ def _resolve(impl: str, names: tuple[str, ...], prefix: str, query: Tensor, requ
     return module
 
 
+def _autocast(
+    query: Tensor, keys: tuple[Tensor, ...], values: tuple[Tensor, ...]
+) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Cast to the dtype of autocast where it is on: layers hand over fp32 from their norms and bf16 from the rest."""
+    device = query.device.type
+    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+        return query, keys, values
+    dtype = torch.get_autocast_dtype(device)
+    return query.to(dtype), tuple(x.to(dtype) for x in keys), tuple(x.to(dtype) for x in values)
+
+
 def _check_pieces(query: Tensor, keys: tuple[Tensor, ...], values: tuple[Tensor, ...], block_size: int) -> None:
     if query.ndim != 4:
         raise ValueError(f"query is [B, heads, N, D], got {list(query.shape)}")
@@ -184,3 +195,17 @@ def _check_pieces(query: Tensor, keys: tuple[Tensor, ...], values: tuple[Tensor,
                 "query, key and value share dtype and device: got "
                 + ", ".join(f"{x.dtype} on {x.device}" for x in (query, key, value))
             )
+
+
+def _check_mask(block_mask: Tensor, query: Tensor, key_tokens: int, block_size: int) -> None:
+    batch, heads, tokens, _ = query.shape
+    rows, columns = tokens // block_size, key_tokens // block_size
+    shape = tuple(block_mask.shape)
+    fits = len(shape) == 4 and shape[0] in (1, batch) and shape[1] in (1, heads) and shape[2:] == (rows, columns)
+    if block_mask.dtype != torch.bool or not fits:
+        raise ValueError(
+            f"block_mask is a boolean [{batch} or 1, {heads} or 1, {rows}, {columns}], "
+            f"got {block_mask.dtype} {list(shape)}"
+        )
+    if block_mask.device != query.device:
+        raise ValueError(f"block_mask is on {block_mask.device} and query on {query.device}: move the mask there")

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from flashvsr.attention import block_sparse_attention, choose_impl, explain_impls, packed_attention
 from flashvsr.attention.ops import IMPLS, PACKED_IMPLS
@@ -106,6 +107,46 @@ def test_gather_keeps_memory_proportional_to_what_is_kept():
     assert sizes[2] < sizes[8] < 64 * SIZE * 64 * SIZE
 
 
+class _Unsized(TorchDispatchMode):
+    """Names the operations whose result has a size, or a value, that the host has to wait for."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output} & set(func.tags):
+            self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def test_gather_looks_at_the_counts_once_and_at_no_other_value():
+    with torch.no_grad(), _Unsized() as unsized:
+        block_sparse_attention(*_inputs(), _irregular_mask(), SIZE, impl="gather")
+    assert unsized.names == []  # the one look is a plain copy of the counts
+
+
+@pytest.mark.parametrize("impl", PLAIN)
+def test_autocast_decides_the_dtype_as_it_does_for_sdpa(impl):
+    query, key, value = _inputs()
+    mask = _irregular_mask()
+    expected = block_sparse_attention(*(x.bfloat16() for x in (query, key, value)), mask, SIZE, impl=impl)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = block_sparse_attention(
+            query,
+            (key[:, :, :SIZE].bfloat16(), key[:, :, SIZE:]),
+            (value[:, :, :SIZE], value[:, :, SIZE:]),
+            mask,
+            SIZE,
+            impl=impl,
+        )
+        packed = packed_attention(key[:1], key[:1], value[:1].bfloat16(), [SIZE, 5 * SIZE])
+    assert torch.equal(out, expected)
+    assert packed.dtype == torch.bfloat16
+    gradients = torch.autograd.grad(out.float().sum(), (query, key, value))
+    assert all(gradient.dtype == torch.float32 for gradient in gradients)
+
+
 def test_a_named_impl_is_the_one_that_runs(monkeypatch):
     from flashvsr.attention import impl_dense
 
@@ -143,8 +184,12 @@ def test_bad_arguments_are_refused_by_value():
         block_sparse_attention(query, key, value, mask, SIZE, impl="fastest")
     with pytest.raises(ValueError, match="whole blocks of 128"):
         block_sparse_attention(query, key, value, mask)
-    with pytest.raises(ValueError, match=r"\[B, heads, 4, 6\]"):
+    with pytest.raises(ValueError, match=r"\[2 or 1, 3 or 1, 4, 6\], got torch.bool \[1, 1, 4, 5\]"):
         block_sparse_attention(query, key, value, mask[..., :5], SIZE)
+    with pytest.raises(ValueError, match=r"got torch.bool \[3, 1, 4, 6\]"):
+        block_sparse_attention(query, key, value, mask.expand(3, -1, -1, -1), SIZE)
+    with pytest.raises(ValueError, match="block_mask is on meta and query on cpu"):
+        block_sparse_attention(query, key, value, mask.to("meta"), SIZE)
     with pytest.raises(ValueError, match=r"torch\.float32"):
         block_sparse_attention(query, key, value, mask.float(), SIZE)
     with pytest.raises(ValueError, match="multiple of 16"):
@@ -153,5 +198,6 @@ def test_bad_arguments_are_refused_by_value():
         block_sparse_attention(query, key.double(), value.double(), mask, SIZE)
     with pytest.raises(ValueError, match="as many pieces"):
         block_sparse_attention(query, (key, key), value, mask, SIZE)
-    with pytest.raises(ValueError, match=r"lengths \[3, 4\]"):
-        packed_attention(query[:1], key[:1], value[:1], [3, 4])
+    for lengths in ([3, 4], [], [6 * SIZE, 0]):
+        with pytest.raises(ValueError, match=rf"lengths \[{str(lengths)[1:-1]}\] are at least 1"):
+            packed_attention(key[:1], key[:1], value[:1], lengths)

@@ -152,6 +152,19 @@ def test_whole_and_chunked_agree_in_bf16_under_the_same_masks():
     assert error < 4 * torch.finfo(torch.bfloat16).eps
 
 
+@pytest.mark.parametrize("attention", [LocalSparseAttention, partial(FullAttention, impl="sdpa")])
+def test_training_under_autocast_computes_in_bf16_and_keeps_fp32_gradients(attention):
+    dit, latents = _small(text_dim=8, attention=attention).requires_grad_(True), _latents(6)
+    prompt = torch.randn(1, 3, 8)
+    exact, _ = dit(latents, T1000, prompt=prompt, streaming=False)
+    with torch.autocast("cpu", torch.bfloat16):
+        velocity, _ = dit(latents, T1000, prompt=prompt, streaming=False)
+    assert velocity.dtype == torch.bfloat16
+    assert (velocity.float() - exact).norm() < 0.05 * exact.norm()
+    velocity.float().square().mean().backward()
+    assert all(parameter.grad.dtype == torch.float32 for parameter in dit.parameters())
+
+
 def test_saved_states_and_clones_go_on_as_if_nothing_had_happened():
     dit, latents = _small(), _latents(12)
     expected, _ = _run(dit, latents)
