@@ -38,6 +38,7 @@ def attend_packed(query: Tensor, key: Tensor, value: Tensor, lengths: list[int],
 
 
 @lru_cache(maxsize=16)
+@torch.inference_mode(False)  # it may be made while streaming and be used again in training
 def document_mask(lengths: tuple[int, ...], device: torch.device) -> Any:
     """Build the BlockMask under which every token sees its own sample only; nothing of size N x N is built for it.
 

@@ -64,6 +64,12 @@ def test_document_mask_lists_exactly_the_blocks_that_hold_visible_pairs(lengths:
     assert dense(mask.kv_num_blocks, mask.kv_indices).equal(visible.any(3).any(1) & ~full)
 
 
+def test_a_document_mask_made_in_inference_mode_can_be_used_in_training() -> None:
+    with torch.inference_mode():
+        mask = impl_packed_flex.document_mask((3, 141), torch.device("cpu"))
+    assert not any(x.is_inference() for x in (mask.kv_indices, mask.full_kv_indices, mask.kv_num_blocks))
+
+
 @pytest.mark.slow  # torch.compile builds C++ for 10 to 20 seconds
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no g++: FlexAttention was not run on the CPU")
 def test_flex_on_a_cpu_equals_attention_under_the_mask_of_samples() -> None:
