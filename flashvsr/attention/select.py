@@ -138,9 +138,7 @@ def _threshold_some_visible(
     probability: Tensor, pairs: Tensor, budget: int, slots: int, per_slot: int
 ) -> tuple[Tensor, Tensor]:
     """Do the same where each query slot sees its own key slots only; V differs by slot and stays on the device."""
-    by_slot = pairs.unflatten(1, (-1, per_slot)).unflatten(
-        0, (slots, per_slot)
-    )  # [slots, per_slot, key slots, per_slot]
+    by_slot = pairs.unflatten(1, (-1, per_slot)).unflatten(0, (slots, per_slot))  # [slots, S, key slots, S]
     visible = by_slot.any(3).any(1)  # [slots, key slots]
     candidates = visible.sum(1) * per_slot**2
     hidden = ~visible.repeat_interleave(per_slot, 1)[:, None].expand(-1, per_slot, -1).flatten(1)

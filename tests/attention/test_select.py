@@ -58,26 +58,41 @@ def test_a_window_leaves_all_visible_pairs_when_the_budget_covers_them():
     assert torch.equal(mask, window.repeat(1, 2).expand_as(mask))
 
 
-def test_whole_sequence_and_chunks_choose_the_same():
-    per_slot, slots, history, budget = 6, 7, 2, 20
+@pytest.mark.parametrize("rule", ["released", "keep_all_when_covered"])
+@pytest.mark.parametrize("budget", [0, 20, 95, 10_000])
+@pytest.mark.parametrize("history", [1, 2, 3, 5])
+def test_whole_sequence_and_chunks_choose_the_same(history, budget, rule):
+    per_slot, slots = 6, 7
     query, key = _random(per_slot * slots, per_slot * slots)
     window = window_mask((2, 3), (3, 1))
     allowed = torch.kron(causal_slot_mask(slots, history), window)
-    whole = select_blocks(query, key, allowed, budget=budget, slots=slots, block_size=4)
+    whole = select_blocks(query, key, allowed, budget=budget, slots=slots, rule=rule, block_size=4)
     size = per_slot * 4
     for first, count in [(0, 3), *((slot, 1) for slot in range(3, slots))]:
-        seen = 0 if first == 0 else first - history
+        seen = max(0, first - history)
         chunk = select_blocks(
             query[:, :, first * size : (first + count) * size],
             key[:, :, seen * size : (first + count) * size],
             window,
             budget=budget,
             slots=count,
+            rule=rule,
             block_size=4,
         )
         rows = slice(first * per_slot, (first + count) * per_slot)
         assert torch.equal(whole[:, :, rows, seen * per_slot : (first + count) * per_slot], chunk), first
         assert whole[:, :, rows].sum() == chunk.sum()
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_pairs_tied_with_the_first_one_left_out_fall_out_too(whole):
+    query = torch.ones(1, 1, 2 * 4, 8)
+    key = torch.tensor([3.0, 1.0, 1.0, 0.0]).repeat_interleave(4)[:, None].expand(1, 1, -1, 8)
+    allowed = torch.ones(2, 4 if whole else 2, dtype=torch.bool)
+    expected = {0: 0, 1: 0, 2: 2, 3: 2, 5: 2, 6: 6, 7: 6, 8: 6}  # two rows: 3, 3, 1, 1, 1, 1, 0, 0
+    for budget, kept in expected.items():
+        mask = select_blocks(query, key, allowed, budget=budget, block_size=4)
+        assert mask.sum() == kept, budget
 
 
 def test_a_row_that_sees_nothing_keeps_nothing():
