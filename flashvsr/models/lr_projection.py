@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from einops import rearrange
@@ -30,19 +29,44 @@ class LRProjectionState:
     features: Tensor | None
     consumed: bool = False
 
-    def clone(self) -> LRProjectionState:
-        """Return an independent copy, to branch a stream."""
-        frames, features = (None if part is None else part.clone() for part in (self.frames, self.features))
-        return LRProjectionState(frames, features, self.consumed)
+    def take(self) -> tuple[Tensor | None, Tensor | None]:
+        """Hand out the frames and the features and mark the state as consumed.
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the tensors as a dict."""
-        return {"frames": self.frames, "features": self.features}
+        Raises:
+            RuntimeError: If the state was consumed before.
+        """
+        self._check_fresh()
+        self.consumed = True
+        return self.frames, self.features
+
+    def clone(self) -> LRProjectionState:
+        """Return an independent copy, to branch a stream.
+
+        Raises:
+            RuntimeError: If the state was consumed before.
+        """
+        self._check_fresh()
+        frames, features = (None if part is None else part.clone() for part in (self.frames, self.features))
+        return LRProjectionState(frames, features)
+
+    def state_dict(self) -> dict[str, Tensor | None]:
+        """Copy out to the CPU.
+
+        Raises:
+            RuntimeError: If the state was consumed before.
+        """
+        self._check_fresh()
+        parts = {"frames": self.frames, "features": self.features}
+        return {name: None if x is None else x.detach().to("cpu", copy=True) for name, x in parts.items()}
 
     @classmethod
-    def from_state_dict(cls, saved: dict[str, Any]) -> LRProjectionState:
+    def from_state_dict(cls, saved: dict[str, Tensor | None]) -> LRProjectionState:
         """Rebuild a state from :meth:`state_dict`, whose tensors it takes over."""
         return cls(saved["frames"], saved["features"])
+
+    def _check_fresh(self) -> None:
+        if self.consumed:
+            raise RuntimeError("this state was passed to the projection before and is consumed; go on with the new one")
 
 
 class StackedConv3d(nn.Module):
@@ -162,10 +186,7 @@ class LRProjection(nn.Module):
         if state is None:
             first, lr = lr[:, :, :1], lr[:, :, 1:]
             state = self._start(first) if self.variant == "causal" else LRProjectionState(None, None)
-        elif state.consumed:
-            raise RuntimeError("this state was passed to the projection before and is consumed; branch with .clone()")
-        state.consumed = True
-        frames, features = state.frames, state.features
+        frames, features = state.take()
         tokens = []
         for piece in lr.split(STEP_FRAMES * STEPS_AT_ONCE, 2):
             if piece.shape[2]:
@@ -178,16 +199,23 @@ class LRProjection(nn.Module):
         return projected, LRProjectionState(frames, features) if streaming else None
 
     def _check(self, lr: Tensor, state: LRProjectionState | None) -> None:
-        batch, channels, frames, height, width = lr.shape
-        if channels != self.in_channels or height % self.patch or width % self.patch:
+        if lr.ndim != 5 or lr.shape[1] != self.in_channels or any(size % self.patch for size in lr.shape[3:]):
             raise ValueError(
                 f"lr is [B, {self.in_channels}, T, H, W] with H and W multiples of {self.patch}, got {list(lr.shape)}"
             )
-        if frames % STEP_FRAMES != (state is None):
+        batch, _, frames, height, width = lr.shape
+        if frames % STEP_FRAMES != (1 if state is None else 0):
             length, when = ("4n + 1", "at the start") if state is None else ("4n", "after the start")
             raise ValueError(f"{when} of a stream lr holds {length} frames, got {frames}")
-        if state is not None and state.frames is not None and state.frames.shape[0] != batch:
-            raise ValueError(f"lr holds {batch} videos, the state is one of {state.frames.shape[0]}")
+        if state is None or state.frames is None:
+            return
+        held, _, rows, columns, _ = state.frames.shape
+        expected = (held, rows * self.patch, columns * self.patch)
+        if (batch, height, width) != expected:
+            raise ValueError(
+                f"lr holds {batch} videos of {height}x{width}, the state {held} of {expected[1]}x{expected[2]}; "
+                "start a new stream with state=None when the batch or the frame size changes"
+            )
 
     def _unshuffle(self, lr: Tensor) -> Tensor:
         """`[B, c, T, H, W]` to `[B, T, h, w, c*p*q]`."""

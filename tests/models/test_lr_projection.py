@@ -163,12 +163,34 @@ def test_a_saved_or_cloned_state_goes_on_as_the_original(variant):
     assert all(torch.equal(first, other) for other in others)
 
 
-def test_a_state_can_be_used_once():
-    projection, lr = small(), frames(9)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_state_can_be_used_once_and_neither_copied_nor_saved_afterwards(variant):
+    projection, lr = small(variant), frames(9)
     _, state = projection(lr[:, :, :5])
     projection(lr[:, :, 5:], state)
-    with pytest.raises(RuntimeError, match=r"is consumed; branch with \.clone\(\)"):
-        projection(lr[:, :, 5:], state)
+    for use in (lambda: projection(lr[:, :, 5:], state), state.clone, state.state_dict):
+        with pytest.raises(RuntimeError, match="is consumed; go on with the new one"):
+            use()
+
+
+def test_a_saved_state_does_not_follow_the_stream():
+    projection, lr = small(), frames(5)
+    _, state = projection(lr)
+    saved = state.state_dict()
+    kept = saved["frames"].clone()
+    state.frames.zero_()
+    assert torch.equal(saved["frames"], kept)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_one_frame_gives_no_step_and_no_frames_change_nothing(variant):
+    projection, lr = small(variant), frames(9, batch=2)
+    expected, _ = projection(lr)
+    tokens, state = projection(lr[:, :, :1])
+    assert tokens.shape == (2, 0, 12)
+    tokens, state = projection(lr[:, :, :0], state)
+    assert tokens.shape == (2, 0, 12)
+    torch.testing.assert_close(projection(lr[:, :, 1:], state)[0], expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +200,9 @@ def test_a_state_can_be_used_once():
         (frames(5), True, "after the start of a stream lr holds 4n frames, got 5"),
         (frames(5, height=9), False, r"H and W multiples of 2, got \[1, 3, 5, 9, 12\]"),
         (frames(5)[:, :1], False, r"lr is \[B, 3, T, H, W\]"),
-        (frames(4, batch=2), True, "lr holds 2 videos, the state is one of 1"),
+        (frames(5)[0], False, r"lr is \[B, 3, T, H, W\] with H and W multiples of 2, got \[3, 5, 8, 12\]"),
+        (frames(4, batch=2), True, "lr holds 2 videos of 8x12, the state 1 of 8x12; start a new stream"),
+        (frames(4, width=8), True, "lr holds 1 videos of 8x8, the state 1 of 8x12; start a new stream"),
     ],
 )
 def test_frames_that_do_not_fit_are_refused(lr, later, message):
@@ -186,6 +210,7 @@ def test_frames_that_do_not_fit_are_refused(lr, later, message):
     state = projection(frames(1))[1] if later else None
     with pytest.raises(ValueError, match=message):
         projection(lr, state)
+    assert state is None or not state.consumed
 
 
 def test_an_unknown_variant_is_refused():
