@@ -77,6 +77,29 @@ def test_a_cloned_state_branches_and_a_used_one_is_refused():
         system.step(lr[:, :, 25:], noise[:, :, 6:], state)
 
 
+def test_samples_of_a_batch_are_processed_as_each_alone():
+    system = _system()
+    lr, noise = torch.rand(2, 3, 33, 128, 128) * 2 - 1, torch.randn(2, 16, 8, 16, 16)
+
+    def run(rows: slice) -> torch.Tensor:
+        first, state = system.step(lr[rows, :, :25], noise[rows, :, :6])
+        return torch.cat((first, system.step(lr[rows, :, 25:], noise[rows, :, 6:], state)[0]), 2)
+
+    alone = torch.cat((run(slice(0, 1)), run(slice(1, 2))))
+    torch.testing.assert_close(run(slice(0, 2)), alone, rtol=0, atol=1e-4)  # the colour gain enlarges rounding
+
+
+def test_chunks_run_without_a_look_at_any_value():
+    # on the meta device there are none: what would make the host wait for a GPU raises here
+    system = _system(color="wavelet").to("meta")
+    for block in system.dit.blocks:
+        block.self_attn.impl = "dense"  # gather does look: at how many blocks each row keeps
+    lr, noise = torch.empty(1, 3, 33, 128, 256, device="meta"), torch.empty(1, 16, 8, 16, 32, device="meta")
+    _, state = system.step(lr[:, :, :25], noise[:, :, :6])
+    frames, _ = system.step(lr[:, :, 25:], noise[:, :, 6:], state)
+    assert frames.shape == (1, 3, 8, 128, 256)
+
+
 def test_two_interleaved_streams_do_not_touch_each_other():
     system, one, two = _system(), _video(33, 32, 32), _video(33, 32, 32).flip(0)
     expected = [_stream(system, video, 50) for video in (one, two)]
