@@ -5,14 +5,16 @@ from __future__ import annotations
 import statistics
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from flashvsr.models.system import FlashVSR
+from flashvsr.streaming import Stream
 
 PARTS = ("projection", "dit", "decoder", "color")
 """Submodules of a system that are timed on their own; the rest is resizing, padding and noise."""
@@ -29,12 +31,14 @@ class PartResult:
         milliseconds: Median over the timed chunks.
         teraflops: Operations it needs, 10^12; attention counts the kept blocks only. 0 when it has none to speak of.
         floor_milliseconds: The time these operations take at the matrix rate measured in the same run.
+        peak_gib: Most memory allocated on a GPU while it ran, weights and state of all parts included; 0 elsewhere.
     """
 
     name: str
     milliseconds: float
     teraflops: float
     floor_milliseconds: float
+    peak_gib: float
 
 
 @dataclass(frozen=True)
@@ -71,14 +75,15 @@ class BenchResult:
             f"{self.first_frames_ms:.0f} ms (cold {self.cold_first_frames_ms:.0f} ms), peak {self.peak_gib:.2f} GiB, "
             f"matrix rate {self.matrix_tflops:.1f} TFLOP/s",
             "",
-            "| part | ms per chunk | TFLOP | floor ms |",
-            "|---|---|---|---|",
+            "| part | ms per chunk | TFLOP | floor ms | peak GiB |",
+            "|---|---|---|---|---|",
         ]
         lines += [
-            f"| {part.name} | {part.milliseconds:.1f} | {part.teraflops:.2f} | {part.floor_milliseconds:.1f} |"
+            f"| {part.name} | {part.milliseconds:.1f} | {part.teraflops:.2f} | {part.floor_milliseconds:.1f} "
+            f"| {part.peak_gib:.2f} |"
             for part in self.parts
         ]
-        return "\n".join([*lines, f"| chunk | {self.chunk_ms:.1f} | | |"])
+        return "\n".join([*lines, f"| chunk | {self.chunk_ms:.1f} | | | |"])
 
 
 class _Clock:
@@ -161,10 +166,11 @@ def bench(system: FlashVSR, *, height: int, width: int, chunks: int = 10, seed: 
     times = clock.medians()
     cuda = system.device.type == "cuda"
     peak = torch.cuda.max_memory_reserved(system.device) / 2**30 if cuda else 0.0
+    peaks = _part_peaks(system, stream, video[first:]) if cuda else dict.fromkeys(PARTS, 0.0)
     rate = _matrix_rate(system.device, system.dtype)
-    parts = [PartResult(name, times[name], flops[name] / 1e12, flops[name] / rate * 1e3) for name in PARTS]
+    parts = [PartResult(name, times[name], flops[name] / 1e12, flops[name] / rate * 1e3, peaks[name]) for name in PARTS]
     rest = times["chunk"] - sum(part.milliseconds for part in parts)
-    parts.append(PartResult("resize, pad, noise, host", rest, 0.0, 0.0))
+    parts.append(PartResult("resize, pad, noise, host", rest, 0.0, 0.0, 0.0))
     return BenchResult(
         device=torch.cuda.get_device_name(system.device) if cuda else f"CPU, {torch.get_num_threads()} threads",
         size=(height, width),
@@ -178,18 +184,57 @@ def bench(system: FlashVSR, *, height: int, width: int, chunks: int = 10, seed: 
     )
 
 
-def _count(system: FlashVSR, stream: Any, frames: Tensor) -> dict[str, float]:
+def _part_peaks(system: FlashVSR, stream: Stream, frames: Tensor) -> dict[str, float]:
+    """GiB allocated at most while each part of one chunk runs on a GPU; the allocator's own peaks start anew."""
+    device, peaks, handles = system.device, dict.fromkeys(PARTS, 0.0), []
+
+    def start(*_: Any) -> None:
+        torch.cuda.reset_peak_memory_stats(device)
+
+    for name in PARTS:
+
+        def stop(*_: Any, name: str = name) -> None:
+            peaks[name] = torch.cuda.max_memory_allocated(device) / 2**30
+
+        module = getattr(system, name)
+        handles += [module.register_forward_pre_hook(start), module.register_forward_hook(stop)]
+    stream.push(frames)
+    for handle in handles:
+        handle.remove()
+    return peaks
+
+
+def _fused_conv_flops(x: Sequence[int], weight: Sequence[int], *_: Any, out_shape: Sequence[int], **__: Any) -> int:
+    return conv_flop_count(list(x), list(weight), list(out_shape))
+
+
+FUSED_CONVOLUTIONS = {
+    torch.ops.aten.cudnn_convolution_relu: _fused_conv_flops,
+    torch.ops.aten.cudnn_convolution_add_relu: _fused_conv_flops,
+}
+"""What torch's counter does not know: shapes to operations."""
+
+
+def _count(system: FlashVSR, stream: Stream, frames: Tensor) -> dict[str, float]:
     """Operations of each part in one steady chunk: matrix products and convolutions, and attention over kept blocks.
 
     The transformer is counted layer by layer: a counter of operators sees no Triton kernel and takes no FlexAttention.
     """
     flops: dict[str, float] = dict.fromkeys(PARTS, 0.0)
-    counters = {name: FlopCounterMode(display=False) for name in PARTS if name != "dit"}
+    counters = {
+        name: FlopCounterMode(display=False, custom_mapping=FUSED_CONVOLUTIONS) for name in PARTS if name != "dit"
+    }
     handles: list[Any] = []
     kept: list[Tensor] = []
 
     def count_linear(layer: Any, args: Any, out: Tensor) -> None:
         flops["dit"] += 2 * out.numel() * layer.in_features
+
+    def count_cross_attention(layer: Any, args: Any, out: Tensor) -> None:
+        flops["dit"] += 4 * out.numel() * args[1][0].shape[1]  # [B, N, dim] against L prompt tokens
+
+    def count_kept(layer: Any, args: Any, out: Tensor) -> None:
+        kept.append(out.sum())  # stays on the device until the chunk is done
 
     for name, counter in counters.items():
         module: nn.Module = getattr(system, name)
@@ -199,8 +244,10 @@ def _count(system: FlashVSR, stream: Any, frames: Tensor) -> dict[str, float]:
         ]
     linear = [layer for layer in system.dit.modules() if isinstance(layer, nn.Linear)]
     handles += [layer.register_forward_hook(count_linear) for layer in linear]
-    selections = [block.self_attn.selection for block in system.dit.blocks]
-    handles += [layer.register_forward_hook(lambda _, args, out: kept.append(out.sum())) for layer in selections]
+    for block in system.dit.blocks:
+        handles.append(block.self_attn.selection.register_forward_hook(count_kept))
+        if system.dit.has_prompt:
+            handles.append(block.cross_attn.register_forward_hook(count_cross_attention))
     stream.push(frames)
     for handle in handles:
         handle.remove()

@@ -1,9 +1,14 @@
+from functools import partial
+
 import pytest
 import torch
 
 import flashvsr
+from flashvsr.attention import LocalSparseAttention
 from flashvsr.bench import PARTS, bench
 from flashvsr.cli import main
+from flashvsr.decoders import TinyConditionalDecoder
+from flashvsr.models import FlashVSR, LRProjection, VideoDiT
 
 
 def test_the_parts_add_up_to_the_chunk_and_attention_is_counted():
@@ -16,6 +21,35 @@ def test_the_parts_add_up_to_the_chunk_and_attention_is_counted():
     assert flops["decoder"] > 1e-4
     assert result.frames_per_second == pytest.approx(8000 / result.chunk_ms)
     assert "| decoder |" in result.table()
+
+
+def _system(color: str = "none") -> FlashVSR:
+    torch.manual_seed(0)
+    attention = partial(LocalSparseAttention, rule="keep_all_when_covered", impl="dense")
+    dit = VideoDiT(32, 2, 2, 64, text_dim=8, attention=attention)
+    parts = LRProjection(hidden=(8, 12), dim=32), dit, TinyConditionalDecoder(channels=(8, 8, 8, 8))
+    return FlashVSR(*parts, prompt=torch.randn(1, 5, 8), color=color).requires_grad_(False)
+
+
+def test_operations_are_those_of_the_formulas():
+    flops = {part.name: part.teraflops * 1e12 for part in bench(_system(), height=128, width=128, chunks=1).parts}
+    tokens, keys, dim, layers = 2 * 8 * 8, 4 * 2 * 8 * 8, 32, 2  # 3 slots of the past and the chunk: all is covered
+    linear = layers * tokens * (6 * dim**2 + 2 * dim * 64)  # q, k, v, o; q, o of the prompt's; feed-forward
+    time = 256 * dim + dim**2 + 6 * dim**2
+    attention = layers * 2 * tokens * (keys + 5) * dim
+    assert flops["dit"] == pytest.approx(2 * (linear + time + attention + tokens * dim * 64))
+    cells = 8 * 8
+    conv1, conv2 = 4 * 768 * 4 * 9 * 8, 2 * 8 * 4 * 9 * 12  # outputs in time, in, taps in time and space, out
+    assert flops["projection"] == pytest.approx(2 * cells * (conv1 + conv2 + 2 * 12 * dim))
+    assert flops["color"] == 0
+
+
+@pytest.mark.gpu
+def test_fused_convolutions_are_counted_as_the_plain_ones():
+    fused, plain = _system().cuda(), _system()
+    on_gpu, on_cpu = (bench(system, height=128, width=128, chunks=1).parts for system in (fused, plain))
+    assert [part.teraflops for part in on_gpu] == pytest.approx([part.teraflops for part in on_cpu])
+    assert all(part.peak_gib > 0 for part in on_gpu[:-1])
 
 
 def test_the_command_prints_a_table_and_writes_json(tmp_path, capsys):
