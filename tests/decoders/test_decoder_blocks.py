@@ -3,6 +3,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from flashvsr.decoders import TinyDecoder
 from flashvsr.decoders.blocks import MemBlock, TimeGrow, TinyDecoderState, conv_relu, enlarge, upsampling_kernels
 
 
@@ -80,3 +81,15 @@ def test_the_fused_convolution_errs_no_more_than_the_separate_steps(dtype):
         with torch.inference_mode():
             fused = conv_relu(*inputs[:count])
         assert (fused - exact).norm() <= 1.05 * (separate - exact).norm()
+
+
+@pytest.mark.gpu
+@torch.no_grad()
+def test_validation_under_autocast_runs_the_fused_convolutions_only_where_one_dtype_meets():
+    torch.manual_seed(0)
+    decoder = TinyDecoder(channels=(8, 8, 8, 8)).cuda()
+    latents = torch.randn(1, 16, 2, 4, 4, device="cuda")
+    exact, _ = decoder(latents)
+    with torch.autocast("cuda", torch.bfloat16):
+        rounded, _ = decoder(latents)
+    torch.testing.assert_close(rounded.float(), exact, rtol=0, atol=0.05)
