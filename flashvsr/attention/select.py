@@ -37,7 +37,8 @@ def select_blocks(
 
     A pair's score is the product of the mean query and the mean key over sqrt(D), in the dtype of the input, turned
     into a probability over the visible keys of its row in fp32. All rows of a slot compete for the same budget, so a
-    row may get many pairs or none. Pairs tied with the first one left out fall out too.
+    row may get many pairs or none. Pairs tied with the first one left out fall out too. No gradient passes through the
+    choice.
 
     Args:
         query: `[B, heads, N, D]` after norm and RoPE, in block order.
@@ -71,6 +72,7 @@ def select_blocks(
     )
 
 
+@torch.no_grad()
 def select_from_means(
     query_means: Tensor, key_means: Tensor, allowed: Tensor, *, budget: int, slots: int = 1, rule: str = "released"
 ) -> Tensor:

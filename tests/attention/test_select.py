@@ -84,6 +84,14 @@ def test_whole_sequence_and_chunks_choose_the_same(history, budget, rule):
         assert whole[:, :, rows].sum() == chunk.sum()
 
 
+def test_selection_keeps_nothing_for_a_backward_pass():
+    query, key = (x.requires_grad_() for x in _random(4, 8))
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.shape), lambda x: x):
+        select_blocks(query, key, torch.ones(4, 8, dtype=torch.bool), budget=9, block_size=4)
+    assert kept == []
+
+
 @pytest.mark.parametrize("whole", [False, True])
 def test_pairs_tied_with_the_first_one_left_out_fall_out_too(whole):
     query = torch.ones(1, 1, 2 * 4, 8)
