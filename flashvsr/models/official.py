@@ -52,13 +52,14 @@ def read_official_folder(
 
     Raises:
         FileNotFoundError: If the prompt is neither given nor in the folder.
-        ValueError: If the version is unknown or cannot be told, or the prompt has another shape.
+        ValueError: If the version is unknown, cannot be told or is not that of the hash, or the prompt has another
+            shape.
     """
     path = Path(path)
     if version is not None and version not in VARIANTS:
         raise ValueError(f"version is one of {', '.join(VARIANTS)}; got {version!r}")
     init_args: dict[str, dict[str, Any]] = {
-        "projection": {"variant": VARIANTS[version or _told_version(path)]},
+        "projection": {"variant": VARIANTS[_check_version(path, version)]},
         "dit": {"attention": {"class_path": "flashvsr.attention.LocalSparseAttention", "init_args": {}}},
     }
     components = {
@@ -107,16 +108,21 @@ def load_wan_base(
     return dit
 
 
-def _told_version(path: Path) -> str:
+def _check_version(path: Path, version: str | None) -> str:
+    """The version said or told by the hash, which may not contradict each other; only v1.1 has a known hash."""
     file = path / BUILDERS["projection"][0]
-    if file.is_file():
+    known = False
+    if version != "v1.1" and file.is_file():
         with file.open("rb") as content:
-            if hashlib.file_digest(content, "sha256").hexdigest() == PROJECTION_V11_SHA256:
-                return "v1.1"
-    raise ValueError(
-        f"{path} may be FlashVSR v1 or v1.1: {file.name} is not the known file of v1.1. The two look alike and the "
-        'wrong one gives ghosts; say version="v1" or version="v1.1"'
-    )
+            known = hashlib.file_digest(content, "sha256").hexdigest() == PROJECTION_V11_SHA256
+    if known and version == "v1":
+        raise ValueError(f'{file} is the published file of v1.1: say version="v1.1", or leave it out')
+    if version is None and not known:
+        raise ValueError(
+            f"{path} may be FlashVSR v1 or v1.1: {file.name} is not the known file of v1.1. The two look alike and the "
+            'wrong one gives ghosts; say version="v1" or version="v1.1"'
+        )
+    return version or "v1.1"
 
 
 def _find_prompt(path: Path, prompt: str | Path | Tensor | None) -> Tensor:

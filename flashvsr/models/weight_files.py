@@ -33,7 +33,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing")
     if path.name.endswith(".index.json"):
-        shards = sorted(set(json.loads(path.read_text())["weight_map"].values()))
+        shards = _listed_files(path)
         return {name: tensor for shard in shards for name, tensor in read_tensors(path.with_name(shard)).items()}
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
@@ -43,6 +43,13 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if not (isinstance(content, dict) and all(isinstance(value, Tensor) for value in content.values())):
         raise ValueError(f"{path} does not hold named tensors, but a {type(content).__name__} of other things")
     return content
+
+
+def _listed_files(index: Path) -> list[str]:
+    try:
+        return sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"{index} is damaged or no index of safetensors files; download or copy it again") from error
 
 
 def read_pickle(path: Path) -> Any:

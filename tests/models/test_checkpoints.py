@@ -21,6 +21,7 @@ from flashvsr.models.checkpoints import choose_device, choose_dtype, find_model,
 from flashvsr.models.class_paths import build
 from flashvsr.models.model_folder import Component, read_model_folder, save_model_folder
 from flashvsr.models.official import load_wan_base, read_official_folder
+from flashvsr.models.weight_files import read_tensors
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from official_folder import write_official_folder
@@ -138,6 +139,21 @@ def test_the_known_hash_tells_version_1_1(published, monkeypatch):
     digest = hashlib.sha256((published / "LQ_proj_in.ckpt").read_bytes()).hexdigest()
     monkeypatch.setattr(official, "PROJECTION_V11_SHA256", digest)
     assert load(published, device="cpu").projection.variant == "causal"
+
+
+def test_the_known_hash_contradicts_another_version(published, monkeypatch):
+    digest = hashlib.sha256((published / "LQ_proj_in.ckpt").read_bytes()).hexdigest()
+    monkeypatch.setattr(official, "PROJECTION_V11_SHA256", digest)
+    with pytest.raises(ValueError, match=r"LQ_proj_in.ckpt is the published file of v1.1"):
+        read_official_folder(published, version="v1")
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"weight_map": []}', "{}"])
+def test_an_index_that_is_none_is_refused_by_its_name(tmp_path, content):
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(content)
+    with pytest.raises(ValueError, match=r"model.safetensors.index.json is damaged or no index"):
+        read_tensors(index)
 
 
 def test_a_missing_prompt_is_asked_for_by_name_and_place(published, tmp_path):
