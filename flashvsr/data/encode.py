@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from fractions import Fraction
@@ -13,11 +14,13 @@ from torch import Tensor
 
 from flashvsr.data.info import VideoError, VideoInfo, plain_errors
 from flashvsr.data.pixels import FromRGB, resolve_colors, tag
+from flashvsr.data.timing import Ticks
 from flashvsr.data.tracks import TrackCopier, TrackQueue
 
 _FORMAT_NAMES = {"mkv": "matroska", "y4m": "yuv4mpegpipe", "ts": "mpegts", "m4v": "mp4"}
 _NEED_SEEKING = ("mp4", "mov", "ipod", "3gp", "3g2", "avi")
 _MP4_LIKE = ("mp4", "mov", "ipod")
+_VARIABLE_RATE = 0x400  # AVFMT_VARIABLE_FPS
 _WELL_KNOWN = ("libx264", "libx265", "libsvtav1", "libvpx-vp9", "prores_ks", "ffv1")
 # the first that the encoder takes; odd sizes cannot have their colour halved
 _PIXEL_FORMATS = {
@@ -55,11 +58,16 @@ def pick_format(target: str | Path, format: str) -> str:
     return known.name
 
 
+def keeps_times(format: str) -> bool:
+    """Whether a container, named as by `pick_format`, holds a time for each frame and not just a frame rate."""
+    return bool(av.ContainerFormat(format, "w").flags & _VARIABLE_RATE)
+
+
 def pick_codec(codec: str, format: str, info: VideoInfo) -> str:
     """Name of the encoder: the one asked for, or what suits the container and the source.
 
-    ``"auto"`` is uncompressed for Y4M, VP9 for WebM, else 10-bit HEVC (libx265) for HDR and deep sources and
-    H.264 (libx264) for the rest.
+    ``"auto"`` is uncompressed for Y4M; VP9 for WebM, AV1 (libsvtav1) when its source is HDR or deep; else 10-bit HEVC
+    (libx265) for HDR and deep sources and H.264 (libx264) for the rest.
 
     Raises:
         VideoError: No such encoder in this build of FFmpeg.
@@ -67,9 +75,8 @@ def pick_codec(codec: str, format: str, info: VideoInfo) -> str:
     if codec == "auto":
         if format == "yuv4mpegpipe":
             return "rawvideo"
-        if format == "webm":
-            return "libvpx-vp9"
-        return "libx265" if info.is_hdr or info.bit_depth > 8 else "libx264"
+        deep, plain = ("libsvtav1", "libvpx-vp9") if format == "webm" else ("libx265", "libx264")
+        return deep if info.is_hdr or info.bit_depth > 8 else plain
     try:
         known = av.Codec(codec, "w")
     except (av.FFmpegError, ValueError) as error:
@@ -106,9 +113,9 @@ class ContainerSink:
         self.warnings: list[str] = []
         self._name = "stdout" if str(target) == "-" else str(target)
         self._path = None if str(target) == "-" else Path(target)
-        self._time_base = info.time_base
         self._rate = info.frame_rate or Fraction(25)
-        self._last = -1
+        self._time_base = info.time_base if keeps_times(format) else 1 / self._rate
+        self._ticks = Ticks(self._time_base)
         self._container = open_output(target, format, self._time_base)
         try:
             self._stream = self._add_picture(size, info, codec, crf)
@@ -117,7 +124,7 @@ class ContainerSink:
             self._lead = round(lead / self._time_base)
             self.warnings += [] if self._tracks is None else self._tracks.warnings
             with plain_errors(
-                f"{codec} cannot encode {size[0]}x{size[1]} into {self._name}", "try another --codec or --format"
+                f"{codec} cannot encode {size[0]}x{size[1]} into {format}", "try another --codec or --format"
             ):
                 self._container.start_encoding()
         except BaseException:
@@ -127,9 +134,7 @@ class ContainerSink:
     def write(self, pixels: Tensor, time: Fraction) -> None:
         """Encode a frame. Times closer than a tick are moved apart by one."""
         frame = self._to_frame(pixels)
-        tick = max(round(time / self._time_base), self._last + 1)
-        self._last = tick
-        frame.pts, frame.time_base = tick + self._lead, self._time_base
+        frame.pts, frame.time_base = self._ticks.tick(time) + self._lead, self._time_base
         frame.duration = max(1, round(1 / (self._rate * self._time_base)))
         with self._plainly():
             self._mux(self._stream.encode(frame))
@@ -141,6 +146,7 @@ class ContainerSink:
             if self._tracks is not None:
                 self._tracks.advance(None)
             self._container.close()
+        self.warnings += self._ticks.warnings(self._container.format.name)
 
     def abort(self) -> None:
         """Close and delete."""
@@ -160,6 +166,8 @@ class ContainerSink:
 
     def _add_picture(self, size: tuple[int, int], info: VideoInfo, codec: str, crf: float) -> Any:
         format = self._container.format.name
+        if codec == "libsvtav1":
+            os.environ.setdefault("SVT_LOG", "1")  # errors only: it writes to stderr, past FFmpeg's own log
         try:
             stream: Any = self._container.add_stream(codec, rate=self._rate, options=_options(codec, crf, info))
         except (ValueError, av.FFmpegError) as error:

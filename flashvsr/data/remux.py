@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import av
+from av.bitstream import BitStreamFilterContext
 
 from flashvsr.data.demux import FileSource
-from flashvsr.data.encode import discard, open_output, pick_format
+from flashvsr.data.encode import discard, keeps_times, open_output, pick_format
 from flashvsr.data.info import VideoError, plain_errors
+from flashvsr.data.pixels import resolve_colors, tag
+from flashvsr.data.timing import Ticks
 from flashvsr.data.tracks import TrackCopier
 
+_HEADERS_IN_PLACE = ("h264", "hevc")  # raw streams: NUT keeps the parameter sets in its header, these have none
 # NAL units of supplemental information, which may name the machine's thread count: H.264, HEVC
 _REMARKS = {"h264": (lambda first: first & 31, (6,)), "hevc": (lambda first: first >> 1 & 63, (39, 40))}
 
@@ -48,6 +52,8 @@ def join_segments(
         raise VideoError("there are no segments to join\nrun the upscaling again without --resume")
     container = pick_format(target, format)
     plan = _plan(segments)
+    if not keeps_times(container):
+        plan = plan.at_one_rate()
     reader = FileSource(str(source)) if source is not None and Path(source).is_file() else None
     output = open_output(target, container, plan.time_base)
     try:
@@ -68,14 +74,24 @@ class _Plan:
     """What all segments together look like.
 
     Attributes:
-        time_base: Of every ``pts``.
-        shown: Presentation times of all frames, in order of presentation.
+        time_base: Of every time that is written.
+        found: Presentation times of all frames in the segments, in order of presentation.
+        shown: The times to write for them.
         delay: Frames that must be decoded ahead, at most, because of B-frames.
+        ticks: What gave the times to write, when they are not those found.
     """
 
     time_base: Fraction
+    found: list[int]
     shown: list[int]
     delay: int
+    ticks: Ticks | None = None
+
+    def at_one_rate(self) -> _Plan:
+        """The same on a clock that ticks once per frame."""
+        ticks = Ticks(1 / _frame_rate(self))
+        shown = [ticks.tick((time - self.found[0]) * self.time_base) for time in self.found]
+        return replace(self, time_base=ticks.time_base, shown=shown, ticks=ticks)
 
 
 def _plan(segments: Sequence[Path]) -> _Plan:
@@ -101,7 +117,7 @@ def _plan(segments: Sequence[Path]) -> _Plan:
         place = {pts: index for index, pts in enumerate(order)}
         delay = max(delay, *(index - place[pts] for index, pts in enumerate(decoded)))
         shown += order
-    return _Plan(time_base, shown, delay)
+    return _Plan(time_base, shown, shown, delay)
 
 
 def _write(output: Any, plan: _Plan, segments: Sequence[Path], reader: FileSource | None) -> list[str]:
@@ -113,39 +129,46 @@ def _write(output: Any, plan: _Plan, segments: Sequence[Path], reader: FileSourc
         stream.codec_context.framerate = _frame_rate(plan)  # the template's is its clock rate
         if template.codec_context.name == "hevc" and output.format.name in ("mp4", "mov", "ipod"):
             stream.codec_context.codec_tag = "hvc1"
+        in_place = BitStreamFilterContext("dump_extra" if output.format.name in _HEADERS_IN_PLACE else "null", template)
         tracks = None
         if reader is not None:
+            if not template.codec_context.format.is_rgb:  # NUT holds no colours, and not every codec does
+                tag(stream.codec_context, resolve_colors(reader.info.colors, reader.info.width, reader.info.height))
             packets = reader.packets()
             tracks = TrackCopier(output, reader.tracks, lambda: next(packets, None))
         output.start_encoding()
     lead = 0 if tracks is None else round(tracks.lead / plan.time_base)
-    for packet, dts, duration in _timed(plan, segments):
-        packet.pts, packet.dts, packet.duration = packet.pts + lead, dts + lead, duration
+    for found, pts, dts, duration in _timed(plan, segments):
+        (packet,) = in_place.filter(found)
+        packet.pts, packet.dts, packet.duration, packet.time_base = pts + lead, dts + lead, duration, plan.time_base
         packet.stream = stream
         if tracks is not None:
             tracks.advance(packet.dts * plan.time_base)
         output.mux(packet)
-    if tracks is None:
-        return []
-    tracks.advance(None)
-    return tracks.warnings
+    warnings = plan.ticks.warnings(output.format.name) if plan.ticks is not None else []
+    if tracks is not None:
+        tracks.advance(None)
+        warnings += tracks.warnings
+    return warnings
 
 
-def _timed(plan: _Plan, segments: Sequence[Path]) -> Iterator[tuple[Any, int, int]]:
-    """Packets of all segments in decoding order, each with its decoding time and its duration.
+def _timed(plan: _Plan, segments: Sequence[Path]) -> Iterator[tuple[Any, int, int, int]]:
+    """Packets of all segments in decoding order, each with its presentation time, decoding time and duration.
 
     The n-th packet is decoded when the (n - delay)-th frame is shown; the first ``delay`` come before the first frame,
     spaced as the frames are.
     """
     shown, number = plan.shown, 0
     last = shown[-1] - shown[-2] if len(shown) > 1 else max(1, round(1 / (25 * plan.time_base)))
-    durations = dict(zip(shown, [b - a for a, b in pairwise(shown)] + [last], strict=True))
+    durations = [b - a for a, b in pairwise(shown)] + [last]
+    places = {found: (time, duration) for found, time, duration in zip(plan.found, shown, durations, strict=True)}
     for path in segments:
         with _opened(path) as container:
             for packet in _pictures(container):
                 ahead = shown[plan.delay] - shown[0] if number < plan.delay else 0
                 dts = shown[number] - ahead if ahead else shown[number - plan.delay]
-                yield packet, dts, durations[packet.pts]
+                pts, duration = places[packet.pts]
+                yield packet, pts, dts, duration
                 number += 1
 
 

@@ -1,4 +1,4 @@
-"""Timestamps as files hold them, made exact and strictly increasing."""
+"""Timestamps as files hold them, made exact and strictly increasing; and those of an output."""
 
 from __future__ import annotations
 
@@ -41,3 +41,32 @@ class Clock:
             tick = self._last + self._duration
         self._last = max(tick, self._last + 1)
         return self._last
+
+
+class Ticks:
+    """Times of output frames on the clock of their container, strictly increasing.
+
+    Containers such as Y4M, AVI and raw streams hold a frame rate and no times: their clock ticks once per frame.
+
+    Args:
+        time_base: Seconds per tick.
+    """
+
+    def __init__(self, time_base: Fraction) -> None:
+        self.time_base = time_base
+        self._last = -1
+        self._strayed = Fraction(0)
+
+    def tick(self, time: Fraction) -> int:
+        """The tick nearest to ``time`` (seconds) that is later than the one before."""
+        exact = time / self.time_base
+        self._last = max(round(exact), self._last + 1)
+        self._strayed = max(self._strayed, abs(self._last - exact))
+        return self._last
+
+    def warnings(self, format: str) -> list[str]:
+        """A line when times of frames were moved by more than a tick; ``format`` is the container's name."""
+        if self._strayed <= 1:
+            return []
+        moved = float(self._strayed * self.time_base)
+        return [f"{format} cannot hold the times of these frames: moved by up to {moved:.3g} s"]

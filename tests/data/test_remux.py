@@ -136,6 +136,48 @@ def test_packets_outlive_the_reader_that_found_them(tmp_path, write_av):
         assert sound_of(tmp_path / "copy.mkv")[1] == sound_of(source)[1]
 
 
+@pytest.mark.parametrize("ending", ["y4m", "avi", "h264", "265"])
+def test_containers_without_times_play_at_the_rate_of_the_source(tmp_path, picture, ending):
+    deep = HLG if ending == "265" else SDR
+    options = {"codec": "rawvideo"} if ending == "y4m" else {}
+    segments = []
+    for index in range(2):
+        segments.append(tmp_path / f"{index}{SEGMENT_SUFFIX}")
+        with VideoWriter(segments[-1], width=64, height=48, info=deep, **options) as writer:
+            for number in range(20 * index, 20 * index + 20):
+                writer.write(picture(number), number * Fraction(1001, 30000))
+    assert join_segments(segments, tmp_path / f"joined.{ending}") == []
+    with VideoWriter(tmp_path / f"whole.{ending}", width=64, height=48, info=deep) as writer:
+        for number in range(40):
+            writer.write(picture(number), number * Fraction(1001, 30000))
+    assert writer.warnings == []
+    for name in ("joined", "whole"):
+        with VideoReader(tmp_path / f"{name}.{ending}") as reader:
+            assert len(list(reader)) == 40
+            assert ending in ("h264", "265") or reader.info.frame_rate == Fraction(30000, 1001)
+
+
+def test_uneven_times_that_a_container_cannot_hold_are_said(tmp_path, picture):
+    times = [Fraction(number, 25) + (number > 10) for number in range(20)]
+    segments = write_segments(tmp_path, picture, SDR, times, lengths=(9, 11))
+    assert join_segments(segments, tmp_path / "joined.mkv") == []
+    (line,) = join_segments(segments, tmp_path / "joined.avi")
+    assert line.startswith("avi cannot hold the times of these frames: moved by up to 0.")
+
+
+@pytest.mark.parametrize("codec", ["ffv1", "libvpx-vp9"])
+def test_colours_that_the_codec_does_not_hold_are_those_of_the_source(tmp_path, picture, write_clip, codec):
+    info = replace(SDR, colors=Colors(9, 18, 9, 1))
+    source = write_clip(tmp_path / "source.mkv", even_times(4), info)
+    segment = tmp_path / f"0{SEGMENT_SUFFIX}"
+    with VideoReader(source) as reader, VideoWriter(segment, width=64, height=48, info=info, codec=codec) as writer:
+        for frame in reader:
+            writer.write(frame.pixels, frame.time)
+    join_segments([segment], tmp_path / "joined.mkv", source=source)
+    with VideoReader(tmp_path / "joined.mkv") as reader:
+        assert reader.info.colors == info.colors
+
+
 def test_a_track_that_does_not_fit_is_one_warning_line(tmp_path, picture, write_av):
     source = write_av(tmp_path / "source.mkv", frames=10, audio="tta")
     segments = write_segments(tmp_path, picture, SDR, even_times(40))

@@ -68,6 +68,12 @@ def test_hdr_becomes_tagged_ten_bit_hevc_with_its_mastering_metadata(tmp_path, w
         assert reader.info.mastering_display == HDR.mastering_display
 
 
+def test_hdr_in_webm_is_ten_bit_av1(tmp_path, write_clip):
+    with VideoReader(write_clip(tmp_path / "a.webm", TIMES[:2], HDR)) as reader:
+        assert (reader.info.bit_depth, reader.info.colors) == (10, HDR.colors)
+    assert not reader.warnings
+
+
 def test_hlg_and_deep_sdr_keep_ten_bits(tmp_path, write_clip):
     for colors in (Colors(9, 18, 9, 1), Colors(1, 1, 1, 1)):
         info = replace(INFO, bit_depth=10, colors=colors)
@@ -253,4 +259,5 @@ def test_a_closed_pipe_is_said_without_a_traceback_of_ffmpeg(tmp_path, write_cli
 def test_the_encoders_print_nothing(tmp_path, capfd, write_clip):
     write_clip(tmp_path / "a.mp4", TIMES[:2], INFO)
     write_clip(tmp_path / "b.mp4", TIMES[:2], HDR)
+    write_clip(tmp_path / "c.webm", TIMES[:2], HDR)
     assert capfd.readouterr() == ("", "")
