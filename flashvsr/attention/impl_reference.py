@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -23,8 +25,9 @@ def attend(
     """Softmax over the kept keys, written out; softmax in at least fp32, memory N x M."""
     key, value = torch.cat(keys, 2), torch.cat(values, 2)
     mask = block_mask.repeat_interleave(block_size, 2).repeat_interleave(block_size, 3)  # [B, heads, N, M]
-    scores = query @ key.transpose(2, 3)
-    scores = scores.to(torch.promote_types(scores.dtype, torch.float32)) * scale
+    power = 2.0 ** min(math.frexp(scale)[1], 0)  # goes in first, exactly, so that products do not overflow fp16
+    scores = (query * power) @ key.transpose(2, 3)
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32)) * (scale / power)
     weights = scores.masked_fill(~mask, float("-inf")).softmax(-1)
     weights = weights.masked_fill(~mask.any(-1, keepdim=True), 0.0)  # an empty row attends to nothing
     return weights.to(value.dtype) @ value

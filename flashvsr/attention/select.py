@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -96,7 +98,10 @@ def select_from_means(
     per_slot = _check_sizes(blocks, key_blocks, allowed, budget, slots, rule)
     tiled = allowed.shape != (blocks, key_blocks)
     pairs = allowed.repeat(slots, key_blocks // per_slot) if tiled else allowed
-    scores = (query_means @ key_means.transpose(2, 3) / dim**0.5).float()  # [B, heads, blocks, key blocks]
+    # The power of two in sqrt(D) goes in first: no rounding changes, but products do not overflow fp16.
+    fraction, exponent = math.frexp(dim**0.5)
+    scores = query_means * 0.5**exponent @ key_means.transpose(2, 3) / fraction
+    scores = scores.float()  # [B, heads, blocks, key blocks]
     scores = scores.masked_fill(~pairs, float("-inf"))
     probability = scores.softmax(-1).nan_to_num(0.0)  # a row that sees no key is all -inf, its softmax NaN
     probability = probability.unflatten(2, (slots, per_slot)).flatten(3)  # [B, heads, slots, pairs]

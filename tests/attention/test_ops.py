@@ -71,6 +71,16 @@ def test_a_mask_that_keeps_nothing_gives_zeros(impl):
 
 
 @pytest.mark.parametrize("impl", PLAIN)
+def test_products_beyond_the_largest_half_stay_finite(impl):
+    query, key, value = (x.detach() for x in _inputs())
+    query, key, mask = query * 100, key * 300, _irregular_mask()
+    exact = block_sparse_attention(query, key, value, mask, SIZE, 0.0001, impl="reference")
+    half = block_sparse_attention(query.half(), key.half(), value.half(), mask, SIZE, 0.0001, impl=impl)
+    assert (query @ key.transpose(2, 3)).abs().max() > 65504
+    torch.testing.assert_close(half.float(), exact, rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize("impl", PLAIN)
 def test_pieces_equal_the_joined_tensor(impl):
     query, key, value = _inputs()
     mask = _irregular_mask()

@@ -84,6 +84,17 @@ def test_whole_sequence_and_chunks_choose_the_same(history, budget, rule):
         assert whole[:, :, rows].sum() == chunk.sum()
 
 
+def test_products_beyond_the_largest_half_choose_as_fp32_does():
+    query = torch.full((1, 1, 6 * 4, 8), 128.0)
+    key = (64.0 + 8 * torch.arange(12)).repeat_interleave(4)[:, None].expand(1, 1, -1, 8)  # products from 65536 on
+    chosen = [
+        select_blocks(query.to(dtype), key.to(dtype), torch.ones(6, 12, dtype=torch.bool), budget=17, block_size=4)
+        for dtype in (torch.float32, torch.float16)
+    ]
+    assert chosen[1].any()
+    assert torch.equal(*chosen)
+
+
 def test_selection_keeps_nothing_for_a_backward_pass():
     query, key = (x.requires_grad_() for x in _random(4, 8))
     kept = []
