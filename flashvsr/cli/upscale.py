@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import argparse
 import errno
+import re
 import signal
 import sys
 from fractions import Fraction
+
+NO_IMPL = re.compile(r"impl '\w+' cannot run here: ")  # how flashvsr.attention refuses, with a plain RuntimeError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -124,6 +127,8 @@ def _message(error: Exception) -> str | None:
         return "the disk is full: free some space, or write to another disk; --no-resume needs less"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}: check that the folder is there and may be written"
+    if NO_IMPL.match(str(error)):
+        return f"{error}; --impl auto takes one that can"
     if type(error) is RuntimeError or isinstance(error, NotImplementedError | RecursionError):
         return None
     return str(error)

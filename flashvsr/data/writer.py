@@ -17,6 +17,9 @@ from flashvsr.data.video import VideoReader
 SEGMENT_SUFFIX = ".nut"
 """Ending for segments: NUT takes every codec and keeps absolute times exactly, which `join_segments` needs."""
 
+_WORST = 63  # the scale of AV1 and VP9; H.264 and HEVC end at 51
+_LARGEST = 1 << 16
+
 
 class VideoWriter:
     """Frames into one encoded file, pipe or image folder. A context manager: `close` on success, `abort` on error.
@@ -50,7 +53,8 @@ class VideoWriter:
         codec: The encoder in use (``"png"`` for images).
 
     Raises:
-        VideoError: Unknown codec or container, MP4 to a pipe, unwritable folder, disk full, reader of the pipe gone.
+        VideoError: Unknown codec or container, a ``crf`` or size out of range, MP4 to a pipe, unwritable folder, disk
+            full, reader of the pipe gone.
     """
 
     warnings: list[str]
@@ -69,6 +73,12 @@ class VideoWriter:
         copy_tracks_from: VideoReader | None = None,
         first_number: int = 1,
     ) -> None:
+        if not 0 <= crf <= _WORST:
+            raise VideoError(
+                f"crf {crf:g} is not possible\nexpected 0 (lossless or nearly) to {_WORST}; 16 is very good"
+            )
+        if max(width, height) > _LARGEST:
+            raise VideoError(f"{width}x{height} is larger than any encoder takes\nuse a smaller --scale")
         self._size = (width, height)
         self._done = False
         self._sink: ContainerSink | ImageSink

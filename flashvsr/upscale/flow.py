@@ -51,7 +51,7 @@ def flow_segments(
     device: torch.device,
     segment_seconds: float,
     tell: Callable[[int], None],
-    tell_snapshot: Callable[[int], None],
+    tell_snapshot: Callable[[Boundary, int], None],
 ) -> int:
     """Upscale what is left of a video into segments of a partial folder.
 
@@ -63,7 +63,7 @@ def flow_segments(
         device: Of the model.
         segment_seconds: Length of a segment, in video time.
         tell: Told how many frames are finished, now and then.
-        tell_snapshot: Told the size in bytes of each snapshot, from another thread.
+        tell_snapshot: Told where each snapshot is and its size in bytes, from another thread.
 
     Returns:
         Frames in all segments.

@@ -17,7 +17,7 @@ from flashvsr.data import SEGMENT_SUFFIX, VideoReader, VideoWriter
 from flashvsr.upscale.encode import join
 from flashvsr.upscale.fingerprint import fingerprint_model, fingerprint_source
 from flashvsr.upscale.flow import flow_segments, flow_whole
-from flashvsr.upscale.journal import Journal, Record, ResumeError, has_journal
+from flashvsr.upscale.journal import Boundary, Journal, Record, ResumeError, has_journal
 from flashvsr.upscale.pipeline import read_ahead
 from flashvsr.upscale.progress import Reporter, size
 from flashvsr.upscale.target import Target
@@ -58,7 +58,6 @@ class Job:
     frames: int = 0
     fps_reached: float = 0.0
     warnings: list[str] = field(default_factory=list)
-    _snapshot_told: bool = False
 
     @property
     def resumable(self) -> bool:
@@ -197,11 +196,9 @@ class Job:
 
         return tell
 
-    def _tell_snapshot(self, count: int) -> None:
-        if not self._snapshot_told:  # its size hardly changes; once is enough
-            self._snapshot_told = True
-            where = f"{self.target.partial}, renewed every {self.segment_seconds:g} s of video"
-            self.report.line(f"snapshot of {size(count)} in {where}; --no-resume turns it off")
+    def _tell_snapshot(self, boundary: Boundary, count: int) -> None:
+        where = f"{self.target.partial}, after {boundary.frames_out} frames"
+        self.report.line(f"snapshot of {size(count)} in {where}; --no-resume turns it off")
 
     @contextmanager
     def _measure(self) -> Iterator[None]:

@@ -125,5 +125,6 @@ def upscale_file(
         seconds = time.monotonic() - began
         for warning in job.warnings:
             report.line(f"warning: {warning}")
-        report.line(f"{output}: {job.frames} frames in {duration(seconds)}, {job.fps_reached:.2f} fps")
+        name = "stdout" if job.target.kind == "pipe" else output
+        report.line(f"{name}: {job.frames} frames in {duration(seconds)}, {job.fps_reached:.2f} fps")
     return UpscaleResult(str(output), job.frames, seconds, job.fps_reached, job.warnings)

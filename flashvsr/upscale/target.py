@@ -27,15 +27,22 @@ class Target:
 
     @classmethod
     def parse(cls, output: str | Path, format: str = "auto") -> Target:
-        """Tell what ``output`` means; a name without an ending is a file when its container is given by ``format``."""
+        """Tell what ``output`` means; a name without an ending is a file when its container is given by ``format``.
+
+        Raises:
+            ValueError: If a container is given for images, or the images of a pattern are not PNG.
+        """
         path = Path(output)
         if str(output) == "-":
             return cls("-", "pipe")
-        if FIELD.search(path.name):
-            return cls(str(output), "pattern")
-        if path.is_dir() or (not path.suffix and format == "auto"):
-            return cls(str(output), "folder")
-        return cls(str(output), "file")
+        pattern = FIELD.search(path.name) is not None
+        if not pattern and not path.is_dir() and (path.suffix or format != "auto"):
+            return cls(str(output), "file")
+        if format != "auto":
+            raise ValueError(f"{output} stands for images, which --format {format} does not hold: name a file")
+        if pattern and path.suffix.lower() != ".png":
+            raise ValueError(f"{output}: images are written as PNG, let the pattern end in .png")
+        return cls(str(output), "pattern" if pattern else "folder")
 
     @property
     def path(self) -> Path:

@@ -121,6 +121,10 @@ def test_a_file_goes_in_and_a_file_comes_out(model, clip, tmp_path, capsys):
         (["{clip}", "-", "--format", "mp4"], "mp4 cannot be written to a pipe"),
         (["{clip}", "-", "--resume"], "cannot be resumed, stdin and stdout pass only once"),
         (["{clip}", "{tmp}/out.mp4", "--scale", "0.1"], "scale must be"),
+        (["{clip}", "{tmp}/out.mp4", "--scale", "nan"], "scale must be"),
+        (["{clip}", "{tmp}/out.mp4", "--scale", "1e6"], "is larger than any encoder takes"),
+        (["{clip}", "{tmp}/out.mp4", "--crf", "99"], "crf 99 is not possible"),
+        (["{clip}", "{tmp}/%d.png", "--format", "mp4"], "stands for images, which --format mp4 does not hold"),
         (["{clip}", "{tmp}/out.mp4", "--segment-seconds", "0"], "must be positive"),
     ],
 )
@@ -188,6 +192,16 @@ def test_running_out_of_something_says_what_to_try(model, clip, tmp_path, capfd,
     model.error = error
     assert main(["upscale", str(clip), str(tmp_path / "out.mp4")]) == 1
     assert shown in capfd.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="triton runs here: its refusal was not seen")
+@pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="triton is interpreted here: its refusal was not seen")
+def test_an_implementation_that_cannot_run_here_is_a_line(clip, tmp_path, capfd):
+    arguments = ["upscale", str(clip), str(tmp_path / "out.mp4"), "--impl", "triton", "--device", "cpu", "--scale", "1"]
+    assert main(arguments) == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("flashvsr: impl 'triton' cannot run here: ")
     assert not list(tmp_path.iterdir())
 
 

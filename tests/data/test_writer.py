@@ -179,6 +179,12 @@ def test_what_cannot_be_written_is_said_in_two_lines(tmp_path, target, options, 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("crf", [-1, 64, float("nan")])
+def test_a_quality_out_of_range_is_refused(tmp_path, crf):
+    with pytest.raises(VideoError, match=r"expected 0 .* to 63"):
+        VideoWriter(tmp_path / "a.mp4", width=64, height=48, info=INFO, crf=crf)
+
+
 def test_a_read_only_folder_is_an_error(tmp_path):
     if os.geteuid() == 0:
         pytest.skip("root may write anywhere: the permission error was not seen")

@@ -200,14 +200,16 @@ def test_progress_is_told_and_ends_at_the_number_of_frames(clip, tmp_path):
     assert told[-1] == (60, 60)
 
 
-def test_a_log_names_the_snapshot_and_the_result_and_quiet_names_nothing(clip, tmp_path, capsys):
+def test_a_log_names_every_snapshot_and_the_result_and_quiet_names_nothing(clip, tmp_path, capsys):
     upscale_file(clip, tmp_path / "out.mp4", model=StandIn(), segment_seconds=0.5)
     shown = capsys.readouterr()
     assert shown.out == ""
     lines = shown.err.splitlines()
-    assert len(lines) == 2
-    assert lines[0].startswith("snapshot of 1.2 MB in")
-    assert "out.mp4: 60 frames in" in lines[1]
+    assert len(lines) == 4
+    boundaries = [int(line.split(" after ")[1].split(" frames;")[0]) for line in lines[:3]]
+    assert boundaries == [21, 37, 53]
+    assert all(line.startswith("snapshot of 1.2 MB in") for line in lines[:3])
+    assert "out.mp4: 60 frames in" in lines[3]
     upscale_file(clip, tmp_path / "out.mp4", model=StandIn(), overwrite=True, quiet=True)
     assert capsys.readouterr() == ("", "")
 

@@ -34,6 +34,14 @@ def test_the_partial_folder_lies_beside_the_output(output, partial):
     assert Target.parse(output).partial == Path(partial)
 
 
+@pytest.mark.parametrize("output", ["out/%d.png", "out", "out/%d.jpg"])
+def test_images_have_no_container_and_are_png(tmp_path, output):
+    (tmp_path / "out").mkdir()
+    format, message = ("auto", "images are written as PNG") if output.endswith("jpg") else ("mp4", "--format mp4")
+    with pytest.raises(ValueError, match=message):
+        Target.parse(tmp_path / output, format)
+
+
 def test_a_pattern_in_the_current_folder_has_a_partial_folder_too():
     assert Target.parse("%05d.png").partial == Path("frames.partial")
 
