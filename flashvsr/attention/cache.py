@@ -55,9 +55,10 @@ class KVCache:
         self.history, self.slot_tokens = history, slot_tokens
         self.slots_seen = 0
         tokens, blocks = history * slot_tokens, history * slot_tokens // BLOCK_SIZE
-        self.keys = torch.empty(layers, batch, tokens, heads, head_dim, dtype=dtype, device=device)
-        self.values = torch.empty_like(self.keys)
-        self.key_means = torch.empty(layers, batch, blocks, heads, head_dim, dtype=dtype, device=device)
+        with torch.inference_mode(False):  # a stream begun in inference mode may go on outside of it
+            self.keys = torch.empty(layers, batch, tokens, heads, head_dim, dtype=dtype, device=device)
+            self.values = torch.empty_like(self.keys)
+            self.key_means = torch.empty(layers, batch, blocks, heads, head_dim, dtype=dtype, device=device)
 
     @property
     def filled(self) -> int:
@@ -87,7 +88,7 @@ class KVCache:
         return keys, values, means
 
     def write(self, layer: int, keys: Tensor, values: Tensor, key_means: Tensor) -> None:
-        """Put the slots of a chunk over the oldest ones of a layer.
+        """Put the slots of a chunk over the oldest ones of a layer; no gradient passes through what is stored.
 
         Args:
             layer: Index of the layer.
@@ -100,9 +101,8 @@ class KVCache:
             place = (self.slots_seen + slot) % self.history
             for ring, chunk in ((self.keys, keys), (self.values, values), (self.key_means, key_means)):
                 size = ring.shape[2] // self.history
-                ring[layer, :, place * size : (place + 1) * size] = chunk.transpose(1, 2)[
-                    :, slot * size : (slot + 1) * size
-                ]
+                part = chunk.detach().transpose(1, 2)[:, slot * size : (slot + 1) * size]
+                ring[layer, :, place * size : (place + 1) * size] = part
 
     def advance(self, slots: int) -> None:
         """Count the slots of a chunk as seen, once every layer has written them."""
@@ -120,7 +120,14 @@ class KVCache:
 
     @classmethod
     def from_state_dict(cls, saved: dict[str, Any]) -> KVCache:
-        """Rebuild a cache from :meth:`state_dict`, whose tensors it takes over."""
+        """Rebuild a cache from :meth:`state_dict`, whose tensors it takes over.
+
+        Raises:
+            ValueError: If the keys are not those that :meth:`state_dict` writes.
+        """
+        expected = {"history", "slot_tokens", "slots_seen", "keys", "values", "key_means"}
+        if saved.keys() != expected:
+            raise ValueError(f"a saved cache has {', '.join(sorted(expected))}; got {', '.join(sorted(saved))}")
         cache = cls.__new__(cls)
         vars(cache).update(saved)
         return cache

@@ -34,7 +34,8 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, *, impl: str = "auto") -> Te
 
         return launch_norm_rope(x, weight, eps)
     wide = x.float()
-    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype) * weight
+    normed = (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
+    return (normed * weight).to(x.dtype)  # under autocast the weight is fp32
 
 
 def norm_rope(x: Tensor, weight: Tensor, table: Tensor, *, heads: int, eps: float, impl: str = "auto") -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,40 +21,10 @@ from flashvsr.attention import (
 )
 from flashvsr.attention.layers import FIRST_SLOTS
 from flashvsr.models.dit_blocks import DiTBlock, Head, timestep_embedding
+from flashvsr.models.dit_state import DiTState
 
 PATCH = 2
 """Latent cells per token along rows and columns."""
-
-
-@dataclass
-class DiTState:
-    """The past of one stream. A state passed to :class:`VideoDiT` is consumed: its buffers are reused by the next one.
-
-    Attributes:
-        cache: Keys and values of earlier slots.
-        latents_seen: Latent frames so far, which is where RoPE goes on.
-        context: Keys and values of the prompt, per block; empty without a prompt.
-    """
-
-    cache: KVCache
-    latents_seen: int
-    context: list[tuple[Tensor, Tensor]]
-    consumed: bool = False
-
-    def clone(self) -> DiTState:
-        """Return an independent copy, to branch a stream."""
-        return DiTState(self.cache.clone(), self.latents_seen, self.context, self.consumed)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Copy out as nested dicts and lists of CPU tensors and integers."""
-        context = [[x.to("cpu", copy=True) for x in pair] for pair in self.context]
-        return {"cache": self.cache.state_dict(), "latents_seen": self.latents_seen, "context": context}
-
-    @classmethod
-    def from_state_dict(cls, saved: dict[str, Any]) -> DiTState:
-        """Rebuild a state from :meth:`state_dict`, whose tensors it takes over."""
-        context = [(key, value) for key, value in saved["context"]]
-        return cls(KVCache.from_state_dict(saved["cache"]), saved["latents_seen"], context)
 
 
 class VideoDiT(nn.Module):
@@ -131,7 +100,8 @@ class VideoDiT(nn.Module):
                 then 2 at a time, on a grid of whole blocks (H and W multiples of 128).
             timestep: `[B]`, 0 to 1000 (1000 * sigma).
             lr_tokens: `[B, N, dim]` of the LR projection, in raster order, added before the first block.
-            prompt: Text embedding `[1 or B, L, text_dim]`; needed at the start of a stream by a model with a prompt.
+            prompt: Text embedding `[1 or B, L, text_dim]`; needed at the start of a stream by a model with a prompt;
+                later chunks use the one in the state, whatever is passed.
             state: Of the previous chunk, consumed; None at the start.
             streaming: False for a whole sequence under the causal mask (sparse) or in full; no cache is allocated and
                 the state returned is None.
@@ -151,8 +121,7 @@ class VideoDiT(nn.Module):
             cache = self._new_cache(grid, x) if streaming else None
             context = self._context(prompt)
         else:
-            state.consumed = True
-            cache, context = state.cache, state.context
+            cache, context = state.take()
         rope = rope_table(grid, self.head_dim, order=self.order, device=x.device)
         if self.order == "block":
             x = partition_blocks(x.unflatten(1, (grid.frames, grid.rows, grid.columns)))
@@ -254,8 +223,14 @@ class VideoDiT(nn.Module):
                 f"a chunk {'at the start' if state is None else 'of a running stream'} holds at most "
                 f"{most * BLOCK_SHAPE[0]} latent frames, got {frames}"
             )
-        if state is not None and state.consumed:
-            raise RuntimeError("this state was passed to the model before and is consumed; branch with state.clone()")
+        if state is not None:
+            state.check_fresh()
+            held, slot_tokens = state.cache.keys.shape[1], state.cache.slot_tokens
+            if (latents.shape[0], grid.tokens // grid.slots) != (held, slot_tokens):
+                raise ValueError(
+                    f"the state is of {held} samples with {slot_tokens} tokens per slot, latents are "
+                    f"{list(latents.shape)}; start a new stream with state=None when either changes"
+                )
         return grid
 
     def _tokens(self, latents: Tensor, lr_tokens: Tensor | None) -> Tensor:

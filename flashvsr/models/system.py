@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from flashvsr.attention import choose_impl
 from flashvsr.decoders import adain_color, wavelet_color
-from flashvsr.models.dit import DiTState, VideoDiT
+from flashvsr.models.dit import VideoDiT
+from flashvsr.models.dit_state import DiTState
 from flashvsr.streaming import Geometry, Stream, upscale
 
 logger = logging.getLogger(__name__)
@@ -23,7 +24,7 @@ COLORS = {"adain": adain_color, "wavelet": wavelet_color, "none": None}
 
 
 class ColorMatch(nn.Module):
-    """Bring the colours of frames back to those of the LR frames, in place.
+    """Bring the colours of frames back to those of the LR frames.
 
     Args:
         method: ``"adain"``, ``"wavelet"`` or ``"none"``.
@@ -42,17 +43,23 @@ class ColorMatch(nn.Module):
         """Match.
 
         Args:
-            frames: `[B, 3, T, H, W]`, changed in place.
+            frames: `[B, 3, T, H, W]`; may be changed in place.
             lr: LR frames of the same shape.
             content: Height and width of what is not padding, from the top left; None for all.
 
         Returns:
-            `frames`.
+            `[B, 3, T, H, W]`, the padding as it was.
         """
         match = COLORS[self.method]
-        if match is not None:
-            height, width = content or frames.shape[3:]
-            frames[..., :height, :width] = match(frames[..., :height, :width], lr[..., :height, :width])
+        if match is None:
+            return frames
+        height, width = content or frames.shape[3:]
+        matched = match(frames[..., :height, :width], lr[..., :height, :width])
+        if matched.shape == frames.shape:
+            return matched
+        if frames.requires_grad:
+            frames = frames.clone()  # the gradient of the match needs the original
+        frames[..., :height, :width] = matched
         return frames
 
 
@@ -74,12 +81,19 @@ class SystemState:
     consumed: bool = False
 
     def clone(self) -> SystemState:
-        """Return an independent copy, to branch a stream."""
-        parts = (self.projection.clone(), self.dit.clone(), self.decoder.clone(), self.lr.clone())
-        return SystemState(*parts, consumed=self.consumed)
+        """Return an independent copy, to branch a stream.
+
+        Raises:
+            RuntimeError: If the state was consumed before.
+        """
+        return SystemState(self.projection.clone(), self.dit.clone(), self.decoder.clone(), self.lr.clone())
 
     def state_dict(self) -> dict[str, Any]:
-        """Copy out as nested dicts of tensors and numbers; the large ones, the cache and the LR frames, to the CPU."""
+        """Copy out as nested dicts of CPU tensors and numbers.
+
+        Raises:
+            RuntimeError: If the state was consumed before.
+        """
         return {
             "projection": self.projection.state_dict(),
             "dit": self.dit.state_dict(),
@@ -161,9 +175,8 @@ class FlashVSR(nn.Module):
             ValueError: If a size does not fit.
             RuntimeError: If the state was consumed before.
         """
+        self._check(lr, noise, state)
         if state is not None:
-            if state.consumed:
-                raise RuntimeError("this state was passed to step before and is consumed; branch with state.clone()")
             state.consumed = True
         lr, noise = lr.to(self.device, self.dtype), noise.to(self.device, self.dtype)
         tokens, projection = self.projection(lr, state.projection if state else None)
@@ -181,6 +194,28 @@ class FlashVSR(nn.Module):
         frames, decoder = self.decoder(latents, shown, state.decoder if state else None)
         frames = self.color(frames, shown, content)
         return frames, SystemState(projection, dit, decoder, ahead.clone())
+
+    def _check(self, lr: Tensor, noise: Tensor, state: SystemState | None) -> None:
+        """Refuse what does not fit before any part consumes its state."""
+        if state is not None and state.consumed:
+            raise RuntimeError("this state was passed to step before and is consumed; branch with state.clone()")
+        geometry, chunk = self.geometry, 0 if state is None else 1
+        batch, (height, width) = lr.shape[0], lr.shape[-2:]
+        size = (height // geometry.latent_stride, width // geometry.latent_stride)
+        frames = (batch, 3, geometry.lr_frames(chunk), height, width)
+        latents = (batch, geometry.latent_channels, len(geometry.latents(chunk)), *size)
+        odd = height % geometry.multiple or width % geometry.multiple
+        if odd or tuple(lr.shape) != frames or tuple(noise.shape) != latents:
+            when = "at the start of a stream" if state is None else "in a running stream"
+            raise ValueError(
+                f"{when} lr is [B, 3, {frames[2]}, H, W] and noise [B, {latents[1]}, {latents[2]}, H/8, W/8], H and W "
+                f"multiples of {geometry.multiple}: got {list(lr.shape)} and {list(noise.shape)}"
+            )
+        if state is not None and (state.lr.shape[0], *state.lr.shape[3:]) != (batch, height, width):
+            raise ValueError(
+                f"the state goes on from LR frames {list(state.lr.shape)}, got {list(lr.shape)}; start a new stream "
+                "with state=None when the batch or the frame size changes"
+            )
 
     def load_state(self, saved: dict[str, Any]) -> SystemState:
         """Rebuild a state from :meth:`SystemState.state_dict` on this system's device.

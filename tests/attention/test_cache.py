@@ -44,6 +44,19 @@ def test_reading_copies_nothing():
     assert cache.read(1)[0].untyped_storage().data_ptr() == cache.keys.untyped_storage().data_ptr()
 
 
+def test_a_cache_made_in_inference_mode_goes_on_outside_of_it_and_stores_no_graph():
+    with torch.inference_mode():
+        cache, _ = _filled(4)
+    chunk = torch.randn(1, 2, 128, 4, requires_grad=True)
+    cache.write(0, chunk, chunk, block_means(chunk))
+    assert not cache.keys.requires_grad
+
+
+def test_a_saved_cache_with_other_keys_is_refused():
+    with pytest.raises(ValueError, match="got keys"):
+        KVCache.from_state_dict({"keys": torch.zeros(1)})
+
+
 def test_sizes_that_make_no_sense_are_refused_by_value():
     with pytest.raises(ValueError, match="slot_tokens=100"):
         KVCache(1, 3, 100, 2, 4)

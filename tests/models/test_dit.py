@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from flashvsr.attention import FullAttention, LocalSparseAttention
-from flashvsr.models.dit import DiTState, VideoDiT
+from flashvsr.models.dit import VideoDiT
 from flashvsr.models.dit_blocks import timestep_embedding
+from flashvsr.models.dit_state import DiTState
 
 ON_GPU = ("triton", "gather", "dense")
 T1000 = torch.tensor([1000.0])
@@ -188,8 +189,9 @@ def test_a_state_is_consumed_by_its_use():
     dit = _small()
     _, state = dit(_latents(6), T1000)
     dit(_latents(2), T1000, state=state)
-    with pytest.raises(RuntimeError, match="consumed"):
-        dit(_latents(2), T1000, state=state)
+    for use in (lambda: dit(_latents(2), T1000, state=state), state.clone, state.state_dict):
+        with pytest.raises(RuntimeError, match="consumed"):
+            use()
 
 
 def test_packed_samples_equal_each_sample_alone_and_an_image_is_legal():
@@ -224,6 +226,11 @@ def test_bad_input_is_refused_by_value():
     _, state = dit(_latents(6), T1000)
     with pytest.raises(ValueError, match="at most 2 latent frames, got 4"):
         dit(_latents(4), T1000, state=state)
+    with pytest.raises(ValueError, match=r"of 1 samples with 768 tokens per slot, .* start a new stream"):
+        dit(_latents(2)[..., :16, :], T1000, state=state)
+    with pytest.raises(ValueError, match="state is of 1 samples"):
+        dit(_latents(2).expand(2, -1, -1, -1, -1), T1000, state=state)
+    assert not state.consumed
     with pytest.raises(ValueError, match="5 latent frames cannot be cut"):
         dit(_latents(5), T1000)
     with pytest.raises(ValueError, match="takes none"):

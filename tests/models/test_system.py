@@ -100,6 +100,42 @@ def test_chunks_run_without_a_look_at_any_value():
     assert frames.shape == (1, 3, 8, 128, 256)
 
 
+def test_what_does_not_fit_is_refused_before_any_state_is_consumed():
+    system = _system()
+    lr, noise = torch.rand(1, 3, 25, 128, 256), torch.randn(1, 16, 6, 16, 32)
+    with pytest.raises(ValueError, match=r"at the start of a stream lr is \[B, 3, 25, H, W\]"):
+        system.step(lr[:, :, :24], noise)
+    with pytest.raises(ValueError, match=r"noise \[B, 16, 6, H/8, W/8\].* and \[1, 16, 4, 16, 32\]"):
+        system.step(lr, noise[:, :, :4])
+    _, state = system.step(lr, noise)
+    with pytest.raises(ValueError, match="start a new stream"):
+        system.step(lr[:, :, :8, :, :128], noise[:, :, :2, :, :16], state)
+    with pytest.raises(ValueError, match="in a running stream"):
+        system.step(lr, noise, state)
+    assert system.step(lr[:, :, :8], noise[:, :, :2], state)[0].shape == (1, 3, 8, 128, 256)
+    for use in (state.clone, state.state_dict):
+        with pytest.raises(RuntimeError, match="consumed"):
+            use()
+
+
+@pytest.mark.parametrize("content", [None, (100, 90)])
+def test_gradients_pass_through_a_step_and_its_colours(content):
+    system = _system().requires_grad_(True)
+    frames, state = system.step(torch.rand(1, 3, 25, 128, 128), torch.randn(1, 16, 6, 16, 16), content=content)
+    frames.square().mean().backward()
+    assert all(parameter.grad is not None for parameter in system.decoder.parameters())
+    assert not state.dit.cache.keys.requires_grad
+
+
+def test_a_stream_begun_in_inference_mode_goes_on_outside_of_it():
+    system = _system()
+    lr, noise = torch.rand(1, 3, 33, 128, 128), torch.randn(1, 16, 8, 16, 16)
+    with torch.inference_mode():
+        _, state = system.step(lr[:, :, :25], noise[:, :, :6])
+        expected, _ = system.step(lr[:, :, 25:], noise[:, :, 6:], state.clone())
+    assert torch.equal(system.step(lr[:, :, 25:], noise[:, :, 6:], state)[0], expected)
+
+
 def test_two_interleaved_streams_do_not_touch_each_other():
     system, one, two = _system(), _video(33, 32, 32), _video(33, 32, 32).flip(0)
     expected = [_stream(system, video, 50) for video in (one, two)]

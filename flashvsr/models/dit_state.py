@@ -1,0 +1,66 @@
+"""What the video diffusion transformer keeps between two chunks of a stream."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from flashvsr.attention import KVCache
+
+
+@dataclass
+class DiTState:
+    """The past of one stream. A state passed to :class:`VideoDiT` is consumed: its buffers are reused by the next one.
+
+    Attributes:
+        cache: Keys and values of earlier slots.
+        latents_seen: Latent frames so far, which is where RoPE goes on.
+        context: Keys and values of the prompt, per block; empty without a prompt.
+    """
+
+    cache: KVCache
+    latents_seen: int
+    context: list[tuple[Tensor, Tensor]]
+    consumed: bool = False
+
+    def take(self) -> tuple[KVCache, list[tuple[Tensor, Tensor]]]:
+        """Hand out the cache and the prompt and mark the state as consumed.
+
+        Raises:
+            RuntimeError: If the state was consumed before.
+        """
+        self.check_fresh()
+        self.consumed = True
+        return self.cache, self.context
+
+    def clone(self) -> DiTState:
+        """Return an independent copy, to branch a stream.
+
+        Raises:
+            RuntimeError: If the state was consumed before: its cache has moved on.
+        """
+        self.check_fresh()
+        return DiTState(self.cache.clone(), self.latents_seen, self.context)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Copy out as nested dicts and lists of CPU tensors and integers.
+
+        Raises:
+            RuntimeError: If the state was consumed before: its cache has moved on.
+        """
+        self.check_fresh()
+        context = [[x.to("cpu", copy=True) for x in pair] for pair in self.context]
+        return {"cache": self.cache.state_dict(), "latents_seen": self.latents_seen, "context": context}
+
+    @classmethod
+    def from_state_dict(cls, saved: dict[str, Any]) -> DiTState:
+        """Rebuild a state from :meth:`state_dict`, whose tensors it takes over."""
+        context = [(key, value) for key, value in saved["context"]]
+        return cls(KVCache.from_state_dict(saved["cache"]), saved["latents_seen"], context)
+
+    def check_fresh(self) -> None:
+        """Raise a RuntimeError if the state was consumed."""
+        if self.consumed:
+            raise RuntimeError("this state was passed to the model before and is consumed; branch with state.clone()")
