@@ -76,9 +76,10 @@ def side_data(frame: Any, name: str) -> bytes | None:
     PyAV cannot list the side data of a frame that holds a kind it does not know (EXIF of a photograph): None then.
     """
     try:
-        return next((bytes(item) for item in frame.side_data if item.type.name == name), None)
+        found = frame.side_data.get(name)
     except ValueError:
         return None
+    return None if found is None else bytes(found)
 
 
 def display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int]:

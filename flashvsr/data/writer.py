@@ -28,7 +28,7 @@ class VideoWriter:
 
     What is carried over from the source: bit depth (8, or 10 for all deeper), colour tags (in codec and container; the
     unspecified ones are filled in by `pixels.resolve_colors`), frame rate, times (exact in MP4 and NUT, to 1 ms in
-    Matroska), pixel aspect, HDR10 mastering display and light level (with libx265). Dynamic HDR metadata (HDR10+,
+    Matroska; Y4M, AVI and raw streams hold a rate and no times, see `timing.Ticks`), pixel aspect, HDR10 mastering display and light level (with libx265). Dynamic HDR metadata (HDR10+,
     Dolby Vision) is dropped, for it describes other pixels. Odd sizes are written exactly, with full-resolution
     colour (yuv444p).
 
@@ -38,8 +38,8 @@ class VideoWriter:
         width: Columns of every frame.
         height: Rows of every frame.
         info: Of the source.
-        codec: ``"auto"``: H.264 (libx264) for 8-bit SDR, 10-bit HEVC (libx265, tag hvc1) for HDR or deeper sources;
-            or the name of any video encoder of PyAV.
+        codec: ``"auto"``: H.264 (libx264) for 8-bit SDR, 10-bit HEVC (libx265, tag hvc1) for HDR or deeper sources,
+            VP9 or 10-bit AV1 in WebM, none in Y4M; or the name of any video encoder of PyAV.
         crf: Quality of the encoder, lower is better; 16 is visually lossless for x264 and x265.
         format: ``"auto"``: by the ending of ``target``, Matroska for stdout; or ``"matroska"``, ``"nut"``, ``"y4m"``,
             ``"mpegts"``, ``"mp4"``, ``"mov"``, ``"webm"`` and so on.

@@ -23,6 +23,7 @@ HDR = replace(
     content_light="1000,200",
 )
 TIMES = [number * Fraction(1001, 24000) for number in range(12)]
+HDR10 = ("MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL")  # side data of a frame
 
 
 def picture_of(path):
@@ -39,7 +40,7 @@ def picture_of(path):
             "rate": stream.average_rate,
             "times": [frame.pts * frame.time_base for frame in frames],
             "aspect": stream.sample_aspect_ratio,
-            "side": {item.type.name: bytes(item) for item in frames[0].side_data},
+            "side": {name: bytes(item) for name in HDR10 if (item := frames[0].side_data.get(name))},
         }
 
 
