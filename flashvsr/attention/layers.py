@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,34 +39,30 @@ class RMSNorm(nn.Module):
         return rms_norm(x, self.weight, self.eps)
 
 
-class _Attention(nn.Module):
-    """The projections every layer here has: q, k, v, o and the norms of q and k over all heads together."""
-
-    def __init__(self, dim: int, heads: int, eps: float) -> None:
-        super().__init__()
-        if dim % heads:
-            raise ValueError(f"dim is a multiple of heads: got {dim} and {heads}")
-        self.heads = heads
-        self.q, self.k, self.v, self.o = (nn.Linear(dim, dim) for _ in range(4))
-        self.norm_q, self.norm_k = RMSNorm(dim, eps), RMSNorm(dim, eps)
-
-    def _split_heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(2, (self.heads, -1))  # [B, N, heads, D], token-major storage
-
-    def _query_key_value(self, x: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return `[B, heads, N, D]` each, as views of token-major storage."""
-        query, key = (
-            norm_rope(projected, norm.weight, rope, heads=self.heads, eps=norm.eps)
-            for projected, norm in ((self.q(x), self.norm_q), (self.k(x), self.norm_k))
-        )
-        value = self._split_heads(self.v(x))
-        return query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
-
-    def _output(self, out: Tensor) -> Tensor:
-        return self.o(out.transpose(1, 2).flatten(2))  # [B, N, dim]
+def _projections(dim: int, heads: int) -> tuple[nn.Linear, nn.Linear, nn.Linear, nn.Linear]:
+    if dim % heads:
+        raise ValueError(f"dim is a multiple of heads: got {dim} and {heads}")
+    return nn.Linear(dim, dim), nn.Linear(dim, dim), nn.Linear(dim, dim), nn.Linear(dim, dim)
 
 
-class FullAttention(_Attention):
+def _query_key_value(layer: Any, x: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Project, norm and rotate: `[B, heads, N, D]` each, as views of token-major storage."""
+    query, key = (
+        norm_rope(projected, norm.weight, rope, heads=layer.heads, eps=norm.eps)
+        for projected, norm in ((layer.q(x), layer.norm_q), (layer.k(x), layer.norm_k))
+    )
+    return query.transpose(1, 2), key.transpose(1, 2), _split_heads(layer.v(x), layer.heads)
+
+
+def _split_heads(x: Tensor, heads: int) -> Tensor:
+    return x.unflatten(2, (heads, -1)).transpose(1, 2)  # [B, heads, N, D]
+
+
+def _merge_heads(x: Tensor) -> Tensor:
+    return x.transpose(1, 2).flatten(2)  # [B, N, dim]
+
+
+class FullAttention(nn.Module):
     """Every token attends to every token of its sample: the explicit dense variant.
 
     Args:
@@ -81,7 +78,10 @@ class FullAttention(_Attention):
     order = "raster"
 
     def __init__(self, dim: int, heads: int, *, eps: float = 1e-6, impl: str = "auto") -> None:
-        super().__init__(dim, heads, eps)
+        super().__init__()
+        self.heads = heads
+        self.q, self.k, self.v, self.o = _projections(dim, heads)
+        self.norm_q, self.norm_k = RMSNorm(dim, eps), RMSNorm(dim, eps)  # over all heads together
         self.impl = impl
 
     def forward(self, x: Tensor, grid: TokenGrid, rope: Tensor, *, lengths: Sequence[int] | None = None) -> Tensor:
@@ -96,13 +96,13 @@ class FullAttention(_Attention):
         Returns:
             `[B, N, dim]`.
         """
-        query, key, value = self._query_key_value(x, rope)
+        query, key, value = _query_key_value(self, x, rope)
         if lengths is None:
-            return self._output(scaled_dot_product_attention(query, key, value))
-        return self._output(packed_attention(query, key, value, lengths, impl=self.impl))
+            return self.o(_merge_heads(scaled_dot_product_attention(query, key, value)))
+        return self.o(_merge_heads(packed_attention(query, key, value, lengths, impl=self.impl)))
 
 
-class CrossAttention(_Attention):
+class CrossAttention(nn.Module):
     """Tokens attend to a prompt, whose keys and values are computed once.
 
     Args:
@@ -112,7 +112,10 @@ class CrossAttention(_Attention):
     """
 
     def __init__(self, dim: int, heads: int, *, eps: float = 1e-6) -> None:
-        super().__init__(dim, heads, eps)
+        super().__init__()
+        self.heads = heads
+        self.q, self.k, self.v, self.o = _projections(dim, heads)
+        self.norm_q, self.norm_k = RMSNorm(dim, eps), RMSNorm(dim, eps)  # over all heads together
 
     def project_context(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of an embedded prompt.
@@ -127,9 +130,9 @@ class CrossAttention(_Attention):
 
     def forward(self, x: Tensor, context: tuple[Tensor, Tensor]) -> Tensor:
         """`[B, N, dim]` to the same; `context` is what :meth:`project_context` returned, of batch B or 1."""
-        query, key, value = (self._split_heads(y).transpose(1, 2) for y in (self.norm_q(self.q(x)), *context))
+        query, key, value = (_split_heads(y, self.heads) for y in (self.norm_q(self.q(x)), *context))
         key, value = (y.expand(query.shape[0], -1, -1, -1) for y in (key, value))
-        return self._output(scaled_dot_product_attention(query, key, value))
+        return self.o(_merge_heads(scaled_dot_product_attention(query, key, value)))
 
 
 @lru_cache(maxsize=16)
@@ -218,7 +221,7 @@ class BlockSelection(nn.Module):
         return f"window_hw={self.window_hw}, {self.boundary}, sparse_ratio={self.sparse_ratio}, {self.rule}"
 
 
-class LocalSparseAttention(_Attention):
+class LocalSparseAttention(nn.Module):
     """Locality-constrained sparse attention, causal by slot, over a stream or a whole sequence.
 
     Args:
@@ -254,7 +257,10 @@ class LocalSparseAttention(_Attention):
         eps: float = 1e-6,
         impl: str = "auto",
     ) -> None:
-        super().__init__(dim, heads, eps)
+        super().__init__()
+        self.heads = heads
+        self.q, self.k, self.v, self.o = _projections(dim, heads)
+        self.norm_q, self.norm_k = RMSNorm(dim, eps), RMSNorm(dim, eps)  # over all heads together
         if history < 1:
             raise ValueError(f"history counts the earlier slots a chunk sees, at least 1; got {history}")
         self.history = history
@@ -285,16 +291,16 @@ class LocalSparseAttention(_Attention):
         Returns:
             `[B, N, dim]`.
         """
-        query, key, value = self._query_key_value(x, rope)
+        query, key, value = _query_key_value(self, x, rope)
         means = block_means(key)
         if cache is None:
             history = self.history if history is None else history
             mask = self.selection(query, means, grid, history)
-            return self._output(block_sparse_attention(query, key, value, mask, impl=self.impl))
+            return self.o(_merge_heads(block_sparse_attention(query, key, value, mask, impl=self.impl)))
         past_key, past_value, past_means = cache.read(layer)
         mask = self.selection(query, torch.cat((past_means, means), 2), grid)
         keys = (past_key, key) if cache.filled else key
         values = (past_value, value) if cache.filled else value
         out = block_sparse_attention(query, keys, values, mask, impl=self.impl)
         cache.write(layer, key, value, means)
-        return self._output(out)
+        return self.o(_merge_heads(out))
