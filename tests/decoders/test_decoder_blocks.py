@@ -70,8 +70,12 @@ def test_a_saved_state_with_other_keys_is_refused():
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_the_fused_convolution_errs_no_more_than_the_separate_steps(dtype):
+def test_the_fused_convolution_runs_and_errs_no_more_than_the_separate_steps(dtype, monkeypatch):
     torch.manual_seed(0)
+    called = []
+    for name in ("cudnn_convolution_relu", "cudnn_convolution_add_relu"):
+        fused_call = getattr(torch, name)
+        monkeypatch.setattr(torch, name, lambda *a, name=name, call=fused_call: called.append(name) or call(*a))
     x, plus = (torch.randn(2, 64, 24, 40, device="cuda").to(memory_format=torch.channels_last) for _ in range(2))
     weight, bias = torch.randn(64, 64, 3, 3, device="cuda") / 24, torch.randn(64, device="cuda")
     inputs = [tensor.to(dtype) for tensor in (x, weight, bias, plus)]
@@ -81,6 +85,7 @@ def test_the_fused_convolution_errs_no_more_than_the_separate_steps(dtype):
         with torch.inference_mode():
             fused = conv_relu(*inputs[:count])
         assert (fused - exact).norm() <= 1.05 * (separate - exact).norm()
+    assert called == ["cudnn_convolution_relu", "cudnn_convolution_add_relu"]
 
 
 @pytest.mark.gpu
