@@ -4,10 +4,10 @@ Every decoder is called the same way, ``frames, state = decoder(latents, lr, sta
 the start of a clip, and any split of a clip into calls gives the same frames.
 """
 
-from flashvsr.decoders.blocks import TinyDecoderState
 from flashvsr.decoders.color import adain_color, wavelet_color
 from flashvsr.decoders.tiny import TinyDecoder
 from flashvsr.decoders.tiny_conditional import TinyConditionalDecoder
+from flashvsr.decoders.tiny_state import TinyDecoderState
 from flashvsr.decoders.wan_blocks import WanVAEState
 from flashvsr.decoders.wan_vae import WanVAE
 

@@ -1,4 +1,4 @@
-"""The network shared by the tiny decoders, and the state of its stream.
+"""The network shared by the tiny decoders.
 
 A latent frame passes four stages, at 1/8, 1/4, 1/2 and full resolution, and becomes four pictures. Only the memory
 blocks look back in time, and only by one frame, so the state of a stream is one feature map per memory block.
@@ -7,7 +7,6 @@ blocks look back in time, and only by one frame, so the state of a stream is one
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from itertools import product
 from typing import Any, cast
 
@@ -15,72 +14,10 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
+from flashvsr.decoders.tiny_state import MEMORY_BLOCKS, TinyDecoderState
+
 FRAMES_PER_LATENT = 4
 LEAD_FRAMES = 3  # the first latent of a clip stands for one picture: its first three decoded ones are dropped
-_MEMORY = ("5", "6", "7", "11", "12", "13", "17", "18", "19")
-
-
-@dataclass
-class TinyDecoderState:
-    """What a tiny decoder remembers between two calls of one stream.
-
-    A state passed to a decoder is consumed: go on with the returned one, or branch with :meth:`clone` beforehand.
-
-    Attributes:
-        past: The last input of each of the nine memory blocks, `[B, C, h, w]`, in network order.
-        consumed: True once a decoder has taken the state.
-    """
-
-    past: list[Tensor]
-    consumed: bool = field(default=False, repr=False)
-
-    def take(self) -> list[Tensor]:
-        """Hand out the feature maps and mark the state as consumed.
-
-        Raises:
-            RuntimeError: If the state was consumed before.
-        """
-        self._check_fresh()
-        self.consumed = True
-        return self.past
-
-    def clone(self) -> TinyDecoderState:
-        """An independent copy, to continue one stream in two ways.
-
-        Raises:
-            RuntimeError: If the state was consumed before.
-        """
-        self._check_fresh()
-        return TinyDecoderState([tensor.clone() for tensor in self.past])
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """CPU copies of the feature maps under the keys ``past.0`` to ``past.8``.
-
-        Raises:
-            RuntimeError: If the state was consumed before.
-        """
-        self._check_fresh()
-        return {f"past.{index}": tensor.detach().to("cpu", copy=True) for index, tensor in enumerate(self.past)}
-
-    @classmethod
-    def from_state_dict(cls, saved: dict[str, Tensor]) -> TinyDecoderState:
-        """The state that :meth:`state_dict` saved; it continues on the device and in the dtype of the tensors.
-
-        Raises:
-            ValueError: If the keys are not those that :meth:`state_dict` writes.
-        """
-        expected = [f"past.{index}" for index in range(len(_MEMORY))]
-        if sorted(saved) != expected:
-            raise ValueError(
-                f"a tiny decoder state has the tensors past.0 to past.{len(_MEMORY) - 1}, got {sorted(saved)}"
-            )
-        return cls([saved[key].clone(memory_format=torch.channels_last) for key in expected])
-
-    def _check_fresh(self) -> None:
-        if self.consumed:
-            raise RuntimeError(
-                "this decoder state was consumed by an earlier call; use the state which that call returned"
-            )
 
 
 def conv_relu(x: Tensor, weight: Tensor, bias: Tensor | None, plus: Tensor | None = None) -> Tensor:
@@ -249,7 +186,7 @@ class TinyNetwork(nn.ModuleDict):
         Raises:
             RuntimeError: If the state was consumed before.
         """
-        past: list[Tensor | None] = [None] * len(_MEMORY) if state is None else list(state.take())
+        past: list[Tensor | None] = [None] * len(MEMORY_BLOCKS) if state is None else list(state.take())
         dropped = LEAD_FRAMES if state is None else 0
         (to_quarter,), to_half, to_full = (
             upsampling_kernels(self[grow], self[conv]) for grow, conv in (("9", "10"), ("15", "16"), ("21", "22"))
@@ -305,7 +242,7 @@ class TinyNetwork(nn.ModuleDict):
 
     def _remember(self, keys: tuple[str, ...], x: Tensor, past: list[Tensor | None], batch: int) -> Tensor:
         for key in keys:
-            slot = _MEMORY.index(key)
+            slot = MEMORY_BLOCKS.index(key)
             before = past[slot]
             x, past[slot] = self[key](x, torch.zeros_like(x[:batch]) if before is None else before)
         return x

@@ -8,7 +8,8 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from flashvsr.decoders.blocks import TinyDecoderState, TinyNetwork, check_latents
+from flashvsr.decoders.blocks import TinyNetwork, check_latents
+from flashvsr.decoders.tiny_state import TinyDecoderState
 
 
 class TinyDecoder(nn.Module):

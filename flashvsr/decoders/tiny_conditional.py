@@ -8,7 +8,8 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from flashvsr.decoders.blocks import FRAMES_PER_LATENT, LEAD_FRAMES, TinyDecoderState, TinyNetwork, check_latents
+from flashvsr.decoders.blocks import FRAMES_PER_LATENT, LEAD_FRAMES, TinyNetwork, check_latents
+from flashvsr.decoders.tiny_state import TinyDecoderState
 
 _CELL = 8  # pixels per latent cell, in height and width
 

@@ -3,8 +3,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from flashvsr.decoders import TinyDecoder
-from flashvsr.decoders.blocks import MemBlock, TimeGrow, TinyDecoderState, conv_relu, enlarge, upsampling_kernels
+from flashvsr.decoders import TinyDecoder, TinyDecoderState
+from flashvsr.decoders.blocks import MemBlock, TimeGrow, conv_relu, enlarge, upsampling_kernels
 
 
 def _channels_last(*shape: int) -> torch.Tensor:

@@ -1,0 +1,74 @@
+"""What a tiny decoder keeps between two calls of a stream."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+MEMORY_BLOCKS = ("5", "6", "7", "11", "12", "13", "17", "18", "19")
+"""Indices of the layers that look back in time."""
+
+
+@dataclass
+class TinyDecoderState:
+    """What a tiny decoder remembers between two calls of one stream.
+
+    A state passed to a decoder is consumed: go on with the returned one, or branch with :meth:`clone` beforehand.
+
+    Attributes:
+        past: The last input of each of the nine memory blocks, `[B, C, h, w]`, in network order.
+        consumed: True once a decoder has taken the state.
+    """
+
+    past: list[Tensor]
+    consumed: bool = field(default=False, repr=False)
+
+    def take(self) -> list[Tensor]:
+        """Hand out the feature maps and mark the state as consumed.
+
+        Raises:
+            RuntimeError: If the state was consumed before.
+        """
+        self._check_fresh()
+        self.consumed = True
+        return self.past
+
+    def clone(self) -> TinyDecoderState:
+        """An independent copy, to continue one stream in two ways.
+
+        Raises:
+            RuntimeError: If the state was consumed before.
+        """
+        self._check_fresh()
+        return TinyDecoderState([tensor.clone() for tensor in self.past])
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """CPU copies of the feature maps under the keys ``past.0`` to ``past.8``.
+
+        Raises:
+            RuntimeError: If the state was consumed before.
+        """
+        self._check_fresh()
+        return {f"past.{index}": tensor.detach().to("cpu", copy=True) for index, tensor in enumerate(self.past)}
+
+    @classmethod
+    def from_state_dict(cls, saved: dict[str, Tensor]) -> TinyDecoderState:
+        """The state that :meth:`state_dict` saved; it continues on the device and in the dtype of the tensors.
+
+        Raises:
+            ValueError: If the keys are not those that :meth:`state_dict` writes.
+        """
+        expected = [f"past.{index}" for index in range(len(MEMORY_BLOCKS))]
+        if sorted(saved) != expected:
+            raise ValueError(
+                f"a tiny decoder state has the tensors past.0 to past.{len(MEMORY_BLOCKS) - 1}, got {sorted(saved)}"
+            )
+        return cls([saved[key].clone(memory_format=torch.channels_last) for key in expected])
+
+    def _check_fresh(self) -> None:
+        if self.consumed:
+            raise RuntimeError(
+                "this decoder state was consumed by an earlier call; use the state which that call returned"
+            )
