@@ -6,7 +6,7 @@
 * ``VideoInfo``, ``VideoFrame``, ``VideoError``: what passes between them
 """
 
-from flashvsr.data.images import is_image_target
+from flashvsr.data.images import is_image_target, is_pattern, numbered_images
 from flashvsr.data.info import Colors, Track, VideoError, VideoFrame, VideoInfo
 from flashvsr.data.remux import join_segments
 from flashvsr.data.video import VideoReader
@@ -22,5 +22,7 @@ __all__ = [
     "VideoReader",
     "VideoWriter",
     "is_image_target",
+    "is_pattern",
     "join_segments",
+    "numbered_images",
 ]

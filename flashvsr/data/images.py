@@ -15,13 +15,22 @@ from flashvsr.data.info import Colors, VideoError, VideoFrame, VideoInfo, plain_
 from flashvsr.data.pixels import FromRGB, ToRGB, bit_depth, frame_colors, resolve_colors
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
-_PATTERN = re.compile(r"%(0\d+)?d")
+_PATTERN = re.compile(r"%(?:0\d+)?d")
 _FULL = 2
 
 
 def is_pattern(name: str) -> bool:
     """Whether a name holds a printf number, such as ``frames/%05d.png``."""
     return _PATTERN.search(Path(name).name) is not None
+
+
+def numbered_images(pattern: str | Path) -> list[tuple[int, Path]]:
+    """Files that a printf pattern names, by number; a file whose number is padded otherwise is another series'."""
+    folder, name = Path(pattern).parent, Path(pattern).name
+    before, after = (re.escape(part) for part in _PATTERN.split(name, maxsplit=1))
+    exact = re.compile(rf"{before}(\d+){after}")
+    found = [(exact.fullmatch(path.name), path) for path in folder.iterdir()] if folder.is_dir() else []
+    return sorted((int(match[1]), path) for match, path in found if match and name % int(match[1]) == path.name)
 
 
 def is_image_target(target: str | Path) -> bool:
@@ -148,21 +157,14 @@ def _numbered(pattern: str) -> list[Path]:
     folder, name = Path(pattern).parent, Path(pattern).name
     if not folder.is_dir():
         raise VideoError(f"{pattern}: there is no folder {folder}\ncheck the name")
-    match = _PATTERN.search(name)
-    assert match is not None, f"{pattern} is no pattern"
-    before, after = name[: match.start()], name[match.end() :]
-    exact = re.compile(re.escape(before) + r"(\d+)" + re.escape(after))
-    numbers = sorted(
-        int(found[1])
-        for path in folder.iterdir()
-        if (found := exact.fullmatch(path.name)) and name % int(found[1]) == path.name
-    )
+    images = numbered_images(pattern)
+    numbers = [number for number, _ in images]
     if not numbers:
         raise VideoError(f"{pattern}: no file has such a name\nexpected {name % 1} and so on in {folder}")
     if len(numbers) != numbers[-1] - numbers[0] + 1:
         missing = next(a + 1 for a, b in pairwise(numbers) if b != a + 1)
         raise VideoError(f"{folder / (name % missing)} is missing, later numbers are there\ngive the whole series")
-    return [folder / (name % number) for number in numbers]
+    return [path for _, path in images]
 
 
 def _read(path: Path) -> av.VideoFrame:

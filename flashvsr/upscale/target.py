@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from flashvsr.data import is_pattern, numbered_images
 from flashvsr.upscale.journal import delete
-
-FIELD = re.compile(r"%(?:0\d+)?d")  # the number in a printf pattern
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,7 @@ class Target:
         path = Path(output)
         if str(output) == "-":
             return cls("-", "pipe")
-        pattern = FIELD.search(path.name) is not None
+        pattern = is_pattern(path.name)
         if not pattern and not path.is_dir() and (path.suffix or format != "auto"):
             return cls(str(output), "file")
         if format != "auto":
@@ -117,19 +115,11 @@ class Target:
             return self.path.exists()
         if self.kind == "folder":
             return self.path.exists() and any(self.path.iterdir())
-        return bool(self._numbered())
-
-    def _numbered(self) -> list[tuple[int, Path]]:
-        """Files that the pattern names, with their numbers."""
-        before, after = (re.escape(part) for part in FIELD.split(self.path.name, maxsplit=1))
-        name = re.compile(rf"{before}(\d+){after}")
-        folder = self.path.parent
-        found = [(name.fullmatch(path.name), path) for path in folder.iterdir()] if folder.is_dir() else []
-        return [(int(match[1]), path) for match, path in found if match]
+        return bool(numbered_images(self.path))
 
     def _place_images(self, joined: Path, frames: int) -> None:
         self.path.parent.mkdir(exist_ok=True)
-        for number, image in self._numbered():
+        for number, image in numbered_images(self.path):
             if not 1 <= number <= frames:
                 image.unlink()  # of a longer series, which this one replaces
         for image in joined.iterdir():

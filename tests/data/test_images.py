@@ -5,7 +5,7 @@ from fractions import Fraction
 import pytest
 import torch
 
-from flashvsr.data import VideoError, VideoInfo, VideoReader, VideoWriter, is_image_target
+from flashvsr.data import VideoError, VideoInfo, VideoReader, VideoWriter, is_image_target, numbered_images
 from flashvsr.data.images import ImageSink
 
 INFO = VideoInfo(64, 48, Fraction(25))
@@ -145,3 +145,10 @@ def test_a_photograph_is_turned_as_its_exif_says(tmp_path):
     assert frame.pixels.shape == (3, 64, 48)
     assert (frame.pixels[:, :, 42:] > 200).all()
     assert (frame.pixels[:, :, :36] < 50).all()
+
+
+def test_a_number_padded_otherwise_belongs_to_another_series(tmp_path):
+    for name in ("f0003.png", "f0001.png", "f7.png", "f00002.png", "g0002.png"):
+        (tmp_path / name).touch()
+    assert numbered_images(tmp_path / "f%04d.png") == [(1, tmp_path / "f0001.png"), (3, tmp_path / "f0003.png")]
+    assert numbered_images(tmp_path / "nowhere" / "f%04d.png") == []

@@ -93,9 +93,15 @@ def test_a_replaced_folder_keeps_no_old_image(tmp_path):
 
 
 def test_a_replaced_series_keeps_no_old_image_and_every_other_file(tmp_path):
-    for folder, names in (("out", ["a09.png", "b09.png", "notes.txt"]), ("joined", ["a01.png", "a02.png"])):
+    for folder, names in (("out", ["a09.png", "a7.png", "b09.png", "notes.txt"]), ("joined", ["a01.png", "a02.png"])):
         (tmp_path / folder).mkdir()
         for name in names:
             (tmp_path / folder / name).touch()
     Target.parse(tmp_path / "out" / "a%02d.png").place(tmp_path / "joined", 2)
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a01.png", "a02.png", "b09.png", "notes.txt"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "a01.png",
+        "a02.png",
+        "a7.png",
+        "b09.png",
+        "notes.txt",
+    }
