@@ -33,9 +33,9 @@ def golden() -> Callable[[str], Any]:
 
 
 @pytest.fixture(scope="session")
-def data() -> Path:
-    """Folder of real clips and photographs."""
+def real_clips() -> Path:
+    """The folder of real clips and photographs that FLASHVSR_DATA names."""
     folder = os.environ.get("FLASHVSR_DATA")
     if not folder:
-        pytest.skip("FLASHVSR_DATA is not set: real clips were not tried")
+        pytest.skip("FLASHVSR_DATA is not set: real clips (HDR, rotated, .ts, .264) were not read")
     return Path(folder)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -93,12 +92,3 @@ def _tone(number: int, start: Fraction, sample_format: str) -> av.AudioFrame:
     frame.sample_rate, frame.time_base = 48000, Fraction(1, 48000)
     frame.pts = 1920 * number + int(start * 48000)
     return frame
-
-
-@pytest.fixture
-def real_clips() -> Path:
-    """The folder of real clips that FLASHVSR_DATA names."""
-    folder = os.environ.get("FLASHVSR_DATA")
-    if not folder:
-        pytest.skip("FLASHVSR_DATA is not set: real clips (HDR, rotated, .ts, .264) were not read")
-    return Path(folder)
