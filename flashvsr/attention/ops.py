@@ -153,13 +153,13 @@ def _load(prefix: str, name: str) -> ModuleType:
 
 def _resolve(impl: str, names: tuple[str, ...], prefix: str, query: Tensor, requires_grad: bool) -> ModuleType:
     """Return the module of the implementation that is to run; a named one runs or raises."""
+    where = (query.device, query.dtype, query.shape[3], requires_grad)
     if impl == "auto":
-        packed = names is PACKED_IMPLS
-        impl, _ = choose_impl(query.device, query.dtype, query.shape[3], requires_grad, packed=packed)
-    elif impl not in names:
+        return _load(prefix, choose_impl(*where, packed=names is PACKED_IMPLS)[0])
+    if impl not in names:
         raise ValueError(f"impl is 'auto' or one of {', '.join(names)}; got {impl!r}")
     module = _load(prefix, impl)
-    reason = module.unavailable(query.device, query.dtype, query.shape[3], requires_grad)
+    reason = module.unavailable(*where)
     if reason is not None:
         raise RuntimeError(f"impl {impl!r} cannot run here: {reason}")
     return module
