@@ -35,7 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--scale", type=float, default=4, help="enlargement, at least 1 (default: 4)")
     add("--seed", type=int, default=0, help="of the noise; the same seed gives the same video (default: 0)")
     add("--decoder", choices=["tiny", "full"], default="tiny", help="full: the slower Wan2.1 VAE (default: tiny)")
-    add("--color", choices=["adain", "wavelet", "none"], default="adain", help="colour correction (default: adain)")
+    add(
+        "--color",
+        choices=["auto", "adain", "wavelet", "none"],
+        default="auto",
+        help="colour correction (auto: the model's)",
+    )
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
     add("--dtype", choices=["auto", "fp32", "bf16", "fp16"], default="auto", help="of the computation (default: auto)")
     add(

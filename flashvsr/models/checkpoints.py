@@ -27,7 +27,7 @@ def load(
     dtype: torch.dtype | str = "auto",
     impl: str = "auto",
     decoder: str = "tiny",
-    color: str = "adain",
+    color: str = "auto",
     prompt: str | Path | Tensor | None = None,
     sparse_ratio: float | None = None,
     trust_code: bool = False,
@@ -44,7 +44,7 @@ def load(
             where it has no bf16).
         impl: Implementation of block-sparse attention.
         decoder: ``"tiny"``, or ``"full"`` for the VAE's decoder.
-        color: ``"adain"``, ``"wavelet"`` or ``"none"``.
+        color: ``"adain"``, ``"wavelet"`` or ``"none"``; ``"auto"`` is what the model wants.
         prompt: Text embedding of a published folder, or its file, if it does not lie in the folder.
         sparse_ratio: Density of attention; None keeps the model's own.
         trust_code: Allow a folder to name classes outside this library.
@@ -78,7 +78,7 @@ def load(
         )
     _adjust_attention(dit, impl, sparse_ratio)
     embedding = None if folder.prompt is None else folder.prompt.to(device, dtype, copy=True)
-    system = FlashVSR(projection, dit, chosen, embedding, color=color)
+    system = FlashVSR(projection, dit, chosen, embedding, color=folder.color if color == "auto" else color)
     return system.requires_grad_(False).eval()
 
 

@@ -4,6 +4,7 @@
 
     format: 1
     steps: 1                      # sampling steps; a stream needs 1
+    color: adain                  # colour correction the model wants; left out for adain
     components:
       projection:                 # weights: projection.safetensors
         class_path: flashvsr.models.LRProjection
@@ -91,12 +92,15 @@ class ModelFolder:
         components: Networks by name, of :data:`COMPONENTS`.
         prompt: Text embedding `[1, L, text_dim]`; None for a model without.
         steps: Sampling steps the transformer was trained for.
+        color: Colour correction the model wants: ``"adain"`` as released, or ``"none"`` where the decoder was trained
+            to keep the colours itself.
     """
 
     path: Path
     components: Mapping[str, Component]
     prompt: Tensor | None = None
     steps: int = 1
+    color: str = "adain"
 
     def component(self, name: str) -> Component:
         """The component of that name.
@@ -139,7 +143,7 @@ def read_model_folder(path: str | Path) -> ModelFolder:
     if not isinstance(said, dict) or said.get("format") != FORMAT:
         found = said.get("format") if isinstance(said, dict) else None
         raise ValueError(f"{file} has format {found!r}; this version of flashvsr reads format {FORMAT}")
-    _check_keys(file, "", said, required=("format", "steps", "components"))
+    _check_keys(file, "", said, required=("format", "steps", "components"), optional=("color",))
     _check_keys(file, "components.", said["components"], optional=COMPONENTS)
     if not isinstance(said["steps"], int) or said["steps"] < 1:
         raise ValueError(f"{file}: steps is a whole number of at least 1, got {said['steps']!r}")
@@ -154,7 +158,7 @@ def read_model_folder(path: str | Path) -> ModelFolder:
             continue
         _check_keys(file, f"components.{name}.", entry, required=("class_path",), optional=("init_args",))
         components[name] = Component(entry["class_path"], entry.get("init_args") or {}, weights)
-    return ModelFolder(path, components, prompt, said["steps"])
+    return ModelFolder(path, components, prompt, said["steps"], said.get("color", "adain"))
 
 
 def save_model_folder(
@@ -163,6 +167,7 @@ def save_model_folder(
     *,
     prompt: Tensor | None = None,
     steps: int = 1,
+    color: str = "adain",
     dtype: torch.dtype | None = None,
     overwrite: bool = False,
 ) -> None:
@@ -173,6 +178,7 @@ def save_model_folder(
         components: Networks by name, ``projection``, ``dit``, ``decoder``, ``vae``: as many as there are.
         prompt: Text embedding `[1, L, text_dim]`; None for a model without.
         steps: Sampling steps the transformer was trained for.
+        color: Colour correction the model wants, see :class:`ModelFolder`.
         dtype: Convert floating-point tensors; None keeps each as it is.
         overwrite: Replace an existing folder.
 
@@ -198,7 +204,7 @@ def save_model_folder(
         if prompt is not None:
             entries["prompt"] = {"shape": list(prompt.shape)}
             _write(new / "prompt.safetensors", {"prompt": prompt}, dtype)
-        said = {"format": FORMAT, "steps": steps, "components": entries}
+        said = {"format": FORMAT, "steps": steps, "color": color, "components": entries}
         (new / DESCRIPTION).write_text(yaml.safe_dump(said, sort_keys=False))
         if path.exists():
             path.rename(work / "old")

@@ -43,7 +43,7 @@ def upscale_file(
     scale: float = 4,
     seed: int = 0,
     decoder: str = "tiny",
-    color: str = "adain",
+    color: str = "auto",
     device: str = "auto",
     dtype: str = "auto",
     impl: str = "auto",
@@ -78,7 +78,7 @@ def upscale_file(
         scale: Enlargement; the output has ``round(scale * height)`` rows.
         seed: Of the noise; the same seed gives the same frames.
         decoder: ``"tiny"`` or ``"full"`` (the Wan2.1 VAE).
-        color: ``"adain"``, ``"wavelet"`` or ``"none"``.
+        color: ``"adain"``, ``"wavelet"`` or ``"none"``; ``"auto"`` is what the model wants.
         device: ``"auto"`` or a device of PyTorch.
         dtype: ``"auto"``, ``"fp32"``, ``"bf16"`` or ``"fp16"``.
         impl: Attention implementation, ``"auto"`` or a name.

@@ -333,7 +333,7 @@ def test_impl_and_density_reach_every_layer(ours):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda said: said.update(extra=1), "unknown key extra; there are format, steps, components"),
+        (lambda said: said.update(extra=1), "unknown key extra; there are format, steps, components, color"),
         (lambda said: said.pop("steps"), "steps is missing"),
         (lambda said: said.update(format=7), "has format 7; this version of flashvsr reads format 1"),
         (lambda said: said.update(steps=0), "steps is a whole number of at least 1, got 0"),
@@ -350,6 +350,16 @@ def test_a_description_that_is_not_understood_is_refused_by_key(ours, change, me
     edit(ours, change)
     with pytest.raises(ValueError, match=message):
         load(ours, device="cpu")
+
+
+def test_a_model_says_which_colour_correction_it_wants(ours):
+    assert load(ours).color.method == "adain"
+    edit(ours, lambda said: said.update(color="none"))
+    assert load(ours).color.method == "none"
+    assert load(ours, color="wavelet").color.method == "wavelet"
+    edit(ours, lambda said: said.update(color="sepia"))
+    with pytest.raises(ValueError, match="color is one of adain, wavelet, none; got 'sepia'"):
+        load(ours)
 
 
 def test_a_model_of_many_steps_or_full_attention_does_not_stream_and_says_what_does(ours):
