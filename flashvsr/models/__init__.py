@@ -4,14 +4,17 @@ from flashvsr.models.builders import lr_projection_1b, tiny_conditional_decoder_
 from flashvsr.models.checkpoints import load
 from flashvsr.models.dit import VideoDiT
 from flashvsr.models.lr_projection import LRProjection
+from flashvsr.models.sampler import FlowSchedule, sample_latents
 from flashvsr.models.system import FlashVSR
 
 __all__ = [
     "FlashVSR",
+    "FlowSchedule",
     "LRProjection",
     "VideoDiT",
     "load",
     "lr_projection_1b",
+    "sample_latents",
     "tiny_conditional_decoder_1b",
     "video_dit_1b",
     "wan_vae",

@@ -12,11 +12,15 @@ from flashvsr.models.dit import VideoDiT
 from flashvsr.models.lr_projection import LRProjection
 
 
-def video_dit_1b(attention: Callable[[int, int], nn.Module] = LocalSparseAttention) -> VideoDiT:
+def video_dit_1b(
+    attention: Callable[[int, int], nn.Module] = LocalSparseAttention, *, activation_checkpointing: bool = False
+) -> VideoDiT:
     """Wan2.1-1.3B, the backbone of FlashVSR: 1,418,996,800 parameters.
 
     Args:
         attention: Builds a self-attention layer from (dim, heads).
+        activation_checkpointing: Whether activations are computed again in the backward pass, for training in less
+            memory.
 
     Returns:
         The model, with fresh parameters.
@@ -24,7 +28,9 @@ def video_dit_1b(attention: Callable[[int, int], nn.Module] = LocalSparseAttenti
     Reference:
         Wan2.1, https://arxiv.org/abs/2503.20314.
     """
-    return VideoDiT(1536, 30, 12, 8960, text_dim=4096, attention=attention)
+    return VideoDiT(
+        1536, 30, 12, 8960, text_dim=4096, attention=attention, activation_checkpointing=activation_checkpointing
+    )
 
 
 def lr_projection_1b(variant: str = "causal") -> LRProjection:

@@ -9,6 +9,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import linear
+from torch.utils.checkpoint import checkpoint
 
 from flashvsr.attention import (
     BLOCK_SHAPE,
@@ -42,6 +43,8 @@ class VideoDiT(nn.Module):
         text_dim: Channels of a prompt token; None for a model without a prompt.
         eps: Of the norms.
         attention: Builds a self-attention layer from (dim, heads).
+        activation_checkpointing: Whether a block's activations are computed again in the backward pass instead of kept.
+            Without gradients, or in a stream, it changes nothing.
 
     Raises:
         ValueError: If the attention layers differ in the order of tokens or in their history.
@@ -62,8 +65,10 @@ class VideoDiT(nn.Module):
         text_dim: int | None = 4096,
         eps: float = 1e-6,
         attention: Callable[[int, int], nn.Module] = LocalSparseAttention,
+        activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        self.activation_checkpointing = activation_checkpointing
         self.blocks: Any  # nn.ModuleList of DiTBlock, whose items type checkers take for plain modules
         self.heads, self.head_dim = heads, dim // heads
         self.channels, self.frequency_dim = channels, frequency_dim
@@ -133,7 +138,8 @@ class VideoDiT(nn.Module):
             def attend(layer: nn.Module, y: Tensor, arguments: dict[str, Any] = arguments) -> Tensor:
                 return layer(y, grid, rope, **arguments)
 
-            x = block(x, modulation, attend, context[index] if context else None, None)
+            prompt_keys = context[index] if context else None
+            x = self._block(block, cache is None, x, modulation, attend, prompt_keys, None)
         x = self.head(x, embedding, None)
         if self.order == "block":
             x = unpartition_blocks(x, (grid.frames, grid.rows, grid.columns)).flatten(1, 3)
@@ -187,7 +193,9 @@ class VideoDiT(nn.Module):
         embedding, modulation = self._time(timesteps, x.dtype)
         context = self._context(prompt)
         for index, block in enumerate(self.blocks):
-            x = block(
+            x = self._block(
+                block,
+                True,
                 x,
                 modulation,
                 lambda layer, y: layer(y, grids[0], rope, lengths=lengths),
@@ -196,6 +204,11 @@ class VideoDiT(nn.Module):
             )
         out = self.head(x, embedding, segment).split(lengths, 1)
         return [self._unpatchify(part, grid)[0] for part, grid in zip(out, grids, strict=True)]
+
+    def _block(self, block: nn.Module, whole: bool, *arguments: Any) -> Tensor:
+        if self.activation_checkpointing and whole and torch.is_grad_enabled():
+            return checkpoint(block, *arguments, use_reentrant=False, preserve_rng_state=False)
+        return block(*arguments)
 
     def _shared(self, name: str) -> Any:
         found = {getattr(block.self_attn, name) for block in self.blocks}

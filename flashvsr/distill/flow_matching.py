@@ -1,0 +1,63 @@
+"""Flow matching: the transformer learns the velocity from latents to noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor, stack
+
+Predict = Callable[[Tensor, Tensor], Tensor]
+"""Velocity `[B, ...]` of noisy latents `[B, ...]` at timesteps `[B]`: a network with everything else bound."""
+
+
+def flow_matching_loss(predict: Predict, x0: Tensor, noise: Tensor, sigma: Tensor, schedule: Any) -> Tensor:
+    """Squared error of the predicted velocity ``noise - x0``, per sample.
+
+    Args:
+        predict: The network.
+        x0: Clean latents `[B, C, T, h, w]`.
+        noise: Shaped as `x0`, fp32.
+        sigma: Noise level of each sample, `[B]`, 0 to 1.
+        schedule: A :class:`~flashvsr.models.FlowSchedule`, or anything with ``add_noise`` and ``timestep``.
+
+    Returns:
+        `[B]`, the mean over each sample in at least fp32.
+
+    Reference:
+        https://arxiv.org/abs/2210.02747, equation 23; FlashVSR, https://arxiv.org/abs/2510.12747, stages 1 and 2.
+    """
+    velocity = predict(schedule.add_noise(x0, noise, sigma).to(x0.dtype), schedule.timestep(sigma))
+    return velocity_error(velocity, x0, noise)
+
+
+def packed_flow_matching_loss(
+    predict: Callable[[list[Tensor], Tensor], Sequence[Tensor]],
+    x0: Sequence[Tensor],
+    noise: Sequence[Tensor],
+    sigma: Tensor,
+    schedule: Any,
+) -> Tensor:
+    """Do what :func:`flow_matching_loss` does, for samples of different sizes.
+
+    Args:
+        predict: Velocities of a list of noisy samples at timesteps `[samples]`.
+        x0: Clean latents `[C, T, h, w]` of each sample.
+        noise: Likewise, fp32.
+        sigma: Noise level of each sample, `[samples]`.
+        schedule: As for :func:`flow_matching_loss`.
+
+    Returns:
+        `[samples]`; every sample counts alike, however large it is.
+    """
+    noisy = [
+        schedule.add_noise(x[None], eps[None], level[None])[0].to(x.dtype)
+        for x, eps, level in zip(x0, noise, sigma.unbind(), strict=True)
+    ]
+    velocities = predict(noisy, schedule.timestep(sigma))
+    return stack([velocity_error(*(y[None] for y in sample))[0] for sample in zip(velocities, x0, noise, strict=True)])
+
+
+def velocity_error(velocity: Tensor, x0: Tensor, noise: Tensor) -> Tensor:
+    """Mean squared error to ``noise - x0`` of each sample `[B, ...]`, `[B]` in at least fp32."""
+    return (noise - x0 - velocity).square().flatten(1).mean(1)

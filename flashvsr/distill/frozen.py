@@ -1,0 +1,38 @@
+"""Networks that a stage uses and does not train: no gradient, no place in its checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+
+def freeze(module: nn.Module, names: Sequence[str]) -> None:
+    """Freeze children of a module and leave them out of its ``state_dict``.
+
+    They come back from where the recipe has them. Loading stays strict for everything else: the values they have are
+    filled in before the keys are compared.
+
+    Args:
+        module: The parent.
+        names: Its children; those that are None are passed over.
+    """
+    names = [name for name in names if getattr(module, name) is not None]
+    for name in names:
+        getattr(module, name).requires_grad_(False).eval()
+    module.frozen_names = tuple(names)  # type: ignore[assignment]
+    module.register_state_dict_post_hook(_leave_out)
+    module.register_load_state_dict_pre_hook(_fill_in)
+
+
+def _leave_out(module: Any, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any]) -> None:
+    beginnings = tuple(f"{prefix}{name}." for name in module.frozen_names)
+    for key in [key for key in state_dict if key.startswith(beginnings)]:
+        del state_dict[key]
+
+
+def _fill_in(module: Any, state_dict: dict[str, Any], prefix: str, *unused: Any) -> None:
+    for name in module.frozen_names:
+        for key, value in getattr(module, name).state_dict().items():
+            state_dict.setdefault(f"{prefix}{name}.{key}", value)

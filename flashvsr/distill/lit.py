@@ -1,0 +1,212 @@
+"""One LightningModule per stage: they call the objectives, step the optimizers and log."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from flashvsr.distill.clips import encode, project, target_frames, trained
+from flashvsr.distill.flow_matching import flow_matching_loss, packed_flow_matching_loss
+from flashvsr.distill.frozen import freeze
+from flashvsr.distill.history import draw_history
+from flashvsr.distill.one_step.lit import OneStepStage
+from flashvsr.distill.prompt import read_prompt
+from flashvsr.distill.seeded import seeded_normal, seeded_uniform, shared_random
+from flashvsr.distill.stage import (
+    MakeOptimizer,
+    MakeScheduler,
+    log_gradient_norms,
+    optimizer_of,
+    sample_clips,
+    shard,
+    velocity_of,
+)
+
+__all__ = ["JointStage", "OneStepStage", "SparseCausalStage"]
+
+Batch = dict[str, Any]
+
+
+class JointStage(LightningModule):
+    """Stage 1: a many-step teacher with full attention, on videos and images packed in one sequence.
+
+    A batch is ``{"hr", "lr": [B, 3, T, H, W] in [-1, 1], "seed": [B] int64}``, and optionally ``"image"``, another such
+    dict with T = 1 and a size of its own. Each sample has its own noise level and its own LR projection.
+
+    Args:
+        dit: Transformer with full attention.
+        projection: LR projection.
+        vae: Gives the targets; frozen and not in checkpoints.
+        schedule: A :class:`~flashvsr.models.FlowSchedule`.
+        optimizer: Makes the optimizer of everything in `dit` and `projection` that has ``requires_grad``.
+        scheduler: Makes the schedule of its learning rate, stepped after every step; None keeps the rate.
+        prompt: Text embedding `[1, L, text_dim]` or a file of it; None for a model without.
+        image_weight: Of the loss of an image, where a clip counts 1.
+        decoder: Decodes samples in validation; None takes the VAE. Frozen.
+        validation_steps: Euler steps in validation.
+
+    Raises:
+        ValueError: If nothing is to be trained.
+
+    Reference:
+        FlashVSR, https://arxiv.org/abs/2510.12747, stage 1.
+    """
+
+    prompt: Tensor | None
+
+    def __init__(
+        self,
+        dit: nn.Module,
+        projection: nn.Module,
+        vae: nn.Module,
+        schedule: Any,
+        optimizer: MakeOptimizer,
+        *,
+        scheduler: MakeScheduler | None = None,
+        prompt: Tensor | str | Path | None = None,
+        image_weight: float = 1.0,
+        decoder: nn.Module | None = None,
+        validation_steps: int = 20,
+    ) -> None:
+        super().__init__()
+        self.dit, self.projection, self.vae, self.decoder = dit, projection, vae, decoder
+        self.schedule, self.optimizer, self.scheduler = schedule, optimizer, scheduler
+        self.image_weight, self.validation_steps = image_weight, validation_steps
+        self.register_buffer("prompt", read_prompt(prompt), persistent=False)
+        freeze(self, ("vae", "decoder"))
+        trained(self._networks())
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss of one batch: the weighted mean over its samples."""
+        step = self.trainer.fit_loop.total_batch_idx
+        x0: list[Tensor] = []
+        noise: list[Tensor] = []
+        tokens: list[Tensor] = []
+        sigmas, weights = [], []
+        for kind, part in (("video", batch), ("image", batch.get("image"))):
+            if part is None:
+                continue
+            latents = encode(self.vae, target_frames(part)[1])
+            x0 += latents.unbind()
+            noise += seeded_normal(part["seed"], f"{kind} noise", step, size=latents.shape[1:]).unbind()
+            tokens += project(self.projection, part["lr"]).unbind()
+            sigmas.append(self.schedule.sigma(seeded_uniform(part["seed"], f"{kind} sigma", step)))
+            weights += [1.0 if kind == "video" else self.image_weight] * latents.shape[0]
+
+        def predict(noisy: list[Tensor], timesteps: Tensor) -> list[Tensor]:
+            return self.dit.forward_packed(noisy, timesteps, tokens, prompt=self.prompt)  # type: ignore[operator]
+
+        losses = packed_flow_matching_loss(predict, x0, noise, torch.cat(sigmas), self.schedule)
+        weighted = [loss * weight for loss, weight in zip(losses.unbind(), weights, strict=True)]
+        loss = torch.stack(weighted).sum() / sum(weights)
+        self.log("train/flow", loss.detach(), batch_size=len(x0))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Sample the clips of a batch; images are passed over."""
+        return sample_clips(self, batch, self.validation_steps)
+
+    def configure_optimizers(self) -> Any:
+        """One optimizer."""
+        return optimizer_of(self.optimizer, self.scheduler, self._networks())
+
+    def configure_model(self) -> None:
+        """Shard the trained networks when the strategy has a device mesh."""
+        shard(self, self._networks())
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Log gradient norms, before clipping."""
+        log_gradient_norms(self, self._networks())
+
+    def _networks(self) -> dict[str, nn.Module]:
+        return {"dit": self.dit, "projection": self.projection}
+
+
+class SparseCausalStage(LightningModule):
+    """Stage 2: the teacher becomes sparse and causal; whole clips at once under a mask, no cache.
+
+    A batch is that of :class:`JointStage`, of videos only.
+
+    Args:
+        dit: Transformer with sparse attention, and the weights of stage 1.
+        projection: LR projection of stage 1.
+        vae: Gives the targets; frozen and not in checkpoints.
+        schedule: A :class:`~flashvsr.models.FlowSchedule`.
+        optimizer: Makes the optimizer of everything in `dit` and `projection` that has ``requires_grad``.
+        scheduler: Makes the schedule of its learning rate; None keeps the rate.
+        prompt: Text embedding `[1, L, text_dim]` or a file of it; None for a model without.
+        random_history: Whether steps see random lengths of the past (:func:`~flashvsr.distill.draw_history`), or
+            always the transformer's own.
+        seed: Of those lengths, the same in all processes.
+        decoder: Decodes samples in validation; None takes the VAE. Frozen.
+        validation_steps: Euler steps in validation, with the transformer's own history.
+
+    Raises:
+        ValueError: If nothing is to be trained.
+
+    Reference:
+        FlashVSR, https://arxiv.org/abs/2510.12747, stage 2, and its released code.
+    """
+
+    prompt: Tensor | None
+
+    def __init__(
+        self,
+        dit: nn.Module,
+        projection: nn.Module,
+        vae: nn.Module,
+        schedule: Any,
+        optimizer: MakeOptimizer,
+        *,
+        scheduler: MakeScheduler | None = None,
+        prompt: Tensor | str | Path | None = None,
+        random_history: bool = True,
+        seed: int = 0,
+        decoder: nn.Module | None = None,
+        validation_steps: int = 20,
+    ) -> None:
+        super().__init__()
+        self.dit, self.projection, self.vae, self.decoder = dit, projection, vae, decoder
+        self.schedule, self.optimizer, self.scheduler = schedule, optimizer, scheduler
+        self.random_history, self.seed, self.validation_steps = random_history, seed, validation_steps
+        self.register_buffer("prompt", read_prompt(prompt), persistent=False)
+        freeze(self, ("vae", "decoder"))
+        trained(self._networks())
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss of one batch: the mean over its samples."""
+        step = self.trainer.fit_loop.total_batch_idx
+        x0 = encode(self.vae, target_frames(batch)[1])
+        tokens = project(self.projection, batch["lr"])
+        noise = seeded_normal(batch["seed"], "video noise", step, size=x0.shape[1:])
+        sigma = self.schedule.sigma(seeded_uniform(batch["seed"], "video sigma", step))
+        random = shared_random(self.seed, "history", step)
+        history = draw_history(random, x0.shape[2] // 2) if self.random_history else None
+        predict = velocity_of(self.dit, tokens, self.prompt, history=history)
+        loss = flow_matching_loss(predict, x0, noise, sigma, self.schedule).mean()
+        self.log("train/flow", loss.detach(), batch_size=x0.shape[0])
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Sample the clips of a batch."""
+        return sample_clips(self, batch, self.validation_steps)
+
+    def configure_optimizers(self) -> Any:
+        """One optimizer."""
+        return optimizer_of(self.optimizer, self.scheduler, self._networks())
+
+    def configure_model(self) -> None:
+        """Shard the trained networks when the strategy has a device mesh."""
+        shard(self, self._networks())
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Log gradient norms, before clipping."""
+        log_gradient_norms(self, self._networks())
+
+    def _networks(self) -> dict[str, nn.Module]:
+        return {"dit": self.dit, "projection": self.projection}

@@ -1,0 +1,131 @@
+"""What decoded frames are compared with the ground truth by: pixels, and a perceptual term chosen by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from urllib.error import URLError
+
+import torch
+from torch import Tensor, nn
+
+PIXEL = ("charbonnier", "mse")
+PERCEPTUAL = ("lpips", "ms_ssim", "fft", "none")
+_CHARBONNIER_EPS = 1e-3
+
+
+class ReconstructionLoss(nn.Module):
+    """Pixel error plus a perceptual term, per sample and in fp32, whatever autocast says.
+
+    Args:
+        pixel: ``"charbonnier"``, the mean of ``sqrt(d^2 + 1e-6)``, or ``"mse"``.
+        pixel_weight: Of the pixel term.
+        perceptual: ``"lpips"`` (VGG or AlexNet features; torchmetrics downloads their weights at first use),
+            ``"ms_ssim"`` (``1 - MS-SSIM``; frames larger than 160 pixels with five `ms_ssim_betas`), ``"fft"`` (mean
+            absolute difference of the real and imaginary parts of the orthonormal 2D transform), or ``"none"``.
+            The one that is asked for runs or raises.
+        perceptual_weight: Of the perceptual term.
+        temporal_weight: Of the Charbonnier difference between the changes from frame to frame; 0 leaves it out.
+        first_frame_weight: Factor on the pixel term of samples whose window holds frame 0 of its clip.
+        lpips_net: ``"vgg"``, ``"alex"`` or ``"squeeze"``.
+        ms_ssim_betas: Weights of the scales of MS-SSIM, from fine to coarse.
+
+    Raises:
+        ValueError: If a name is unknown.
+        RuntimeError: If LPIPS is asked for and its weights cannot be had.
+
+    Reference:
+        FlashVSR, https://arxiv.org/abs/2510.12747, stage 3 and decoder; LPIPS, https://arxiv.org/abs/1801.03924;
+        MS-SSIM, https://doi.org/10.1109/ACSSC.2003.1292216.
+    """
+
+    def __init__(
+        self,
+        pixel: str = "charbonnier",
+        pixel_weight: float = 1.0,
+        perceptual: str = "none",
+        perceptual_weight: float = 1.0,
+        *,
+        temporal_weight: float = 0.0,
+        first_frame_weight: float = 4.0,
+        lpips_net: str = "vgg",
+        ms_ssim_betas: Sequence[float] = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333),
+    ) -> None:
+        super().__init__()
+        if pixel not in PIXEL:
+            raise ValueError(f"pixel is one of {', '.join(PIXEL)}, got {pixel!r}")
+        if perceptual not in PERCEPTUAL:
+            raise ValueError(f"perceptual is one of {', '.join(PERCEPTUAL)}, got {perceptual!r}")
+        self.pixel, self.pixel_weight = pixel, pixel_weight
+        self.perceptual, self.perceptual_weight = perceptual, perceptual_weight
+        self.temporal_weight, self.first_frame_weight = temporal_weight, first_frame_weight
+        self.ms_ssim_betas = tuple(ms_ssim_betas)
+        if perceptual == "lpips":
+            self.lpips = _lpips(lpips_net).requires_grad_(False)
+
+    def forward(self, sr: Tensor, hr: Tensor, first: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Compare.
+
+        Args:
+            sr: `[B, 3, T, H, W]`, about [-1, 1].
+            hr: Likewise, the truth.
+            first: Boolean `[B]`, whether the frames begin with frame 0 of their clip; None for no.
+
+        Returns:
+            The loss `[B]`, and its unweighted parts `[B]` by name, detached, for logging.
+        """
+        with torch.autocast(sr.device.type, enabled=False):
+            sr, hr = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (sr, hr))
+            pixel = (_charbonnier if self.pixel == "charbonnier" else _mse)(sr, hr)
+            parts = {self.pixel: pixel}
+            if first is not None:
+                pixel = torch.where(first, self.first_frame_weight * pixel, pixel)
+            loss = self.pixel_weight * pixel
+            if self.perceptual != "none":
+                parts[self.perceptual] = self._perceptual(sr, hr)
+                loss = loss + self.perceptual_weight * parts[self.perceptual]
+            if self.temporal_weight and sr.shape[2] > 1:
+                parts["temporal"] = _charbonnier(sr.diff(dim=2), hr.diff(dim=2))
+                loss = loss + self.temporal_weight * parts["temporal"]
+        return loss, {name: part.detach() for name, part in parts.items()}
+
+    def _perceptual(self, sr: Tensor, hr: Tensor) -> Tensor:
+        pictures, truth = (x.transpose(1, 2).flatten(0, 1) for x in (sr, hr))  # [B*T, 3, H, W]
+        compare: Callable[[Tensor, Tensor], Tensor] = getattr(self, f"_{self.perceptual}")
+        return compare(pictures, truth).view(sr.shape[0], -1).mean(1)
+
+    def _lpips(self, sr: Tensor, hr: Tensor) -> Tensor:
+        dtype = next(self.lpips.parameters()).dtype  # bf16 where a trainer has cast all modules
+        return self.lpips(sr.to(dtype), hr.to(dtype)).float()
+
+    def _ms_ssim(self, sr: Tensor, hr: Tensor) -> Tensor:
+        from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
+
+        similarity = multiscale_structural_similarity_index_measure(
+            (sr + 1) / 2, (hr + 1) / 2, data_range=1.0, reduction="none", betas=self.ms_ssim_betas, normalize="relu"
+        )
+        return 1 - torch.as_tensor(similarity)
+
+    def _fft(self, sr: Tensor, hr: Tensor) -> Tensor:
+        difference = torch.view_as_real(torch.fft.rfft2(sr - hr, norm="ortho"))
+        return difference.abs().flatten(1).mean(1)
+
+
+def _charbonnier(sr: Tensor, hr: Tensor) -> Tensor:
+    return torch.sqrt((sr - hr).square() + _CHARBONNIER_EPS**2).flatten(1).mean(1)
+
+
+def _mse(sr: Tensor, hr: Tensor) -> Tensor:
+    return (sr - hr).square().flatten(1).mean(1)
+
+
+def _lpips(net: str) -> nn.Module:
+    """The network inside torchmetrics' LPIPS: the metric around it refuses pictures that leave [-1, 1]."""
+    way_out = "choose perceptual='ms_ssim' or 'fft', which download nothing"
+    try:
+        from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+    except ImportError as error:
+        raise RuntimeError(f"LPIPS needs torchmetrics: pip install flashvsr[train]; or {way_out}") from error
+    try:
+        return LearnedPerceptualImagePatchSimilarity(net_type=net).net  # type: ignore[arg-type]
+    except (URLError, OSError, ModuleNotFoundError) as error:
+        raise RuntimeError(f"the weights of LPIPS ({net}) cannot be had: {error}; or {way_out}") from error

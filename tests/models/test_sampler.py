@@ -1,0 +1,97 @@
+"""The flow schedule and the sampler: one step is a subtraction, a straight flow is followed exactly."""
+
+from functools import partial
+
+import pytest
+import torch
+
+from flashvsr.attention import FullAttention, LocalSparseAttention
+from flashvsr.models import FlowSchedule, VideoDiT, sample_latents
+
+SCHEDULE = FlowSchedule()
+
+
+def test_the_shift_keeps_the_ends_and_moves_the_middle_to_noise():
+    sigma = SCHEDULE.sigma(torch.tensor([0.0, 0.5, 1.0]))
+    torch.testing.assert_close(sigma, torch.tensor([0.0, 5 / 6, 1.0]))
+    assert FlowSchedule(1.0).sigma(torch.tensor(0.3)) == 0.3
+
+
+def test_the_levels_of_a_sampler_fall_from_one_to_zero():
+    levels = SCHEDULE.sigmas(7)
+    assert levels.shape == (8,) and levels[0] == 1 and levels[-1] == 0 and bool((levels.diff() < 0).all())
+
+
+def test_latents_come_back_from_noise_and_velocity_at_every_level():
+    x0, noise = torch.randn(2, 3, 2, 4, 4), torch.randn(2, 3, 2, 4, 4)
+    sigma = torch.tensor([0.2, 0.9])
+    noisy = SCHEDULE.add_noise(x0, noise, sigma)
+    torch.testing.assert_close(noisy[1], 0.1 * x0[1] + 0.9 * noise[1])
+    torch.testing.assert_close(SCHEDULE.x0(noisy, noise - x0, sigma), x0)
+
+
+def _dit(attention, **arguments) -> VideoDiT:
+    torch.manual_seed(0)
+    return VideoDiT(32, 2, 2, 64, channels=4, text_dim=None, attention=attention, **arguments)
+
+
+def test_one_step_is_noise_minus_velocity():
+    dit, noise, tokens = _dit(FullAttention), torch.randn(2, 4, 2, 4, 6), torch.randn(2, 12, 32)
+    velocity, _ = dit(noise, torch.full((2,), 1000.0), lr_tokens=tokens, streaming=False)
+    torch.testing.assert_close(sample_latents(dit, noise, tokens, steps=1, schedule=SCHEDULE), noise - velocity)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 10])
+def test_any_number_of_steps_recovers_the_latents_of_a_straight_flow(steps):
+    x0, noise = torch.randn(2, 4, 2, 4, 4), torch.randn(2, 4, 2, 4, 4)
+    asked = []
+
+    def flow(noisy, timestep, **arguments):
+        asked.append(timestep[0].item())
+        return noise - x0, None
+
+    out = SCHEDULE.sample(flow, noise, None, steps=steps)
+    torch.testing.assert_close(out, x0, rtol=0, atol=1e-5)
+    assert len(asked) == steps and asked[0] == 1000
+
+
+def test_full_and_sparse_attention_sample_alike_when_the_mask_covers_all():
+    cover = partial(LocalSparseAttention, sparse_ratio=50.0, rule="keep_all_when_covered", history=9)
+    full, sparse = _dit(FullAttention), _dit(cover)
+    sparse.load_state_dict(full.state_dict())
+    noise, tokens = torch.randn(1, 4, 6, 16, 32), torch.randn(1, 6 * 8 * 16, 32)
+    out = [sample_latents(dit, noise, tokens, steps=2, schedule=SCHEDULE) for dit in (full, sparse)]
+    torch.testing.assert_close(out[0], out[1], rtol=0, atol=1e-4)
+    short = _dit(partial(cover, sparse_ratio=0.03))  # and where it does not cover all, they differ
+    short.load_state_dict(full.state_dict())
+    assert (sample_latents(short, noise, tokens, steps=2, schedule=SCHEDULE) - out[0]).abs().max() > 1e-3
+
+
+def test_steps_and_shifts_that_make_no_sense_are_refused():
+    with pytest.raises(ValueError, match="at least 1 step, got 0"):
+        SCHEDULE.sigmas(0)
+    with pytest.raises(ValueError, match="positive, got 0"):
+        FlowSchedule(0)
+
+
+@pytest.mark.parametrize("attention", [LocalSparseAttention, partial(FullAttention, impl="sdpa")])
+def test_activation_checkpointing_changes_no_number(attention):
+    noise, tokens = torch.randn(1, 4, 4, 16, 16), torch.randn(1, 4 * 64, 32)
+    results = []
+    for on in (False, True):
+        dit = _dit(attention, activation_checkpointing=on)
+        velocity, _ = dit(noise, torch.tensor([500.0]), lr_tokens=tokens, streaming=False)
+        velocity.square().mean().backward()
+        results.append([velocity.detach(), *(parameter.grad for parameter in dit.parameters())])
+    assert all(torch.equal(plain, again) for plain, again in zip(*results, strict=True))
+
+
+def test_activation_checkpointing_keeps_less_for_the_backward_pass():
+    kept = []
+    for on in (False, True):
+        dit, count = _dit(partial(FullAttention, impl="sdpa"), activation_checkpointing=on), []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x, count=count: count.append(x.numel()) or x, lambda x: x):
+            packed = dit.forward_packed([torch.randn(4, 2, 8, 8)], torch.tensor([500.0]), [torch.randn(32, 32)])
+        packed[0].mean().backward()
+        kept.append(sum(count))
+    assert kept[1] < kept[0] / 2
