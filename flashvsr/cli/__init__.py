@@ -14,6 +14,8 @@ from flashvsr import __version__
 
 COMMANDS = {
     "upscale": "a video goes in, a 4x video comes out",
+    "evaluate": "quality of models on clips with a known answer, in a table and pictures",
+    "degrade": "a good video goes in, a small one with the faults of real video comes out",
     "info": "what this installation can run here, and why not the rest",
     "bench": "speed and memory of each part of a model",
 }

@@ -3,9 +3,11 @@
 * ``VideoReader``: frames of a file, a pipe, a folder of images or the built-in ``example:`` clip
 * ``VideoWriter``: frames into a file, a pipe or a folder of images
 * ``join_segments``: closed segments and the source's audio into one file, nothing re-encoded
+* ``Degradation``, ``BatchDegradation``: sharp clips become low-resolution clips with the faults of real video
 * ``VideoInfo``, ``VideoFrame``, ``VideoError``: what passes between them
 """
 
+from flashvsr.data.degrade import BatchDegradation, Degradation
 from flashvsr.data.images import is_image_target, is_pattern, numbered_images
 from flashvsr.data.info import Colors, Track, VideoError, VideoFrame, VideoInfo
 from flashvsr.data.remux import join_segments
@@ -14,7 +16,9 @@ from flashvsr.data.writer import SEGMENT_SUFFIX, VideoWriter
 
 __all__ = [
     "SEGMENT_SUFFIX",
+    "BatchDegradation",
     "Colors",
+    "Degradation",
     "Track",
     "VideoError",
     "VideoFrame",

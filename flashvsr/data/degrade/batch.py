@@ -71,7 +71,6 @@ class BatchDegradation:
         """
         if hr.ndim != 5 or hr.shape[1] != 3 or tuple(seeds.shape) != (len(hr),):
             raise ValueError(f"hr {tuple(hr.shape)} and seeds {tuple(seeds.shape)}: expected [B, 3, T, H, W] and [B]")
-        height, width = hr.shape[-2:]
         with ThreadPoolExecutor(self.threads) as pool:
             running = [
                 self._start(pool, clip.transpose(0, 1), seed) for clip, seed in zip(hr, seeds.tolist(), strict=True)

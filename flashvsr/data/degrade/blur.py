@@ -24,8 +24,8 @@ def blur_kernel(
 ) -> Tensor:
     """One kernel, computed in float64.
 
-    With `q` the quadratic form of the rotated covariance: Gaussian ``exp(-q/2)``, generalised ``exp(-q^beta/2)``, plateau
-    ``1/(1 + q^beta)``; sinc is the ideal circular low-pass ``omega * J1(omega * r) / (2 pi r)``.
+    With `q` the quadratic form of the rotated covariance: Gaussian ``exp(-q/2)``, generalised ``exp(-q^beta/2)``,
+    plateau ``1/(1 + q^beta)``; sinc is the ideal circular low-pass ``omega * J1(omega * r) / (2 pi r)``.
 
     Args:
         kind: One of `settings.KERNEL_KINDS`; the "iso" kinds use ``sigma[0]`` for both axes and no angle.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
+from typing import cast
 
 import av
 import numpy as np
@@ -64,7 +65,7 @@ class CodecPass:
             raise ValueError(f"codec {codec!r}: expected one of {', '.join(_DECODERS)}")
         self._size = height, width
         self._padded = max(_SMALLEST, height + height % 2), max(_SMALLEST, width + width % 2)
-        self._encoder = av.VideoCodecContext.create(codec, "w")
+        self._encoder = cast(av.VideoCodecContext, av.CodecContext.create(codec, "w"))
         self._encoder.height, self._encoder.width = self._padded
         self._encoder.pix_fmt = "yuv420p"
         self._encoder.time_base, self._encoder.framerate = Fraction(1), Fraction(1)
@@ -72,7 +73,7 @@ class CodecPass:
         self._encoder.bit_rate_tolerance = max(4_000_000, 2 * bits)
         self._encoder.thread_count = 1
         self._encoder.options = _OPTIONS[codec]
-        self._decoder = av.VideoCodecContext.create(_DECODERS[codec], "r")
+        self._decoder = cast(av.VideoCodecContext, av.CodecContext.create(_DECODERS[codec], "r"))
         self._decoder.thread_count = 1
         self._to_yuv, self._to_rgb = VideoReformatter(), VideoReformatter()
         self._pushed = self._returned = 0

@@ -43,12 +43,12 @@ class NoiseWalk:
 
 
 def add_gaussian(frames: Tensor, normal: Tensor, sigma: Tensor) -> Tensor:
-    """Add ``sigma * normal``: `[T, 3, H, W]` in 0..255, standard normal `[T, 3 or 1, H, W]`, sigma `[T]` in the same unit."""
+    """Add ``sigma * normal``: frames `[T, 3, H, W]` in 0..255, normal `[T, 3 or 1, H, W]`, sigma `[T]` in steps."""
     return frames + normal * sigma[:, None, None, None]
 
 
 def add_poisson(frames: Tensor, normal: Tensor, scale: Tensor) -> Tensor:
-    """Add the noise of counted photons, as many at white as the frame has distinct values (rounded up to a power of two).
+    """Add the noise of counted photons: at white as many as the frame has distinct values, rounded up to a power of two.
 
     The counts come from a normal draw by the Cornish-Fisher expansion ``mean + sqrt(mean) z + (z^2 - 1) / 6``, rounded:
     mean, variance and skewness of a Poisson number at a tenth of its cost.

@@ -6,7 +6,6 @@ from math import ceil
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -68,25 +67,43 @@ def resize(frames: Tensor, size: tuple[int, int], method: str) -> Tensor:
         raise ValueError(f"method {method!r}: expected one of {', '.join(RESIZE_METHODS)}")
     if tuple(frames.shape[-2:]) == tuple(size):
         return frames
-    if method == "area" and size[0] <= frames.shape[-2] and size[1] <= frames.shape[-1]:
-        return _average(_average(frames, size[0]).transpose(-1, -2), size[1]).transpose(-1, -2).contiguous()
-    return F.interpolate(frames, size, mode="bicubic" if method == "bicubic" else "bilinear", align_corners=False)
+    if method == "area" and (size[0] > frames.shape[-2] or size[1] > frames.shape[-1]):
+        method = "bilinear"
+    across = _resample(frames, size[0], method).transpose(-1, -2)
+    return _resample(across, size[1], method).transpose(-1, -2).contiguous()
 
 
-def _average(frames: Tensor, rows: int) -> Tensor:
-    """Mean over the stretch of source rows that each of fewer ``rows`` covers: `[..., H, W]` to `[..., rows, W]`."""
+def _resample(frames: Tensor, rows: int, method: str) -> Tensor:
+    """Weighted sums of source rows: `[..., H, W]` to `[..., rows, W]`.
+
+    Row by row in a fixed order, so the result is the same for any number of threads, which PyTorch's is not.
+    """
     height = frames.shape[-2]
-    start = torch.arange(rows, dtype=torch.float64) * (height / rows)
-    end = start + height / rows
-    total: Tensor | None = None
-    for tap in range(ceil(height / rows) + 1):
-        source = start.floor() + tap
-        weight = (torch.minimum(end, source + 1) - torch.maximum(start, source)).clamp_(min=0) * (rows / height)
-        index = source.long().clamp_(max=height - 1).to(frames.device)
-        part = frames.index_select(-2, index) * weight.float().to(frames.device)[:, None]
-        total = part if total is None else total.add_(part)
-    assert total is not None
+    first, weights = _taps(height, rows, method)
+    index = (first + torch.arange(weights.shape[1])[None]).clamp_(0, height - 1).to(frames.device)
+    scales = weights.float().to(frames.device)[:, :, None]  # [rows, taps, 1]
+    total = frames.index_select(-2, index[:, 0]).mul_(scales[:, 0])
+    for tap in range(1, weights.shape[1]):
+        total.addcmul_(frames.index_select(-2, index[:, tap]), scales[:, tap])
     return total
+
+
+def _taps(height: int, rows: int, method: str) -> tuple[Tensor, Tensor]:
+    """First source row `[rows, 1]` (maybe outside) and weights `[rows, taps]`, float64, of every new row."""
+    start = torch.arange(rows, dtype=torch.float64)[:, None] * (height / rows)
+    if method == "area":
+        end = start + height / rows
+        source = start.floor() + torch.arange(ceil(height / rows) + 1)
+        covered = torch.minimum(end, source + 1) - torch.maximum(start, source)
+        return start.floor().long(), covered.clamp_(min=0) * (rows / height)
+    centre = start + (height / rows - 1) / 2
+    part = centre - centre.floor()
+    if method == "bilinear":
+        return centre.floor().long(), torch.cat((1 - part, part), 1)
+    near = torch.cat((part, 1 - part), 1)
+    inner = (1.25 * near - 2.25) * near**2 + 1
+    outer = ((-0.75 * (near + 1) + 3.75) * (near + 1) - 6) * (near + 1) + 3
+    return centre.floor().long() - 1, torch.cat((outer[:, :1], inner, outer[:, 1:]), 1)
 
 
 def bicubic_quarter(frame: Tensor) -> Tensor:
