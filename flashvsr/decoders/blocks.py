@@ -122,16 +122,29 @@ def upsampling_kernels(grow: TimeGrow, conv: nn.Conv2d) -> list[Tensor]:
         better and rounded once, to the dtype of the weights.
     """
     dtype = torch.promote_types(conv.weight.dtype, torch.float32)
-    flipped = conv.weight.to(dtype).flip(2, 3)
-    wide = functional.pad(flipped, (0, 1)) + functional.pad(flipped, (1, 0))  # [O, C, 3, 4]
-    taps = functional.pad(wide, (0, 0, 0, 1)) + functional.pad(wide, (0, 0, 1, 0))  # [O, C, 4, 4]
-    frames = grow.conv.weight.to(dtype).flatten(1).chunk(grow.times)  # [C, C] each, out by in
-    return [torch.einsum("omij,mc->coij", taps, frame).to(conv.weight.dtype) for frame in frames]
+    with torch.autocast(conv.weight.device.type, enabled=False):  # it would round the taps before they are combined
+        flipped = conv.weight.to(dtype).flip(2, 3)
+        wide = functional.pad(flipped, (0, 1)) + functional.pad(flipped, (1, 0))  # [O, C, 3, 4]
+        taps = functional.pad(wide, (0, 0, 0, 1)) + functional.pad(wide, (0, 0, 1, 0))  # [O, C, 4, 4]
+        frames = grow.conv.weight.to(dtype).flatten(1).chunk(grow.times)  # [C, C] each, out by in
+        return [torch.einsum("omij,mc->coij", taps, frame).to(conv.weight.dtype) for frame in frames]
 
 
 def enlarge(x: Tensor, kernel: Tensor) -> Tensor:
     """Apply one of :func:`upsampling_kernels` to `[N, C, h, w]`: `[N, O, 2h, 2w]`."""
     return functional.conv_transpose2d(x, kernel, stride=2, padding=1)
+
+
+def interleave(frames: list[Tensor]) -> Tensor:
+    """Merge `[N, C, h, w]` each, the first, second, ... frames of N groups: `[N * len(frames), C, h, w]`, in order."""
+    return torch.stack([x.permute(0, 2, 3, 1) for x in frames], dim=1).flatten(0, 1).permute(0, 3, 1, 2)
+
+
+def learns(module: nn.Module, *inputs: Tensor | None) -> bool:
+    """Whether a call of ``module`` with these inputs records a gradient, so that all activations are kept anyway."""
+    if not torch.is_grad_enabled():
+        return False
+    return any(x.requires_grad for x in (*module.parameters(), *inputs) if x is not None)
 
 
 class TinyNetwork(nn.ModuleDict):
@@ -169,8 +182,8 @@ class TinyNetwork(nn.ModuleDict):
         )
 
     def forward(
-        self, passes: Iterable[Tensor], batch: int, state: TinyDecoderState | None
-    ) -> tuple[list[Tensor], TinyDecoderState]:
+        self, passes: Iterable[Tensor], batch: int, state: TinyDecoderState | None, *, parallel: bool = False
+    ) -> tuple[Tensor, TinyDecoderState]:
         """Decode one call of a stream.
 
         Args:
@@ -178,33 +191,56 @@ class TinyNetwork(nn.ModuleDict):
                 drawn one at a time, so a generator keeps only one in memory.
             batch: B.
             state: The state of the stream, which is consumed, or None at its start.
+            parallel: True: all frames of a pass go through every layer together, for training. False: one by one
+                from half resolution on, which bounds the memory. They agree to rounding.
 
         Returns:
-            The frames `[B, 3, 8h, 8w]`, raw (released weights: [0, 1]), four per latent frame but one for the first of
-            a stream; and the new state.
+            Frames `[B, 3, T', 8h, 8w]`, raw (released weights: [0, 1]), four per latent frame but one for the first
+            of a stream; and the new state.
 
         Raises:
             RuntimeError: If the state was consumed before.
         """
         past: list[Tensor | None] = [None] * len(MEMORY_BLOCKS) if state is None else list(state.take())
-        dropped = LEAD_FRAMES if state is None else 0
         (to_quarter,), to_half, to_full = (
             upsampling_kernels(self[grow], self[conv]) for grow, conv in (("9", "10"), ("15", "16"), ("21", "22"))
         )
-        frames: list[Tensor] = []
+        finish = self._finish_together if parallel else self._finish_one_by_one
+        pieces: list[Tensor] = []
         for x in passes:
             x = self._eighth(x, past, batch)  # [B*T, C, h, w]
             x = self._remember(("11", "12", "13"), enlarge(x, to_quarter), past, batch)  # [B*T, C, 2h, 2w]
-            steps = x.shape[0] // batch
-            for step, half_kernel in product(range(steps), to_half):
-                # one frame per sample, in strides that convolutions recognise as channels_last
-                half = self._remember(("17", "18", "19"), enlarge(x[step::steps], half_kernel), past, batch)
-                for full_kernel in to_full:
-                    if dropped:
-                        dropped -= 1
-                    else:
-                        frames.append(self._picture(enlarge(half, full_kernel)))
-        return frames, TinyDecoderState([tensor for tensor in past if tensor is not None])
+            dropped = LEAD_FRAMES if state is None and not pieces else 0
+            pieces += finish(x, to_half, to_full, past, batch, dropped)
+        frames = torch.cat(pieces, dim=2) if parallel else torch.stack(pieces, dim=2)
+        return frames.contiguous(), TinyDecoderState([tensor for tensor in past if tensor is not None])
+
+    def _finish_one_by_one(
+        self, x: Tensor, to_half: list[Tensor], to_full: list[Tensor], past: list[Tensor | None], batch: int, drop: int
+    ) -> list[Tensor]:
+        """From `[B*T, C, 2h, 2w]` to frames `[B, 3, 8h, 8w]`, without the first ``drop``."""
+        steps = x.shape[0] // batch
+        frames: list[Tensor] = []
+        for step, half_kernel in product(range(steps), to_half):
+            # one frame per sample, in strides that convolutions recognise as channels_last
+            half = self._remember(("17", "18", "19"), enlarge(x[step::steps], half_kernel), past, batch)
+            for full_kernel in to_full:
+                if drop:
+                    drop -= 1
+                else:
+                    frames.append(self._picture(torch.relu_(enlarge(half, full_kernel))))
+        return frames
+
+    def _finish_together(
+        self, x: Tensor, to_half: list[Tensor], to_full: list[Tensor], past: list[Tensor | None], batch: int, drop: int
+    ) -> list[Tensor]:
+        """The same for all frames at once: one piece `[B, 3, T', 8h, 8w]`."""
+        half = interleave([enlarge(x, kernel) for kernel in to_half])
+        half = self._remember(("17", "18", "19"), half, past, batch)
+        full = interleave([torch.relu_(enlarge(half, kernel)) for kernel in to_full])
+        shown = full.permute(0, 2, 3, 1).unflatten(0, (batch, -1))[:, drop:]  # [B, T', 8h, 8w, C]
+        frames = self._picture(shown.flatten(0, 1).permute(0, 3, 1, 2))
+        return [frames.unflatten(0, (batch, -1)).transpose(1, 2)]
 
     def __getitem__(self, key: str) -> Any:
         """The layer of a released index, of whichever type it is."""
@@ -238,7 +274,7 @@ class TinyNetwork(nn.ModuleDict):
         return self._remember(("5", "6", "7"), x, past, batch)
 
     def _picture(self, x: Tensor) -> Tensor:
-        return self["26"](conv_relu(torch.relu_(x), self["24"].weight, self["24"].bias))
+        return self["26"](conv_relu(x, self["24"].weight, self["24"].bias))
 
     def _remember(self, keys: tuple[str, ...], x: Tensor, past: list[Tensor | None], batch: int) -> Tensor:
         for key in keys:

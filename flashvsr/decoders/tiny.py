@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from flashvsr.decoders.blocks import TinyNetwork, check_latents
+from flashvsr.decoders.blocks import TinyNetwork, check_latents, learns
 from flashvsr.decoders.tiny_state import TinyDecoderState
 
 
@@ -19,7 +18,8 @@ class TinyDecoder(nn.Module):
         latent_channels: Channels of the latents.
         channels: Widths of the stages at 1/8, 1/4, 1/2 and full resolution.
         latents_per_pass: Latent frames that share one pass through the two low-resolution stages. More is faster where
-            frames are small, as in training, costs memory, and agrees with 1 to rounding.
+            frames are small, costs memory, and agrees with 1 to rounding. Where gradients are wanted, all frames of a
+            call go through every layer together, whatever this says.
 
     Raises:
         ValueError: If ``latents_per_pass`` is below 1.
@@ -64,9 +64,11 @@ class TinyDecoder(nn.Module):
         """
         check_latents(latents, self.latent_channels)
         self.decoder.check_state(state, latents)
-        frames, state = self.decoder(self._passes(latents), latents.shape[0], state)
-        return torch.stack([frame.mul_(2).sub_(1) for frame in frames], dim=2).contiguous(), state
+        parallel = learns(self, latents)
+        passes = self._passes(latents, latents.shape[2] if parallel else self.latents_per_pass)
+        frames, state = self.decoder(passes, latents.shape[0], state, parallel=parallel)
+        return frames.mul_(2).sub_(1), state
 
-    def _passes(self, latents: Tensor) -> Iterator[Tensor]:
-        for piece in latents.split(self.latents_per_pass, dim=2):
+    def _passes(self, latents: Tensor, together: int) -> Iterator[Tensor]:
+        for piece in latents.split(together, dim=2):
             yield rearrange(piece, "b c n h w -> (b n) h w c").contiguous().permute(0, 3, 1, 2)

@@ -8,7 +8,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from flashvsr.decoders.blocks import FRAMES_PER_LATENT, LEAD_FRAMES, TinyNetwork, check_latents
+from flashvsr.decoders.blocks import FRAMES_PER_LATENT, LEAD_FRAMES, TinyNetwork, check_latents, learns
 from flashvsr.decoders.tiny_state import TinyDecoderState
 
 _CELL = 8  # pixels per latent cell, in height and width
@@ -26,7 +26,8 @@ class TinyConditionalDecoder(nn.Module):
         residual: False: the frames are ``2 * network - 1``, as released. True: they are ``lr + network``, and the last
             layer starts at zero, so that an untrained decoder returns the LR frames exactly.
         latents_per_pass: Latent frames that share one pass through the two low-resolution stages. More is faster where
-            frames are small, as in training, costs memory, and agrees with 1 to rounding.
+            frames are small, costs memory, and agrees with 1 to rounding. Where gradients are wanted, all frames of a
+            call go through every layer together, whatever this says.
 
     Raises:
         ValueError: If ``latents_per_pass`` is below 1.
@@ -75,18 +76,16 @@ class TinyConditionalDecoder(nn.Module):
             RuntimeError: If the state was consumed before.
         """
         self._check(latents, lr, state)
-        passes = self._passes(latents, lr, lead=LEAD_FRAMES if state is None else 0)
-        frames, state = self.decoder(passes, latents.shape[0], state)
-        if self.residual:
-            frames = [frame + below for frame, below in zip(frames, lr.unbind(2), strict=True)]
-        else:
-            frames = [frame.mul_(2).sub_(1) for frame in frames]
-        return torch.stack(frames, dim=2).contiguous(), state
+        parallel = learns(self, latents, lr)
+        together = latents.shape[2] if parallel else self.latents_per_pass
+        passes = self._passes(latents, lr, together, lead=LEAD_FRAMES if state is None else 0)
+        frames, state = self.decoder(passes, latents.shape[0], state, parallel=parallel)
+        return frames + lr if self.residual else frames.mul_(2).sub_(1), state
 
-    def _passes(self, latents: Tensor, lr: Tensor, lead: int) -> Iterator[Tensor]:
+    def _passes(self, latents: Tensor, lr: Tensor, together: int, lead: int) -> Iterator[Tensor]:
         """Network inputs `[B*T, 768 + 16, H/8, W/8]`, channels_last; ``lead`` copies of frame 0 go in front."""
-        for start in range(0, latents.shape[2], self.latents_per_pass):
-            piece = latents[:, :, start : start + self.latents_per_pass]
+        for start in range(0, latents.shape[2], together):
+            piece = latents[:, :, start : start + together]
             begin = FRAMES_PER_LATENT * start - lead
             pixels = lr[:, :, max(begin, 0) : begin + FRAMES_PER_LATENT * piece.shape[2]]
             if begin < 0:

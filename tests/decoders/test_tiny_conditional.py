@@ -185,3 +185,53 @@ def test_wrong_input_is_refused_by_name():
     with pytest.raises(ValueError, match="start a new stream with state=None"):
         decoder(other[0], torch.zeros(1, 3, 8, 24, 24), state)
     assert not state.consumed
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_training_gives_the_frames_of_a_stream_and_their_gradient(residual):
+    decoder, (latents, lr) = _decoder(residual=residual).double(), _clip(3, batch=2)
+    torch.nn.init.normal_(decoder.decoder["26"].weight)
+    latents, lr, names = latents.double(), lr.double(), [name for name, _ in decoder.named_parameters()]
+    with torch.no_grad():
+        expected, _ = _run(decoder, latents, lr, (1, 2))
+    weights = torch.randn(expected.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    gradients = []
+    for lengths in ((3,), (1, 2)):  # all frames together, and two calls joined by a state
+        frames, _ = _run(decoder, latents, lr, lengths)
+        torch.testing.assert_close(frames, expected, rtol=0, atol=1e-10)
+        gradients.append(torch.autograd.grad((frames * weights).sum(), list(decoder.parameters())))
+    for name, whole, parts in zip(names, *gradients, strict=True):
+        torch.testing.assert_close(whole, parts, rtol=1e-8, atol=1e-8, msg=name)
+
+
+def test_gradients_through_a_state_and_the_residual_are_those_of_finite_differences():
+    decoder = _decoder(channels=(2, 2, 2, 2), residual=True).double()
+    torch.nn.init.normal_(decoder.decoder["26"].weight)
+    latents, lr = (x.double().requires_grad_() for x in _clip(2, height=1, width=1))
+
+    def run(z, x):
+        first, state = decoder(z[:, :, :1], x[:, :, :1])
+        second, _ = decoder(z[:, :, 1:], x[:, :, 1:], state)
+        return torch.cat((first, second), 2)[..., ::3, ::3]
+
+    assert torch.autograd.gradcheck(run, (latents, lr), atol=1e-6, fast_mode=True)
+
+
+def test_a_frozen_decoder_goes_frame_by_frame_even_where_gradients_are_enabled():
+    decoder, (latents, lr) = _decoder().requires_grad_(False), _clip(3)
+    assert decoder(latents, lr)[0].grad_fn is None
+    with torch.inference_mode():
+        expected, _ = decoder(latents, lr)
+    assert torch.equal(decoder(latents, lr)[0], expected)
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_autocast_trains_close_to_fp32(residual):
+    decoder, (latents, lr) = _decoder(residual=residual), _clip(2, batch=2)
+    exact = decoder(latents, lr)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = decoder(latents, lr)[0]
+    assert mixed.dtype == (torch.float32 if residual else torch.bfloat16)
+    torch.testing.assert_close(mixed.float(), exact, rtol=0, atol=0.05)
+    mixed.float().square().mean().backward()
+    assert decoder.decoder["26"].weight.grad.dtype == torch.float32
