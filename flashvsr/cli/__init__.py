@@ -17,6 +17,7 @@ COMMANDS = {
     "evaluate": "quality of models on clips with a known answer, in a table and pictures",
     "degrade": "a good video goes in, a small one with the faults of real video comes out",
     "info": "what this installation can run here, and why not the rest",
+    "shards": "write training shards from videos and images, or look into them",
     "bench": "speed and memory of each part of a model",
 }
 

@@ -1,0 +1,122 @@
+"""Model folders of every stage as methods of ``flashvsr evaluate``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from flashvsr.attention import LocalSparseAttention
+from flashvsr.attention.ops import IMPLS
+from flashvsr.evaluate import WholeClip, without_latents, without_velocity
+from flashvsr.evaluate.run import Method
+from flashvsr.models import FlashVSR, VideoDiT
+from flashvsr.models.checkpoints import DECODERS, choose_device, choose_dtype, find_model
+from flashvsr.models.model_folder import ModelFolder
+from flashvsr.models.sampler import FlowSchedule
+from flashvsr.models.system import ColorMatch
+from flashvsr.streaming import Geometry
+from flashvsr.streaming.noise import chunk_noise
+
+
+def model_methods(args: argparse.Namespace) -> dict[str, Method]:
+    """Load the models that were asked for, each with its ablations.
+
+    Args:
+        args: Of ``flashvsr evaluate``.
+
+    Returns:
+        Methods by the name they have in the table.
+
+    Raises:
+        FileNotFoundError: If a model is not there.
+        ValueError: If a model is not usable, an option is unknown, or two models have one name.
+    """
+    if args.impl not in ("auto", *IMPLS):
+        raise ValueError(f"impl is one of auto, {', '.join(IMPLS)}; got {args.impl!r}")
+    if args.steps is not None and args.steps < 1:
+        raise ValueError(f"--steps is at least 1, got {args.steps}")
+    methods: dict[str, Method] = {}
+    for model in args.model:
+        folder = find_model(model)
+        name = model if not Path(model).is_dir() else Path(model).resolve().name
+        for label, method in _with_ablations(name, folder, args).items():
+            if label in methods:
+                raise ValueError(f"two models would be called {label!r} in the table; rename the folder {model}")
+            methods[label] = method
+    return methods
+
+
+def _with_ablations(name: str, folder: ModelFolder, args: argparse.Namespace) -> dict[str, Method]:
+    device = choose_device(args.device)
+    placed: dict[str, Any] = {"device": device, "dtype": choose_dtype(args.dtype, device)}
+    which = DECODERS.get(args.decoder) or ("decoder" if "decoder" in folder.components else "vae")
+    if "dit" not in folder.components and which == "vae":
+        raise ValueError(f"{folder.path} has neither a transformer nor a decoder that sees the LR frames")
+    decoder = folder.component(which).build(**placed).requires_grad_(False)
+    color = ColorMatch(args.color)
+    if "dit" not in folder.components:
+        return {f"{name} (decoder alone)": WholeClip(decoder, None, stream_noise, color=color, **placed)}
+    projection, dit = (folder.component(part).build(**placed).requires_grad_(False) for part in ("projection", "dit"))
+    for layer in dit.modules():
+        if isinstance(layer, LocalSparseAttention) and args.impl != "auto":
+            layer.impl = args.impl
+    prompt = None if folder.prompt is None else folder.prompt.to(**placed)
+    steps = args.steps or folder.steps
+    if steps == 1 and args.steps is None and isinstance(dit, VideoDiT) and dit.order == "block":
+        system = FlashVSR(projection, dit, decoder, prompt, color=args.color).eval()
+        method: Method = partial(_stream, system)
+        label = name
+    else:
+        latents = sampled_latents(projection, dit, prompt, steps)
+        method = WholeClip(decoder, latents, stream_noise, color=color, **placed)
+        label = f"{name} (whole clip, {steps} step{'s' if steps > 1 else ''})"
+    methods: dict[str, Method] = {label: method}
+    if "velocity" in args.ablate:
+        methods[f"{label}, zero velocity"] = _changed(method, without_velocity, dit)
+    if "latents" in args.ablate:
+        methods[f"{label}, zero latents"] = _changed(method, without_latents, decoder)
+    return methods
+
+
+def sampled_latents(
+    projection: nn.Module, dit: nn.Module, prompt: Tensor | None, steps: int
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """From LR frames and noise to latents, whole clip at once; see :class:`~flashvsr.evaluate.WholeClip`."""
+    schedule = FlowSchedule()
+
+    def latents(lr: Tensor, noise: Tensor) -> Tensor:
+        tokens, _ = projection(lr, streaming=False)
+        return schedule.sample(dit, noise, tokens, steps=steps, prompt=prompt)
+
+    return latents
+
+
+def stream_noise(seed: int, count: int, size: tuple[int, int]) -> Tensor:
+    """The noise that a stream of that seed would see, `[1, 16, count, H/8, W/8]`."""
+    geometry, chunks = Geometry(), 0
+    pieces: list[Tensor] = []
+    while sum(piece.shape[2] for piece in pieces) < count:
+        pieces.append(chunk_noise(geometry, seed, chunks, size))
+        chunks += 1
+    return torch.cat(pieces, 2)[:, :, :count]
+
+
+def _stream(system: FlashVSR, lr: Tensor, seed: int) -> Tensor:
+    return system.upscale(lr, seed=seed)
+
+
+def _changed(method: Method, change: Callable[[nn.Module], RemovableHandle], module: nn.Module) -> Method:
+    """The method with one network changed while it runs."""
+
+    def run(lr: Tensor, seed: int) -> Tensor:
+        with change(module):
+            return method(lr, seed)
+
+    return run

@@ -1,0 +1,147 @@
+"""One evaluation: every clip, every seed, every method, in one run."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from flashvsr.evaluate.clips import SCALE, Clip, resize
+from flashvsr.evaluate.metrics import ClipMeter
+
+Method = Callable[[Tensor, int], Tensor]
+"""``method(lr, seed)``: LR frames `[T, 3, h, w]` to `[T, 3, 4h, 4w]`, both uint8."""
+
+BASELINES: dict[str, Method] = {
+    "bicubic": lambda lr, seed: resize(lr, _target(lr), "bicubic"),
+    "lanczos": lambda lr, seed: resize(lr, _target(lr), "lanczos"),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one method got on one clip, degraded with one seed.
+
+    Attributes:
+        clip: Name of the clip.
+        seed: As given by the user; see :func:`clip_seed`.
+        method: Name of the method.
+        figures: By column; a column without a figure for this clip is not in it.
+    """
+
+    clip: str
+    seed: int
+    method: str
+    figures: Mapping[str, float]
+
+
+@dataclass
+class Sample:
+    """One clip with all that was made of it; for pictures.
+
+    Attributes:
+        clip: The ground truth.
+        seed: As given by the user.
+        lr: `[T, 3, h, w]`, uint8.
+        outputs: By method, `[T, 3, 4h, 4w]`, uint8.
+    """
+
+    clip: Clip
+    seed: int
+    lr: Tensor
+    outputs: dict[str, Tensor]
+
+
+@dataclass
+class Results:
+    """What an evaluation found.
+
+    Attributes:
+        rows: One for each clip, seed and method, and for the ground truth itself.
+        missing: Metrics that cannot be computed at all, and why.
+        skipped: Clips without a figure, by column and reason: ``{"warp_error: a single frame ...": ["a.png"]}``.
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    missing: dict[str, str] = field(default_factory=dict)
+    skipped: dict[str, list[str]] = field(default_factory=dict)
+
+
+def evaluate(
+    clips: Iterable[Clip],
+    methods: Mapping[str, Method],
+    degrade: Callable[[Tensor, int], Tensor] | None = None,
+    *,
+    seeds: Sequence[int] = (0,),
+    metrics: Sequence[str] = ("psnr", "ssim", "ms_ssim", "vmaf", "warping"),
+    device: torch.device | str = "cpu",
+    seen: Callable[[Sample], None] | None = None,
+) -> Results:
+    """Degrade every clip, upscale it with every method, and compare with the ground truth.
+
+    Memory holds the frames of one clip, in 8 bits, once for each method.
+
+    Args:
+        clips: Ground truth; read one after the other.
+        methods: What to compare, by name; put :data:`BASELINES` among them.
+        degrade: ``degrade(frames, seed)``: `[T, 3, H, W]` to `[T, 3, H/4, W/4]`, both uint8; None for Pillow's
+            bicubic.
+        seeds: Every clip is degraded once for each; see :func:`clip_seed`.
+        metrics: Names, of :data:`~flashvsr.evaluate.metrics.COLUMNS`.
+        device: Where metrics are computed.
+        seen: Called with each clip when it is done, to keep pictures of it.
+
+    Returns:
+        All figures.
+
+    Raises:
+        ValueError: If a method or the degradation returns another size than expected, or a metric is unknown.
+    """
+    results = Results()
+    for clip in clips:
+        for seed in seeds:
+            own = clip_seed(clip.name, seed)
+            lr = bicubic_lr(clip.frames) if degrade is None else degrade(clip.frames, own)
+            expected = (len(clip.frames), 3, clip.frames.shape[2] // SCALE, clip.frames.shape[3] // SCALE)
+            if tuple(lr.shape) != expected:
+                raise ValueError(f"the degradation gave {list(lr.shape)} for {clip.name}, expected {list(expected)}")
+            outputs = {name: method(lr, own) for name, method in methods.items()}
+            for name, output in outputs.items():
+                if output.shape != clip.frames.shape:
+                    raise ValueError(
+                        f"{name} gave {list(output.shape)} for {clip.name}, expected {list(clip.frames.shape)}"
+                    )
+            meter = ClipMeter(list(methods), metrics, device)
+            for t, truth in enumerate(clip.frames):
+                meter.add(truth, {name: output[t] for name, output in outputs.items()})
+            results.rows += [Row(clip.name, seed, name, figures) for name, figures in meter.result().items()]
+            for column, reason in meter.notes.items():
+                results.skipped.setdefault(f"{column}: {reason}", []).append(clip.name)
+            if seen is not None:
+                seen(Sample(clip, seed, lr, outputs))
+    return results
+
+
+def clip_seed(name: str, seed: int) -> int:
+    """The seed of one clip, for its degradation and for noise: it does not depend on which other clips there are.
+
+    Args:
+        name: Of the clip.
+        seed: As given by the user.
+
+    Returns:
+        A number of 62 bits.
+    """
+    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8]) >> 2
+
+
+def bicubic_lr(frames: Tensor) -> Tensor:
+    """`[T, 3, H, W]` to `[T, 3, H/4, W/4]` by Pillow's antialiased bicubic, both uint8."""
+    return resize(frames, (frames.shape[2] // SCALE, frames.shape[3] // SCALE))
+
+
+def _target(lr: Tensor) -> tuple[int, int]:
+    return SCALE * lr.shape[2], SCALE * lr.shape[3]

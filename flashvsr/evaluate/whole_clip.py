@@ -1,0 +1,102 @@
+"""Run a model on a whole clip at once: full attention, many steps, or any decoder; nothing streams."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from flashvsr.evaluate.clips import SCALE, resize
+
+MULTIPLE = 128
+LOOKAHEAD = 4
+
+
+class WholeClip:
+    """Projection, transformer and decoder over all frames of a clip; or a decoder alone.
+
+    Padding is what a stream does: the last frame is repeated until there are 8n + 1 frames, at least 4 more than there
+    are to show, and the picture is mirrored to multiples of 128 pixels. Both are cut off again.
+
+    Args:
+        decoder: Latents and LR frames to frames: ``frames, state = decoder(latents, lr)``, a VAE included.
+        latents: ``latents(lr, noise)``: from LR frames `[1, 3, T, H, W]` in [-1, 1] at the output size and noise
+            `[1, 16, (T - 1) / 4, H/8, W/8]` to latents of that shape. None for a decoder alone: it gets zeros.
+        noise: ``noise(seed, count, size)``: normal numbers `[1, 16, count, H/8, W/8]` for an output size of `(H, W)`.
+        color: Brings colours back: ``color(frames, lr, (height, width))``; None for none.
+        device: Of the networks.
+        dtype: Of the networks.
+    """
+
+    def __init__(
+        self,
+        decoder: nn.Module,
+        latents: Callable[[Tensor, Tensor], Tensor] | None,
+        noise: Callable[[int, int, tuple[int, int]], Tensor],
+        *,
+        color: Callable[[Tensor, Tensor, tuple[int, int]], Tensor] | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self._decoder: Any = decoder
+        self._latents, self._noise, self._color = latents, noise, color
+        self._placed: dict[str, Any] = {"device": torch.device(device), "dtype": dtype}
+
+    @torch.inference_mode()
+    def __call__(self, lr: Tensor, seed: int) -> Tensor:
+        """Upscale.
+
+        Args:
+            lr: LR frames `[T, 3, h, w]`, uint8, any T.
+            seed: Of the noise.
+
+        Returns:
+            `[T, 3, 4h, 4w]`, uint8.
+        """
+        count, content = len(lr), (SCALE * lr.shape[2], SCALE * lr.shape[3])
+        frames = _padded(resize(lr, content).to(self._placed["device"])).to(self._placed["dtype"])
+        size = (frames.shape[3], frames.shape[4])
+        noise = self._noise(seed, (frames.shape[2] - 1) // 4, size).to(**self._placed)
+        latents = torch.zeros_like(noise) if self._latents is None else self._latents(frames, noise)
+        shown = frames[:, :, :-LOOKAHEAD]
+        out, _ = self._decoder(latents, shown)
+        if self._color is not None:
+            out = self._color(out, shown, content)
+        out = out[0, :, :count, : content[0], : content[1]].float()
+        return out.add(1).mul_(127.5).clamp_(0, 255).round_().to(torch.uint8).transpose(0, 1).cpu()
+
+
+def _padded(frames: Tensor) -> Tensor:
+    """`[T, 3, H, W]` uint8 to `[1, 3, T', H', W']` in [-1, 1] of legal length and size."""
+    count = 8 * -(-(len(frames) + LOOKAHEAD - 1) // 8) + 1
+    frames = torch.cat((frames, frames[-1:].expand(count - len(frames), -1, -1, -1)))
+    rows, columns = (_mirrored(side, frames.device) for side in frames.shape[2:])
+    frames = frames[:, :, rows][..., columns]
+    return frames.transpose(0, 1)[None].float().div_(127.5).sub_(1)
+
+
+def _mirrored(pixels: int, device: torch.device) -> Tensor:
+    """Index of every row or column of the padded picture: 0, 1, ... n-1, n-2, ... 1, 0, 1, ..."""
+    index = torch.arange(-(-pixels // MULTIPLE) * MULTIPLE, device=device) % (2 * (pixels - 1))
+    return torch.minimum(index, 2 * (pixels - 1) - index)
+
+
+def without_velocity(dit: nn.Module) -> RemovableHandle:
+    """The transformer returns zero velocity, so that the latents are the noise itself.
+
+    Returns:
+        A handle: ``with without_velocity(dit): ...``, or its ``remove()``, ends it.
+    """
+    return dit.register_forward_hook(lambda module, arguments, result: (torch.zeros_like(result[0]), *result[1:]))
+
+
+def without_latents(decoder: nn.Module) -> RemovableHandle:
+    """The decoder sees zero latents: what it makes comes from the LR frames alone.
+
+    Returns:
+        A handle: ``with without_latents(decoder): ...``, or its ``remove()``, ends it.
+    """
+    return decoder.register_forward_pre_hook(lambda module, arguments: (torch.zeros_like(arguments[0]), *arguments[1:]))

@@ -1,0 +1,165 @@
+"""``flashvsr evaluate`` on toy clips and toy models."""
+
+from __future__ import annotations
+
+import csv
+import json
+from fractions import Fraction
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from flashvsr.cli import main
+from flashvsr.data import VideoInfo, VideoWriter
+from flashvsr.models.model_folder import Component, save_model_folder
+
+QUICK = ["--degrade", "bicubic", "--downscale", "1", "--metrics", "psnr", "--device", "cpu"]
+DECODER = {"channels": [8, 8, 8, 8], "residual": True}
+DIT = {"dim": 64, "layers": 1, "heads": 1, "ffn_dim": 64, "text_dim": None}
+
+
+@pytest.fixture
+def clip(tmp_path):
+    coarse = torch.rand(3, 3, 8, 12, generator=torch.Generator().manual_seed(0))
+    frames = nn.functional.interpolate(coarse, size=(64, 96), mode="bilinear").mul(255).to(torch.uint8)
+    file = tmp_path / "clip.mp4"
+    with VideoWriter(file, width=96, height=64, info=VideoInfo(96, 64, Fraction(25))) as writer:
+        for t, frame in enumerate(frames):
+            writer.write(frame, Fraction(t, 25))
+    return str(file)
+
+
+def _component(name: str, **arguments) -> Component:
+    from flashvsr.models.class_paths import build
+
+    torch.manual_seed(0)
+    module = build(name, arguments)
+    for parameter in module.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    return Component(name, arguments, module)
+
+
+def _model(path, *, attention: str = "LocalSparseAttention", steps: int = 1, alone: bool = False) -> str:
+    components = {"decoder": _component("flashvsr.decoders.TinyConditionalDecoder", **DECODER)}
+    if not alone:
+        factory = {"class_path": f"flashvsr.attention.{attention}"}
+        components["projection"] = _component("flashvsr.models.LRProjection", hidden=[8, 8], dim=64)
+        components["dit"] = _component("flashvsr.models.VideoDiT", attention=factory, **DIT)
+    save_model_folder(path, components, steps=steps)
+    return str(path)
+
+
+def _rows(folder) -> dict[str, dict[str, str]]:
+    with (folder / "results.csv").open() as file:
+        return {row["method"]: row for row in csv.DictReader(file)}
+
+
+def test_tables_and_pictures_are_written_and_the_same_twice(clip, tmp_path, capsys):
+    arguments = ["evaluate", "--data", clip, "--model", *QUICK, "--metrics", "psnr", "ssim", "lpips", "--video"]
+    arguments += ["--part", "clip.mp4:1:0,0,32", "--part", "clip.mp4:1:32,32,32"]
+    for name in ("one", "two"):
+        assert main([*arguments, "--out", str(tmp_path / name)]) == 0
+    printed = capsys.readouterr().out
+    assert "| bicubic" in printed and "lpips is missing" in printed
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert sorted(file.relative_to(one).as_posix() for file in one.rglob("*.*")) == [
+        "pictures/clip.mp4.png",
+        "results.csv",
+        "results.json",
+        "results.md",
+        "strips/clip.mp4_1.png",
+        "videos/clip.mp4.mp4",
+    ]
+    for name in ("results.csv", "results.json", "results.md", "pictures/clip.mp4.png"):
+        assert (one / name).read_bytes() == (two / name).read_bytes()
+    assert Image.open(one / "strips/clip.mp4_1.png").height > 2 * 64
+    assert list(_rows(one)) == ["bicubic", "lanczos", "ground truth"]
+
+
+def test_existing_results_are_not_overwritten_unasked_and_nothing_else_ever(clip, tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = ["evaluate", "--data", clip, "--model", *QUICK, "--out", str(out)]
+    out.mkdir()
+    (out / "mine").touch()
+    assert main(arguments) == 1 and "--overwrite" in capsys.readouterr().err
+    assert main([*arguments, "--overwrite"]) == 1 and "no results" in capsys.readouterr().err
+    assert (out / "mine").exists()
+    (out / "results.json").write_text("{}")
+    assert main([*arguments, "--overwrite"]) == 0
+    assert json.loads((out / "results.json").read_text())["rows"] and not (out / "mine").exists()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["clip.mp4", "out"], "no leftovers"
+
+
+def test_a_failure_leaves_nothing_behind(clip, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["evaluate", "--data", clip, "--model", *QUICK, "--out", str(out), "--part", "clip.mp4:9:0,0,8"]) == 1
+    assert "there is no frame 9" in capsys.readouterr().err
+    assert [file.name for file in tmp_path.iterdir()] == ["clip.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "nowhere"], "no model 'nowhere'"),
+        (["--part", "other.mp4:0:0,0,8"], "there is no clip 'other.mp4'; there are clip.mp4"),
+        (["--part", "clip.mp4"], "CLIP:FRAME:TOP,LEFT,SIZE"),
+        (["--steps", "0"], "--steps is at least 1"),
+        (["--impl", "fastest"], "impl is one of auto"),
+        (["--data", "nowhere.mp4"], "nowhere.mp4 is not there"),
+    ],
+)
+def test_what_makes_no_sense_is_one_clear_error_before_any_work(clip, capsys, arguments, message):
+    assert main(["evaluate", "--data", clip, *QUICK, *arguments]) == 1
+    shown = capsys.readouterr()
+    assert message in shown.err and "Traceback" not in shown.err and shown.out == "" and "1/1" not in shown.err
+
+
+def test_models_of_every_stage_run_beside_the_baselines(clip, tmp_path):
+    models = [
+        _model(tmp_path / "one_step"),
+        _model(tmp_path / "teacher", attention="FullAttention", steps=2),
+        _model(tmp_path / "control", alone=True),
+    ]
+    out = tmp_path / "out"
+    arguments = ["evaluate", "--data", clip, *QUICK, "--out", str(out), "--model", *models]
+    assert main([*arguments, "--ablate", "velocity", "latents"]) == 0
+    rows = _rows(out)
+    teacher = "teacher (whole clip, 2 steps)"
+    expected = ["bicubic", "lanczos"]
+    expected += [
+        f"{name}{what}" for name in ("one_step", teacher) for what in ("", ", zero velocity", ", zero latents")
+    ]
+    assert list(rows) == [*expected, "control (decoder alone)", "ground truth"]
+    figures = {name: row["psnr_y"] for name, row in rows.items()}
+    assert len({figures[f"one_step{what}"] for what in ("", ", zero velocity", ", zero latents")}) == 3
+    # the three share a decoder: without latents they are one and the same
+    assert figures["control (decoder alone)"] == figures[f"{teacher}, zero latents"]
+
+
+def test_steps_can_be_chosen(clip, tmp_path):
+    model, figures = _model(tmp_path / "sparse"), set()
+    for steps in (1, 3):
+        out = tmp_path / str(steps)
+        assert (
+            main(["evaluate", "--data", clip, *QUICK, "--out", str(out), "--model", model, "--steps", str(steps)]) == 0
+        )
+        (name,) = [name for name in _rows(out) if name.startswith("sparse")]
+        assert name == f"sparse (whole clip, {steps} step{'s' * (steps > 1)})"
+        figures.add(_rows(out)[name]["psnr_y"])
+    assert len(figures) == 2
+
+
+def test_two_models_of_one_name_are_refused(clip, tmp_path, capsys):
+    models = [_model(tmp_path / folder / "model", alone=True) for folder in ("a", "b")]
+    assert main(["evaluate", "--data", clip, *QUICK, "--model", *models]) == 1
+    assert "two models would be called" in capsys.readouterr().err
+
+
+def test_a_real_clip_and_a_photograph_are_measured(real_clips, tmp_path):
+    data = [str(real_clips / "val" / name) for name in ("video/gaia_pampas__texture-540.mp4", "photo/groceries.jpg")]
+    out = tmp_path / "out"
+    assert main(["evaluate", "--data", *data, *QUICK, "--crop", "128", "128", "--frames", "2", "--out", str(out)]) == 0
+    said = json.loads((out / "results.json").read_text())
+    assert 15 < said["means"]["bicubic"]["psnr_y"] < 45 and len(said["rows"]) == 2 * 4
