@@ -29,7 +29,7 @@ def seeded_uniform(seeds: Tensor, use: str, step: int = 0, *, size: Sequence[int
     Reference:
         SplitMix64, Steele, Lea and Flood, Fast splittable pseudorandom number generators, OOPSLA 2014.
     """
-    return _fraction(_words(seeds, use, step, size) >> 32 & 0xFFFFFF, 24)
+    return _fraction(_words(seeds, use, step, size) >> 32 & 0x7FFFFF, 23)
 
 
 def seeded_normal(seeds: Tensor, use: str, step: int = 0, *, size: Sequence[int]) -> Tensor:

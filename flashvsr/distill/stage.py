@@ -31,8 +31,17 @@ def optimizer_of(make: MakeOptimizer, scheduler: MakeScheduler | None, networks:
 
 
 def shard(stage: Any, networks: Networks) -> None:
-    """Shard networks if the strategy of the stage has a device mesh."""
+    """Shard networks if the strategy of the stage has a device mesh.
+
+    Raises:
+        ValueError: If the strategy keeps processes for tensor parallelism, which Lightning does unless told otherwise.
+    """
     if stage.device_mesh is not None:
+        if stage.device_mesh["tensor_parallel"].size() > 1:
+            raise ValueError(
+                "these networks are sharded over data-parallel processes only; pass ModelParallelStrategy "
+                "data_parallel_size=<all processes> and tensor_parallel_size=1"
+            )
         shard_networks(list(networks.values()), stage.device_mesh["data_parallel"])
 
 

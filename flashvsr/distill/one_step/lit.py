@@ -260,5 +260,5 @@ class OneStepStage(LightningModule):
             clip_gradients(cast(Tensor, gradient_norm(parameters)), parameters, self.gradient_clip)
         optimizer.step()
         for config in self.trainer.lr_scheduler_configs:
-            if config.scheduler.optimizer is optimizer.optimizer:  # type: ignore[union-attr]
-                config.scheduler.step()
+            if config.scheduler.optimizer is optimizer.optimizer:
+                config.scheduler.step()  # type: ignore[call-arg]

@@ -1,0 +1,271 @@
+"""The stages: which networks a gradient reaches, alignment, checkpoints, precision, and two processes equal to one."""
+
+import copy
+import os
+import socket
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from torch.utils.data import DataLoader
+from toy_stages import batch, make_stage, sample
+
+from flashvsr.distill import PatchDiscriminator, WarmupCosine
+
+STAGES = ("joint", "sparse", "one_step")
+
+
+def _fit(stage, batches, tmp_path, **arguments):
+    loader = DataLoader(batches, batch_size=None)
+    trainer = Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+        **{"max_epochs": 1, **arguments},
+    )
+    trainer.fit(stage, loader)
+    return trainer
+
+
+def _changed(stage, before) -> set[str]:
+    """Networks whose parameters are not what they were."""
+    named = dict(stage.named_parameters())
+    return {name.split(".")[0] for name, value in before.items() if not torch.equal(named[name], value)}
+
+
+def _snapshot(stage):
+    return {name: parameter.detach().clone() for name, parameter in stage.named_parameters()}
+
+
+@pytest.mark.parametrize("name", ["joint", "sparse"])
+def test_a_teacher_stage_trains_transformer_and_projection_only(name, tmp_path):
+    stage = make_stage(name)
+    before = _snapshot(stage)
+    trainer = _fit(stage, [batch([0], images=name == "joint")], tmp_path)
+    assert _changed(stage, before) == {"dit", "projection"}
+    assert {"train/flow", "train/grad_norm_dit", "train/grad_norm_projection"} <= set(trainer.logged_metrics)
+    assert all(parameter.grad is None for parameter in stage.vae.parameters())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "generator"),
+    [({"train_decoder": True}, {"dit", "projection", "decoder"}), ({"train_decoder": False}, {"dit", "projection"})],
+)
+def test_each_update_of_the_one_step_stage_reaches_its_own_networks_only(arguments, generator, tmp_path):
+    stage, reached = make_stage("one_step", **arguments), {}
+    update = stage._update
+
+    def watched(name, loss):
+        stage.zero_grad(set_to_none=True)
+        update(name, loss)
+        grads = {key.split(".")[0] for key, p in stage.named_parameters() if p.grad is not None and p.grad.any()}
+        reached[name] = grads
+
+    stage._update = watched
+    before = _snapshot(stage)
+    _fit(stage, [batch([0])], tmp_path)
+    assert reached == {"generator": generator, "fake": {"fake_score", "fake_projection"}}
+    assert _changed(stage, before) == generator | {"fake_score", "fake_projection"}
+
+
+def test_the_generator_waits_its_turn_and_the_fake_score_does_not(tmp_path):
+    stage, updates = make_stage("one_step", generator_every=3), []
+    update = stage._update
+    stage._update = lambda name, loss: updates.append(name) or update(name, loss)
+    _fit(stage, [batch([index]) for index in range(4)], tmp_path)
+    assert updates == ["generator", "fake", "fake", "fake", "generator", "fake"]
+
+
+def test_without_distribution_matching_there_are_no_scores_and_every_batch_updates_the_generator(tmp_path):
+    stage, updates = make_stage("one_step", dmd_weight=0.0, generator_every=5), []
+    update = stage._update
+    stage._update = lambda name, loss: updates.append(name) or update(name, loss)
+    _fit(stage, [batch([0]), batch([1])], tmp_path)
+    assert updates == ["generator", "generator"]
+    assert stage.score is None and stage.fake_score is None
+
+
+def test_the_adversarial_term_trains_a_discriminator_that_the_generator_does_not_touch(tmp_path):
+    adam = partial(torch.optim.Adam, lr=1e-3)
+    stage = make_stage(
+        "one_step", discriminator=PatchDiscriminator(4), discriminator_optimizer=adam, adversarial_weight=0.1
+    )
+    reached, update = {}, stage._update
+
+    def watched(name, loss):
+        stage.zero_grad(set_to_none=True)
+        update(name, loss)
+        reached[name] = {key.split(".")[0] for key, p in stage.named_parameters() if p.grad is not None}
+
+    stage._update = watched
+    _fit(stage, [batch([0])], tmp_path)
+    assert "discriminator" not in reached["generator"] and reached["discriminator"] == {"discriminator"}
+
+
+def test_what_has_no_requires_grad_stays_and_its_fake_copy_too(tmp_path):
+    stage = make_stage("one_step")
+    adapter = "blocks.0.ffn.0"
+    arguments = {}
+    for name in ("dit", "score"):
+        network = copy.deepcopy(getattr(stage, name)).requires_grad_(False)
+        network.get_submodule(adapter).requires_grad_(True)
+        arguments[name] = network
+    stage = type(stage)(
+        arguments["dit"],
+        stage.projection.requires_grad_(False),
+        arguments["score"],
+        stage.score_projection,
+        stage.vae,
+        stage.decoder,
+        stage.schedule,
+        stage.reconstruction,
+        *(partial(torch.optim.SGD, lr=0.1),) * 2,
+        generator_every=1,
+        latent_weight=1.0,
+    )
+    before = _snapshot(stage)
+    _fit(stage, [batch([0])], tmp_path)
+    named = dict(stage.named_parameters())
+    changed = {name for name, value in before.items() if not torch.equal(named[name], value)}
+    assert {name.rsplit(".", 1)[0] for name in changed} == {f"dit.{adapter}", f"fake_score.{adapter}"}
+
+
+def test_clipping_scales_the_gradients_of_one_optimizer_together(tmp_path):
+    steps = []
+    for clip in (None, 0.05):
+        stage = make_stage("one_step", gradient_clip=clip, train_decoder=False)
+        before = _snapshot(stage)
+        _fit(stage, [batch([0])], tmp_path)
+        named = dict(stage.named_parameters())
+        steps.append(torch.cat([(named[k] - v).flatten() for k, v in before.items() if k.startswith(("dit.", "proj"))]))
+    torch.testing.assert_close(steps[1].norm(), torch.tensor(0.1 * 0.05), rtol=1e-3, atol=0)  # 0.1 is the rate
+    torch.testing.assert_close(steps[1] / steps[1].norm(), steps[0] / steps[0].norm(), rtol=1e-3, atol=1e-3)
+
+
+def test_schedules_are_stepped_with_their_own_optimizer(tmp_path):
+    warm = partial(WarmupCosine, steps=10, warmup=4)
+    stage = make_stage("one_step", generator_every=2, generator_scheduler=warm, fake_scheduler=warm)
+    trainer = _fit(stage, [batch([index]) for index in range(3)], tmp_path)
+    assert [config.scheduler.last_epoch for config in trainer.lr_scheduler_configs] == [2, 3]
+    rates = [optimizer.param_groups[0]["lr"] for optimizer in trainer.optimizers]
+    assert rates == pytest.approx([0.1 * 3 / 5, 0.1 * 4 / 5])
+
+
+def test_an_image_does_not_see_the_video_that_it_is_packed_with(tmp_path):
+    losses = []
+    for index in (0, 1):
+        packed = batch([index], images=True)
+        packed["image"] = batch([5], images=True)["image"]
+        stage = make_stage("joint", image_weight=1e6)  # what is left is the loss of the image
+        losses.append(_fit(stage, [packed], tmp_path).logged_metrics["train/flow"])
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_validation_returns_pictures_of_the_frames_that_have_latents(name, tmp_path):
+    stage = make_stage(name)
+    trainer = _fit(stage, [batch([0])], tmp_path, max_steps=1)
+    given, out = batch([0]), []
+    hook = stage.validation_step
+    stage.validation_step = lambda *args: out.append(hook(*args)) or out[-1]
+    trainer.validate(stage, DataLoader([given], batch_size=None), verbose=False)
+    assert torch.equal(out[0]["hr"], given["hr"][:, :, :13]) and torch.equal(out[0]["lr"], given["lr"][:, :, :13])
+    assert out[0]["sr"].shape == out[0]["hr"].shape and out[0]["sr"].abs().max() <= 1
+    assert torch.isfinite(trainer.callback_metrics["val/psnr"])
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+@pytest.mark.parametrize("name", STAGES)
+def test_every_stage_trains_in_bf16(name, precision, tmp_path):
+    stage = make_stage(name)
+    trainer = _fit(stage, [batch([0], images=name == "joint")], tmp_path, precision=precision)
+    metrics = trainer.logged_metrics
+    assert metrics and all(torch.isfinite(value) for value in metrics.values())
+    exact = _fit(make_stage(name), [batch([0], images=name == "joint")], tmp_path).logged_metrics
+    key = "train/flow" if name != "one_step" else "train/reconstruction"
+    torch.testing.assert_close(metrics[key].float(), exact[key], rtol=0.05, atol=0)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_checkpoint_leaves_frozen_networks_out_and_loads_strictly(name):
+    stage = make_stage(name, **({"train_decoder": False} if name == "one_step" else {}))
+    saved = {key: value.clone() for key, value in stage.state_dict().items()}
+    assert not {key.split(".")[0] for key in saved} & {"vae", "score", "score_projection", "decoder", "prompt"}
+    with torch.no_grad():
+        for parameter in stage.dit.parameters():
+            parameter.zero_()
+    vae = _snapshot(stage.vae)
+    stage.load_state_dict(dict(saved), strict=True)
+    assert torch.equal(stage.state_dict()["dit.head.head.weight"], saved["dit.head.head.weight"])
+    assert all(torch.equal(dict(stage.vae.named_parameters())[key], value) for key, value in vae.items())
+    saved.pop("dit.head.head.weight")
+    with pytest.raises(RuntimeError, match=r"Missing key.*dit\.head\.head\.weight"):
+        stage.load_state_dict(saved, strict=True)
+
+
+def test_bad_arguments_are_refused():
+    with pytest.raises(ValueError, match=r"dmd_weight=1\.0 needs score"):
+        make_stage("one_step", fake_optimizer=None)
+    with pytest.raises(ValueError, match=r"adversarial_weight=0\.5 needs discriminator"):
+        make_stage("one_step", adversarial_weight=0.5)
+    with pytest.raises(ValueError, match="generator_every is at least 1, got 0"):
+        make_stage("one_step", generator_every=0)
+    with pytest.raises(ValueError, match=r"\[1, L, text_dim\], got \[3, 8\]"):
+        make_stage("joint", prompt=torch.zeros(3, 8))
+    stage = make_stage("joint")
+    with pytest.raises(ValueError, match="no parameter of dit, projection has requires_grad"):
+        type(stage)(
+            *(x.requires_grad_(False) for x in (stage.dit, stage.projection, stage.vae)),
+            stage.schedule,
+            stage.optimizer,
+        )
+
+
+def test_frames_that_do_not_fit_are_refused(tmp_path):
+    wrong = {key: value[None] for key, value in sample(0, frames=16).items()}
+    with pytest.raises(ValueError, match=r"4n \+ 1 frames, at least 5, and an image 1; got 16"):
+        _fit(make_stage("sparse"), [wrong], tmp_path)
+    wrong = {**batch([0]), "lr": batch([0])["lr"][..., ::4, ::4]}
+    with pytest.raises(ValueError, match="upsampled to the size of hr"):
+        _fit(make_stage("sparse"), [wrong], tmp_path)
+
+
+def _spread(world: int, out: Path) -> list[dict[str, torch.Tensor]]:
+    """Every stage under every strategy, on so many processes; what each training changed in each run."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, str(Path(__file__).parent / "spread.py"), str(out)]
+    processes = []
+    for rank in range(world):
+        where = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "GROUP_RANK": 0}
+        where |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test"}
+        where |= {"OMP_NUM_THREADS": 1}
+        environment = {**os.environ, **{key: str(value) for key, value in where.items()}}
+        processes.append(
+            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        )
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    assert all(process.returncode == 0 for process in processes), "\n".join(outputs)[-4000:]
+    return torch.load(out, weights_only=True)
+
+
+@pytest.mark.slow  # three processes import Lightning and train three stages under two strategies: 40 s
+def test_two_processes_of_ddp_and_of_fsdp2_train_every_stage_as_one_process_does(tmp_path):
+    one, two = _spread(1, tmp_path / "one.pt"), _spread(2, tmp_path / "two.pt")
+    for name in STAGES:
+        alone = one[f"{name} auto"]
+        for strategy in ("ddp_find_unused_parameters_true", "fsdp2"):
+            spread = two[f"{name} {strategy}"]
+            assert spread.keys() == alone.keys()
+            for key, expected in alone.items():
+                error = (spread[key] - expected).norm()
+                assert error <= 1e-3 * expected.norm() + 1e-7, f"{name}, {strategy}, {key}: {error}"
+        assert sum(change.any().item() for change in alone.values()) > 20

@@ -1,0 +1,98 @@
+"""Distribution matching: the gradient is the formula, per sample, and goes to the generated latents only."""
+
+import torch
+from torch import nn
+
+from flashvsr.distill import dmd_loss
+from flashvsr.models import FlowSchedule
+
+SCHEDULE = FlowSchedule()
+
+
+def _case() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, nn.Module, nn.Module]:
+    torch.manual_seed(0)
+    x, noise = (torch.randn(2, 4, 2, 4, 4, dtype=torch.float64) for _ in range(2))
+    real, fake = (nn.Conv3d(4, 4, 3, padding=1).double() for _ in range(2))
+    return x, noise, torch.tensor([0.3, 0.8], dtype=torch.float64), real, fake
+
+
+def _loss(x, noise, sigma, real, fake):
+    return dmd_loss(x, lambda y, t: real(y), lambda y, t: fake(y), noise, sigma, SCHEDULE)
+
+
+def test_the_gradient_is_the_formula_in_fp64():
+    x, noise, sigma, real, fake = _case()
+    x.requires_grad_()
+    _loss(x, noise, sigma, real, fake).sum().backward()
+    level = sigma.view(2, 1, 1, 1, 1)
+    noisy = (1 - level) * x + level * noise
+    p_real = x - (noisy - level * real(noisy))  # the notation of DMD2: what the score would take away
+    p_fake = x - (noisy - level * fake(noisy))
+    expected = (p_real - p_fake) / p_real.abs().mean((1, 2, 3, 4), keepdim=True) / x[0].numel()
+    torch.testing.assert_close(x.grad, expected, rtol=1e-12, atol=1e-15)
+
+
+def test_the_scores_get_no_gradient_and_see_the_same_noisy_latents():
+    x, noise, sigma, real, fake = _case()
+    seen = []
+
+    def watch(net):
+        return lambda y, t: seen.append((y, t)) or net(y)
+
+    dmd_loss(x.requires_grad_(), watch(real), watch(fake), noise, sigma, SCHEDULE).sum().backward()
+    assert torch.equal(seen[0][0], seen[1][0]) and torch.equal(seen[0][1], seen[1][1])
+    assert all(parameter.grad is None for net in (real, fake) for parameter in net.parameters())
+
+
+def test_a_batch_of_two_equals_two_batches_of_one():
+    x, noise, sigma, real, fake = _case()
+    x = x * torch.tensor([1.0, 100.0], dtype=torch.float64).view(2, 1, 1, 1, 1)  # a joint normaliser would mix them
+    together = x.clone().requires_grad_()
+    loss = _loss(together, noise, sigma, real, fake)
+    loss.sum().backward()
+    for index in range(2):
+        one = slice(index, index + 1)
+        alone = x[one].clone().requires_grad_()
+        single = _loss(alone, noise[one], sigma[one], real, fake)
+        single.sum().backward()
+        torch.testing.assert_close(single[0], loss[index])
+        torch.testing.assert_close(alone.grad[0], together.grad[index])
+
+
+def test_equal_scores_do_not_move_the_generator_even_where_both_are_exact():
+    x, noise, sigma, real, _ = _case()
+    x.requires_grad_()
+    _loss(x, noise, sigma, real, real).sum().backward()
+    assert x.grad.abs().max() == 0
+    exact = dmd_loss(x, lambda y, t: noise - x, lambda y, t: noise - x, noise, sigma, SCHEDULE)
+    assert torch.isfinite(exact).all()
+
+
+def test_latents_reach_the_real_distribution_within_100_steps():
+    """The loss itself is normalised and does not fall: what must halve is the distance to what the teacher expects."""
+    x, noise, sigma, _, _ = _case()
+    target = torch.randn_like(x)
+    x = nn.Parameter(x)
+    optimizer = torch.optim.Adam([x], 0.05)
+    start = (x - target).square().mean().item()
+    for _ in range(100):
+        optimizer.zero_grad()
+        level = sigma.view(2, 1, 1, 1, 1)
+        dmd_loss(
+            x,
+            lambda y, t: (y - target) / level,  # noqa: B023
+            lambda y, t: (y - x) / level,  # noqa: B023
+            noise,
+            sigma,
+            SCHEDULE,
+        ).sum().backward()
+        optimizer.step()
+    assert (x - target).square().mean().item() < start / 2
+
+
+def test_the_loss_of_bf16_latents_is_fp32_and_their_gradient_bf16():
+    x, noise, sigma, real, fake = _case()
+    x = x.bfloat16().requires_grad_()
+    loss = _loss(x, noise.float(), sigma.float(), real.bfloat16(), fake.bfloat16())
+    loss.sum().backward()
+    assert loss.dtype == torch.float32 and x.grad.dtype == torch.bfloat16

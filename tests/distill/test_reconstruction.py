@@ -1,0 +1,95 @@
+"""The reconstruction loss: per sample, by name, never another one silently."""
+
+import pytest
+import torch
+from torch import nn
+
+from flashvsr.distill import ReconstructionLoss
+
+BETAS = (0.3, 0.7)
+
+
+def _frames(size: int = 32) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    sr, hr = (torch.rand(2, 3, 3, size, size, generator=generator) * 2 - 1 for _ in range(2))
+    return sr, hr
+
+
+@pytest.mark.parametrize("perceptual", ["none", "fft", "ms_ssim"])
+@pytest.mark.parametrize("pixel", ["charbonnier", "mse"])
+def test_a_batch_of_two_equals_two_batches_of_one(pixel, perceptual):
+    sr, hr = _frames()
+    loss = ReconstructionLoss(pixel, perceptual=perceptual, ms_ssim_betas=BETAS, temporal_weight=0.5)
+    together, parts = loss(sr, hr)
+    assert together.shape == (2,) and all(part.shape == (2,) for part in parts.values())
+    for index in range(2):
+        alone, _ = loss(sr[index : index + 1], hr[index : index + 1])
+        torch.testing.assert_close(alone[0], together[index])
+    assert set(parts) == {pixel, "temporal"} | {perceptual} - {"none"}
+
+
+def test_the_terms_are_what_they_are_called():
+    sr, hr = (x.double() for x in _frames())
+    difference = (sr - hr)[0]
+    _, parts = ReconstructionLoss("mse", perceptual="fft", temporal_weight=1)(sr, hr)
+    torch.testing.assert_close(parts["mse"][0], difference.square().mean())
+    spectrum = torch.fft.fft2(difference)[..., :17] / 32
+    torch.testing.assert_close(parts["fft"][0], (spectrum.real.abs() + spectrum.imag.abs()).mean() / 2)
+    change = difference[:, 1:] - difference[:, :-1]
+    torch.testing.assert_close(parts["temporal"][0], (change.square() + 1e-6).sqrt().mean())
+    _, parts = ReconstructionLoss(perceptual="ms_ssim", ms_ssim_betas=BETAS)(hr, hr)
+    torch.testing.assert_close(parts["ms_ssim"], torch.zeros(2, dtype=torch.float64))
+
+
+def test_only_the_pixels_of_samples_that_begin_at_frame_0_weigh_four_times():
+    sr, hr = _frames()
+    loss = ReconstructionLoss(perceptual="fft", perceptual_weight=2)
+    plain, parts = loss(sr, hr)
+    weighted, _ = loss(sr, hr, torch.tensor([True, False]))
+    torch.testing.assert_close(weighted[0], plain[0] + 3 * parts["charbonnier"][0])
+    assert weighted[1] == plain[1]
+
+
+@pytest.mark.parametrize("perceptual", ["none", "fft", "ms_ssim"])
+def test_a_toy_network_halves_the_loss_within_100_steps(perceptual):
+    torch.manual_seed(0)
+    sr, _ = _frames()
+    hr = sr.flip(1)
+    net = nn.Conv3d(3, 3, 1)
+    optimizer = torch.optim.Adam(net.parameters(), 0.05)
+    loss = ReconstructionLoss(perceptual=perceptual, ms_ssim_betas=BETAS)
+    losses = []
+    for _ in range(100):
+        value = loss(net(sr), hr)[0].mean()
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        losses.append(value.item())
+    assert losses[-1] < losses[0] / 2
+
+
+def test_autocast_does_not_lower_the_precision():
+    sr, hr = _frames()
+    exact, _ = ReconstructionLoss(perceptual="fft")(sr, hr)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed, _ = ReconstructionLoss(perceptual="fft")(sr, hr)
+    assert torch.equal(mixed, exact)
+
+
+def test_lpips_without_its_weights_is_refused_and_names_the_others(monkeypatch):
+    def offline(*args, **kwargs):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("torch.hub.load_state_dict_from_url", offline)
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
+    with pytest.raises(RuntimeError, match=r"LPIPS \(vgg\) cannot be had: no route to host.*'ms_ssim' or 'fft'"):
+        ReconstructionLoss(perceptual="lpips")
+
+
+def test_unknown_names_and_too_small_frames_are_refused():
+    with pytest.raises(ValueError, match="charbonnier, mse, got 'l1'"):
+        ReconstructionLoss("l1")
+    with pytest.raises(ValueError, match="got 'vgg'"):
+        ReconstructionLoss(perceptual="vgg")
+    with pytest.raises(ValueError, match="160"):
+        ReconstructionLoss(perceptual="ms_ssim")(*_frames(128))
