@@ -7,12 +7,14 @@ pictures: LR, bicubic, models and HR side by side. The same command gives the sa
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="run each model also with zero velocity, and with zero latents into its decoder",
     )
     add("--decoder", choices=["auto", "tiny", "full"], default="auto", help="auto: tiny if the folder has it, else VAE")
-    add("--color", choices=["adain", "wavelet", "none"], default="adain", help="colour correction (default: adain)")
+    add("--color", choices=["auto", "adain", "wavelet", "none"], default="auto", help="auto: what the model wants")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...; of models and metrics (default: auto)")
     add("--dtype", choices=["auto", "fp32", "bf16", "fp16"], default="auto", help="of the models (default: auto)")
     add("--impl", default="auto", metavar="NAME", help="attention implementation (default: auto)")
@@ -131,24 +133,22 @@ def _evaluate(args: argparse.Namespace, folder: Path | None) -> None:
     size: dict[str, Any] = {"frames": args.frames, "short_side": args.short_side or None, "downscale": args.downscale}
     crop = tuple(args.crop) if args.crop else None
 
-    def clips() -> Iterator[Clip]:
-        for number, (name, file) in enumerate(files.items(), 1):
-            start = time.perf_counter()
-            yield read_clip(file, name, **size, crop=crop)
-            print(f"{number}/{len(files)} {name}: {time.perf_counter() - start:.1f} s", file=sys.stderr)
+    start = time.perf_counter()
 
     def seen(sample: Sample) -> None:
+        print(f"{sample.clip.name}, seed {sample.seed}: at {time.perf_counter() - start:.1f} s", file=sys.stderr)
         if folder is not None:
             _pictures(folder, sample, parts.get(sample.clip.name, {}), args)
 
     results = evaluate(
-        clips(),
+        [partial(read_clip, file, name, **size, crop=crop) for name, file in files.items()],
         methods,
         degrade,
         seeds=args.seeds,
         metrics=[metric for metric in args.metrics if metric not in missing],
         device=choose_device(args.device),
         seen=seen,
+        workers=min(8, os.cpu_count() or 1),
     )
     results.missing |= missing
     table = mean_table(results, args.metrics)

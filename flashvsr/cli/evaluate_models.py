@@ -60,7 +60,8 @@ def _with_ablations(name: str, folder: ModelFolder, args: argparse.Namespace) ->
     if "dit" not in folder.components and which == "vae":
         raise ValueError(f"{folder.path} has neither a transformer nor a decoder that sees the LR frames")
     decoder = folder.component(which).build(**placed).requires_grad_(False)
-    color = ColorMatch(args.color)
+    wanted = folder.color if args.color == "auto" else args.color
+    color = ColorMatch(wanted)
     if "dit" not in folder.components:
         return {f"{name} (decoder alone)": WholeClip(decoder, None, stream_noise, color=color, **placed)}
     projection, dit = (folder.component(part).build(**placed).requires_grad_(False) for part in ("projection", "dit"))
@@ -70,7 +71,7 @@ def _with_ablations(name: str, folder: ModelFolder, args: argparse.Namespace) ->
     prompt = None if folder.prompt is None else folder.prompt.to(**placed)
     steps = args.steps or folder.steps
     if steps == 1 and args.steps is None and isinstance(dit, VideoDiT) and dit.order == "block":
-        system = FlashVSR(projection, dit, decoder, prompt, color=args.color).eval()
+        system = FlashVSR(projection, dit, decoder, prompt, color=wanted).eval()
         method: Method = partial(_stream, system)
         label = name
     else:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from flashvsr.evaluate.clips import SCALE, Clip, resize
 from flashvsr.evaluate.metrics import ClipMeter
+
+T = TypeVar("T")
 
 Method = Callable[[Tensor, int], Tensor]
 """``method(lr, seed)``: LR frames `[T, 3, h, w]` to `[T, 3, 4h, 4w]`, both uint8."""
@@ -71,7 +77,7 @@ class Results:
 
 
 def evaluate(
-    clips: Iterable[Clip],
+    clips: Iterable[Clip | Callable[[], Clip]],
     methods: Mapping[str, Method],
     degrade: Callable[[Tensor, int], Tensor] | None = None,
     *,
@@ -79,13 +85,14 @@ def evaluate(
     metrics: Sequence[str] = ("psnr", "ssim", "ms_ssim", "vmaf", "warping"),
     device: torch.device | str = "cpu",
     seen: Callable[[Sample], None] | None = None,
+    workers: int = 1,
 ) -> Results:
     """Degrade every clip, upscale it with every method, and compare with the ground truth.
 
-    Memory holds the frames of one clip, in 8 bits, once for each method.
+    Memory holds the frames of one clip, in 8 bits, once for each method, and the clips that are prepared ahead.
 
     Args:
-        clips: Ground truth; read one after the other.
+        clips: Ground truth, or functions that read it, which are then called ahead of use.
         methods: What to compare, by name; put :data:`BASELINES` among them.
         degrade: ``degrade(frames, seed)``: `[T, 3, H, W]` to `[T, 3, H/4, W/4]`, both uint8; None for Pillow's
             bicubic.
@@ -93,6 +100,7 @@ def evaluate(
         metrics: Names, of :data:`~flashvsr.evaluate.metrics.COLUMNS`.
         device: Where metrics are computed.
         seen: Called with each clip when it is done, to keep pictures of it.
+        workers: Threads that read and degrade clips ahead; the result does not depend on them.
 
     Returns:
         All figures.
@@ -101,13 +109,10 @@ def evaluate(
         ValueError: If a method or the degradation returns another size than expected, or a metric is unknown.
     """
     results = Results()
-    for clip in clips:
-        for seed in seeds:
+    tasks = (partial(_prepared, clip, degrade, seeds) for clip in clips)
+    for clip, small in _ahead(tasks, workers):
+        for seed, lr in zip(seeds, small, strict=True):
             own = clip_seed(clip.name, seed)
-            lr = bicubic_lr(clip.frames) if degrade is None else degrade(clip.frames, own)
-            expected = (len(clip.frames), 3, clip.frames.shape[2] // SCALE, clip.frames.shape[3] // SCALE)
-            if tuple(lr.shape) != expected:
-                raise ValueError(f"the degradation gave {list(lr.shape)} for {clip.name}, expected {list(expected)}")
             outputs = {name: method(lr, own) for name, method in methods.items()}
             for name, output in outputs.items():
                 if output.shape != clip.frames.shape:
@@ -123,6 +128,33 @@ def evaluate(
             if seen is not None:
                 seen(Sample(clip, seed, lr, outputs))
     return results
+
+
+def _prepared(
+    clip: Clip | Callable[[], Clip], degrade: Callable[[Tensor, int], Tensor] | None, seeds: Sequence[int]
+) -> tuple[Clip, list[Tensor]]:
+    """The clip, and its LR frames for every seed."""
+    clip = clip if isinstance(clip, Clip) else clip()
+    expected = (len(clip.frames), 3, clip.frames.shape[2] // SCALE, clip.frames.shape[3] // SCALE)
+    small = []
+    for seed in seeds:
+        lr = bicubic_lr(clip.frames) if degrade is None else degrade(clip.frames, clip_seed(clip.name, seed))
+        if tuple(lr.shape) != expected:
+            raise ValueError(f"the degradation gave {list(lr.shape)} for {clip.name}, expected {list(expected)}")
+        small.append(lr)
+    return clip, small
+
+
+def _ahead(tasks: Iterable[Callable[[], T]], workers: int) -> Iterator[T]:
+    """Results in order, while that many tasks run ahead."""
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque[Future[T]] = deque()
+        for task in tasks:
+            waiting.append(pool.submit(task))
+            if len(waiting) > workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def clip_seed(name: str, seed: int) -> int:

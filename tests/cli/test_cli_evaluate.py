@@ -113,7 +113,7 @@ def test_a_failure_leaves_nothing_behind(clip, tmp_path, capsys):
 def test_what_makes_no_sense_is_one_clear_error_before_any_work(clip, capsys, arguments, message):
     assert main(["evaluate", "--data", clip, *QUICK, *arguments]) == 1
     shown = capsys.readouterr()
-    assert message in shown.err and "Traceback" not in shown.err and shown.out == "" and "1/1" not in shown.err
+    assert message in shown.err and "Traceback" not in shown.err and shown.out == "" and "seed 0" not in shown.err
 
 
 def test_models_of_every_stage_run_beside_the_baselines(clip, tmp_path):
@@ -149,6 +149,15 @@ def test_steps_can_be_chosen(clip, tmp_path):
         assert name == f"sparse (whole clip, {steps} step{'s' * (steps > 1)})"
         figures.add(_rows(out)[name]["psnr_y"])
     assert len(figures) == 2
+
+
+def test_colour_is_what_the_folder_wants_unless_told(clip, tmp_path):
+    model, figures = _model(tmp_path / "sparse"), []
+    for number, said in enumerate((["--color", "none"], ["--color", "adain"], [])):
+        out = tmp_path / str(number)
+        assert main(["evaluate", "--data", clip, *QUICK, "--out", str(out), "--model", model, *said]) == 0
+        figures.append(_rows(out)["sparse"]["psnr_y"])
+    assert figures[0] != figures[1] == figures[2]
 
 
 def test_two_models_of_one_name_are_refused(clip, tmp_path, capsys):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from functools import partial
+
 import pytest
 import torch
 
@@ -45,6 +48,16 @@ def test_the_degradation_is_seeded_by_clip_and_seed_alone():
 def test_a_run_reproduces_to_the_last_digit():
     runs = [evaluate([_clip()], BASELINES, metrics=(*METRICS, "warping")) for _ in range(2)]
     assert runs[0].rows == runs[1].rows and runs[0].rows[0].figures["psnr_y"] > 10
+
+
+def test_clips_read_ahead_come_in_order_and_give_the_same():
+    def slow(name):
+        time.sleep(0.05 if name == "a" else 0)
+        return _clip(name)
+
+    clips = [partial(slow, name) for name in "abcd"]
+    rows = evaluate(clips, BASELINES, metrics=("psnr",), workers=3).rows
+    assert rows == evaluate([_clip(name) for name in "abcd"], BASELINES, metrics=("psnr",)).rows
 
 
 def test_lanczos_and_bicubic_differ():
