@@ -1,6 +1,7 @@
 """The command ``flashvsr``: one file of this folder per command.
 
-A command's file has ``add_arguments(parser)`` and ``run(args) -> int``, the exit status. It is imported when the
+A command's file has ``add_arguments(parser)`` and ``run(args) -> int``, the exit status; those that take a recipe have
+``main(arguments) -> int`` instead. It is imported when the
 command is used, and imports torch only when it runs: ``--help`` is instant.
 """
 
@@ -14,12 +15,17 @@ from flashvsr import __version__
 
 COMMANDS = {
     "upscale": "a video goes in, a 4x video comes out",
+    "fit": "train a stage from a recipe",
+    "validate": "run the validation of a recipe on a checkpoint",
     "evaluate": "quality of models on clips with a known answer, in a table and pictures",
     "degrade": "a good video goes in, a small one with the faults of real video comes out",
     "info": "what this installation can run here, and why not the rest",
     "shards": "write training shards from videos and images, or look into them",
     "bench": "speed and memory of each part of a model",
 }
+
+RECIPES = ("fit", "validate")
+"""Commands whose arguments are those of a recipe: they are parsed by Lightning."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,6 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         arguments = sys.argv[1:]
     chosen = arguments[0] if arguments else None
+    if chosen in RECIPES:
+        return import_module(f"flashvsr.cli.{chosen}").main(arguments[1:])
     if chosen in COMMANDS:
         command = import_module(f"flashvsr.cli.{chosen}")
         parsers[chosen].description = command.__doc__

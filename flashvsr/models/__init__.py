@@ -1,9 +1,10 @@
 """The networks of FlashVSR, the system they make, and the files they come from."""
 
 from flashvsr.models.builders import lr_projection_1b, tiny_conditional_decoder_1b, video_dit_1b, wan_vae
-from flashvsr.models.checkpoints import load
+from flashvsr.models.checkpoints import component, load
 from flashvsr.models.dit import VideoDiT
 from flashvsr.models.lr_projection import LRProjection
+from flashvsr.models.official import load_wan_base
 from flashvsr.models.sampler import FlowSchedule, sample_latents
 from flashvsr.models.system import FlashVSR
 
@@ -12,7 +13,9 @@ __all__ = [
     "FlowSchedule",
     "LRProjection",
     "VideoDiT",
+    "component",
     "load",
+    "load_wan_base",
     "lr_projection_1b",
     "sample_latents",
     "tiny_conditional_decoder_1b",

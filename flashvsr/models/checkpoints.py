@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +13,7 @@ from torch import Tensor, nn
 from flashvsr.attention import LocalSparseAttention
 from flashvsr.attention.ops import IMPLS
 from flashvsr.models.dit import VideoDiT
-from flashvsr.models.model_folder import DESCRIPTION, ModelFolder, read_model_folder
+from flashvsr.models.model_folder import DESCRIPTION, Component, ModelFolder, read_model_folder
 from flashvsr.models.official import is_official_folder, read_official_folder
 from flashvsr.models.system import FlashVSR
 
@@ -113,6 +116,34 @@ def find_model(
     if is_official_folder(path):
         return read_official_folder(path, version=version, prompt=prompt)
     raise FileNotFoundError(f"{path} is no model folder: it holds neither {DESCRIPTION} nor files of FlashVSR")
+
+
+def component(folder: str | Path, name: str, *, overrides: dict | None = None, dtype: str = "fp32") -> nn.Module:
+    """One trained network of a model, to go on training: in a recipe, ``class_path: flashvsr.models.component``.
+
+    Args:
+        folder: A name or folder, as in :func:`load`; nothing but networks of this library is built from it.
+        name: ``projection``, ``dit``, ``decoder`` or ``vae``.
+        overrides: Arguments other than those it was trained with, whole: another attention layer with the same
+            parameters, for instance ``{"attention": {"class_path": ..., "init_args": {...}}}``.
+        dtype: Of its parameters, ``"fp32"``, ``"bf16"`` or ``"fp16"``.
+
+    Returns:
+        A new module in training mode.
+
+    Raises:
+        FileNotFoundError: If the folder or a file of it is not there.
+        ValueError: If the folder has no such component, or it takes no such argument, or its weights do not fit.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype is one of {', '.join(DTYPES)}; got {dtype!r}")
+    return described_component(folder, name, overrides).build(dtype=DTYPES[dtype]).train()
+
+
+def described_component(folder: str | Path, name: str, overrides: Mapping[str, Any] | None = None) -> Component:
+    """How :func:`component` builds its module, and from which weights; raises what it raises."""
+    described = find_model(folder).component(name)
+    return replace(described, init_args={**described.init_args, **(overrides or {})})
 
 
 def choose_device(device: torch.device | str) -> torch.device:

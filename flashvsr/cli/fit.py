@@ -1,0 +1,141 @@
+"""Train a stage: ``flashvsr fit -c recipe.yaml [-c more.yaml] [--key value ...] [--ckpt_path last]``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from flashvsr.cli.recipe_errors import shorten
+from flashvsr.models.lit import ExportModelFolder
+
+KEYWORDS = ("last", "best")
+"""Values of ``--ckpt_path`` that are not paths."""
+
+
+class RecipeParser(LightningArgumentParser):
+    """Lightning's parser with errors of a few lines."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print what is wrong and where, and exit with status 2; the parser of a part raises it to that of the whole."""
+        if not self.exit_on_error:
+            super().error(message, ex)
+        sys.stderr.write(f"{self.prog}: error: {shorten(message)}\n")
+        raise SystemExit(2)
+
+
+class RecipeCLI(LightningCLI):
+    """Lightning's command line over our recipes: any LightningModule, any data module, relative ``${...}``.
+
+    Args:
+        command: ``"fit"`` or ``"validate"``.
+        arguments: As on the command line, after the name of the command.
+    """
+
+    def __init__(self, command: str, arguments: Sequence[str]) -> None:
+        self.command = command
+        super().__init__(
+            args=list(arguments),
+            run=False,
+            parser_class=RecipeParser,
+            parser_kwargs={"parser_mode": "omegaconf+", "prog": f"flashvsr {command}"},
+            auto_configure_optimizers=False,
+            seed_everything_default=0,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add ``--ckpt_path``."""
+        parser.add_argument("--ckpt_path", type=str | None, default=None, help="Checkpoint to go on from, or 'last'.")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse the arguments; Lightning would warn that they are not those of the process."""
+        self.config = parser.parse_args(args)
+
+    def before_instantiate_classes(self) -> None:
+        """Overwrite the saved recipe of a run only to go on with it."""
+        ckpt_path = self.config.ckpt_path
+        if ckpt_path is not None and ckpt_path not in KEYWORDS and not Path(ckpt_path).exists():
+            raise FileNotFoundError(f"--ckpt_path: there is no {ckpt_path}")
+        self.save_config_kwargs = {"overwrite": ckpt_path is not None or self.command != "fit"}
+
+    def after_instantiate_classes(self) -> None:
+        """Hand the recipe to the export, and refuse what would fail after the training or overwrite another run."""
+        recipe = yaml.safe_load(self.parser.dump(self.config, skip_none=False, format="yaml"))
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, ExportModelFolder):
+                callback.recipe = recipe["model"].get("init_args") or {}
+        if self.command == "fit" and not self.trainer.fast_dev_run:
+            check_run(self.trainer, self.config.ckpt_path)
+
+    def start(self) -> None:
+        """Run the trainer."""
+        ckpt_path = self.config.ckpt_path
+        run = self.trainer.fit if self.command == "fit" else self.trainer.validate
+        run(self.model, datamodule=self.datamodule, ckpt_path=ckpt_path, weights_only=True)
+
+
+def check_run(trainer: Trainer, ckpt_path: str | None) -> None:
+    """Check what a run will find and leave in its folders.
+
+    Args:
+        trainer: With its callbacks and logger.
+        ckpt_path: Checkpoint to go on from; None for a new run.
+
+    Raises:
+        FileExistsError: If a new run would mix with another one.
+        FileNotFoundError: If the last checkpoint is wanted and there is none.
+    """
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, ExportModelFolder):
+            callback.check(resumed=ckpt_path is not None)
+        if isinstance(callback, ModelCheckpoint) and callback.dirpath is not None:
+            there = sorted(Path(callback.dirpath).glob("*.ckpt"))
+            if there and ckpt_path is None:
+                raise FileExistsError(
+                    f"{callback.dirpath} holds checkpoints of another run: go on with it (--ckpt_path last), move it "
+                    "away, or choose another dirpath"
+                )
+            if ckpt_path == "last" and not any(file.name.startswith("last") for file in there):
+                raise FileNotFoundError(f"--ckpt_path last: there is no last.ckpt in {callback.dirpath}")
+    saved = Path(trainer.log_dir or ".") / "config.yaml"
+    if ckpt_path is None and saved.is_file():
+        raise FileExistsError(f"{saved} is that of another run: go on with it (--ckpt_path last) or log elsewhere")
+
+
+def run_recipe(command: str, arguments: Sequence[str]) -> int:
+    """Run ``fit`` or ``validate``.
+
+    Args:
+        command: Which one.
+        arguments: As on the command line, after the name of the command.
+
+    Returns:
+        0 when all went well, 1 for an error before any work, 130 when interrupted.
+
+    Raises:
+        SystemExit: Status 2 for a recipe or an argument that makes no sense, 0 after ``--help`` and ``--print_config``.
+    """
+    try:
+        cli = RecipeCLI(command, arguments)
+    except (OSError, ValueError, ImportError, MisconfigurationException) as error:
+        print(f"flashvsr {command}: error: {shorten(str(error))}", file=sys.stderr)
+        return 1
+    try:
+        cli.start()
+    except SystemExit:
+        if not cli.trainer.interrupted:
+            raise
+        return 130
+    return 0
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command with the arguments after its name, and return the exit status."""
+    return run_recipe("fit", arguments)

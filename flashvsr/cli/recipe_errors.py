@@ -1,0 +1,62 @@
+"""What jsonargparse says of a wrong recipe in up to sixty lines, in two or three."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+from importlib import import_module
+
+KEY = re.compile(r'Parser key "([^"]+)":')
+CLASS = re.compile(r"Problem with given class_path '([^']+)':")
+UNKNOWN = re.compile(r"Option '([^']+)' is not accepted|Key '([^']+)' is not expected")
+NOISE = re.compile(
+    r"Does not validate against any of the Union subtypes|Subtypes:|Errors:|Given value type:|Given value:"
+    r"|Expected a <class 'NoneType'>"
+)
+LONGEST = 300
+"""Characters of one line of an error."""
+
+
+def shorten(message: str) -> str:
+    """Cut an error of jsonargparse to the key, the class, what is wrong with the value, and the choices.
+
+    Args:
+        message: With its nested alternatives, of which the one that got furthest is kept.
+
+    Returns:
+        One to three lines; a message of another form as it is.
+    """
+    if not any(form.search(message) for form in (KEY, CLASS, NOISE, UNKNOWN)):
+        return message
+    path: list[tuple[int, str]] = []
+    best: tuple[int, list[str], str | None, str] = (-1, [], None, message.strip().splitlines()[0])
+    class_path: list[tuple[int, str]] = []
+    for line in message.splitlines():
+        indent = len(line) - len(line.lstrip(" -"))
+        text = line.lstrip(" -").strip()
+        path = [(depth, key) for depth, key in path if depth < indent]
+        class_path = [(depth, name) for depth, name in class_path if depth < indent]
+        if found := KEY.search(text):
+            path.append((indent, found[1]))
+            text = text[found.end() :].strip()
+        elif found := CLASS.search(text):
+            class_path.append((indent, found[1]))
+            text = text[found.end() :].strip()
+        if text and not NOISE.match(text) and indent > best[0]:
+            best = (indent, [key for _, key in path], class_path[-1][1] if class_path else None, text)
+    _, keys, where, what = best
+    said = what if len(what) <= LONGEST else f"{what[:LONGEST]} ..."
+    if where is not None and (unknown := UNKNOWN.search(what)):
+        said = f"{where} takes no {unknown[1] or unknown[2]!r}{_choices(where, unknown[1] or unknown[2])}"
+    elif where is not None:
+        said = f"{where}: {said}"
+    return f"{'.'.join(keys)}: {said}" if keys else said
+
+
+def _choices(class_path: str, given: str) -> str:
+    """The arguments of a class, nearest first said, as the end of an error."""
+    module, _, name = class_path.rpartition(".")
+    known = [key for key in inspect.signature(getattr(import_module(module), name)).parameters if key != "self"]
+    near = difflib.get_close_matches(given, known, 1)
+    return (f"; did you mean {near[0]!r}?" if near else "") + f"\nIt takes {', '.join(known) or 'no arguments'}"

@@ -1,0 +1,72 @@
+"""What a recipe says of a network, as the component of a model folder that its trained weights go to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from flashvsr.models.checkpoints import described_component
+from flashvsr.models.class_paths import build, is_reference
+from flashvsr.models.model_folder import Component
+from flashvsr.models.weight_files import build_empty, load_tensors
+
+OURS = "flashvsr.models."
+
+
+def trained_component(part: Mapping[str, Any], tensors: Mapping[str, Tensor], source: str) -> Component:
+    """The component of a network that a recipe made and a stage trained.
+
+    Args:
+        part: What the recipe says of it, ``{"class_path": ..., "init_args": ...}``: a class or builder that a model
+            folder may name, or one of ``component``, ``load_wan_base`` and ``with_lora`` of ``flashvsr.models``.
+        tensors: Its trained parameters and buffers, whole; those of LoRA are merged.
+        source: What errors call them.
+
+    Returns:
+        The component, built anew with those weights: what is written can be read.
+
+    Raises:
+        ValueError: If a model folder may not hold it, or the tensors do not fit.
+    """
+    class_path, init_args = _plain_part(part)
+    module = build_empty(lambda: build(class_path, init_args))
+    adapt = _adapter(part)
+    if adapt is not None:
+        from flashvsr.models.lora import merge_lora
+
+        module = adapt(module)
+        module.load_state_dict(dict(tensors), strict=True, assign=True)
+        return Component(class_path, init_args, merge_lora(module))
+    return Component(class_path, init_args, load_tensors(module, tensors, source))
+
+
+def _plain_part(part: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """Class path and arguments of the network itself, without what loads or wraps it."""
+    class_path, init_args = part["class_path"], part.get("init_args") or {}
+    name = class_path.removeprefix(OURS) if class_path.startswith(OURS) else ""
+    match name.rpartition(".")[2]:
+        case "component":
+            described = described_component(init_args["folder"], init_args["name"], init_args.get("overrides"))
+            return described.class_path, described.init_args
+        case "load_wan_base":
+            return f"{OURS}video_dit_1b", {key: init_args[key] for key in ("attention",) if key in init_args}
+        case "with_lora":
+            return _plain_part(_wrapped(init_args))
+    return class_path, init_args
+
+
+def _wrapped(init_args: Mapping[str, Any]) -> Mapping[str, Any]:
+    return next(value for value in init_args.values() if is_reference(value))
+
+
+def _adapter(part: Mapping[str, Any]) -> Callable[..., Any] | None:
+    """``with_lora`` with the recipe's rank and layers; None for a network without."""
+    class_path, init_args = part["class_path"], part.get("init_args") or {}
+    if not (class_path.startswith(OURS) and class_path.endswith(".with_lora")):
+        return None
+    from flashvsr.models.lora import with_lora
+
+    options = {key: value for key, value in init_args.items() if not is_reference(value)}
+    return lambda module: with_lora(module, **options)
