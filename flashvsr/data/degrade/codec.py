@@ -26,6 +26,7 @@ _OPTIONS = {
     "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8"},
 }
 _SMALLEST = 32
+_RATE = Fraction(25)  # frames per second, to which rate controls are tuned
 _PAPER_PIXELS = 256 * 256
 
 
@@ -68,9 +69,10 @@ class CodecPass:
         self._encoder = cast(av.VideoCodecContext, av.CodecContext.create(codec, "w"))
         self._encoder.height, self._encoder.width = self._padded
         self._encoder.pix_fmt = "yuv420p"
-        self._encoder.time_base, self._encoder.framerate = Fraction(1), Fraction(1)
-        self._encoder.bit_rate = max(1, bits)
-        self._encoder.bit_rate_tolerance = max(4_000_000, 2 * bits)
+        self._encoder.time_base, self._encoder.framerate = 1 / _RATE, _RATE
+        self._encoder.bit_rate = self._encoder.bit_rate_tolerance = max(
+            1000, round(bits * _RATE)
+        )  # x264 counts in 1000
         self._encoder.thread_count = 1
         self._encoder.options = _OPTIONS[codec]
         self._decoder = cast(av.VideoCodecContext, av.CodecContext.create(_DECODERS[codec], "r"))
@@ -82,7 +84,7 @@ class CodecPass:
         """Encode uint8 `[3, H, W]`; what has come out of the decoder, in order."""
         picture = av.VideoFrame.from_ndarray(self._pad(frame).permute(1, 2, 0).contiguous().numpy(), format="rgb24")
         picture = self._to_yuv.reformat(picture, format="yuv420p", interpolation=_SCALE_FLAGS)
-        picture.pts, picture.time_base = self._pushed, Fraction(1)
+        picture.pts, picture.time_base = self._pushed, 1 / _RATE
         self._pushed += 1
         return self._decode(self._encoder.encode(picture))
 

@@ -87,11 +87,11 @@ def simulate_jpeg(frames: Tensor, quality: Tensor) -> Tensor:
     """
     height, width = frames.shape[-2:]
     padded = F.pad(frames, (0, -width % 16, 0, -height % 16), mode="replicate")
-    y, chroma = _mix(padded, _TO_YCC).split((1, 2), 1)
+    y, chroma = _mix(padded, _TO_YCC).round().split((1, 2), 1)
     luma_table, chroma_table = quantization_tables(quality)
     y = _quantize(y - 128, luma_table) + 128
     chroma = _quantize(F.avg_pool2d(chroma, 2).round(), chroma_table)
-    chroma = F.interpolate(chroma, scale_factor=2, mode="bilinear", align_corners=False)
+    chroma = F.interpolate(chroma, scale_factor=2, mode="bilinear", align_corners=False).round()
     rgb = _mix(torch.cat((y, chroma), 1), _TO_RGB)
     return rgb[..., :height, :width].round().clamp(0, 255)
 

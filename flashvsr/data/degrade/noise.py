@@ -48,7 +48,7 @@ def add_gaussian(frames: Tensor, normal: Tensor, sigma: Tensor) -> Tensor:
 
 
 def add_poisson(frames: Tensor, normal: Tensor, scale: Tensor) -> Tensor:
-    """Add the noise of counted photons: at white as many as the frame has distinct values, rounded up to a power of two.
+    """Add the noise of counted photons: as many at white as the frame has values, rounded up to a power of 2.
 
     The counts come from a normal draw by the Cornish-Fisher expansion ``mean + sqrt(mean) z + (z^2 - 1) / 6``, rounded:
     mean, variance and skewness of a Poisson number at a tenth of its cost.
