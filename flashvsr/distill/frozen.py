@@ -12,7 +12,8 @@ def freeze(module: nn.Module, names: Sequence[str]) -> None:
     """Freeze children of a module and leave them out of its ``state_dict``.
 
     They come back from where the recipe has them. Loading stays strict for everything else: the values they have are
-    filled in before the keys are compared.
+    filled in before the keys are compared. Under a strategy with a device mesh they stay in: Lightning's loader of
+    sharded models compares keys by itself.
 
     Args:
         module: The parent.
@@ -27,6 +28,8 @@ def freeze(module: nn.Module, names: Sequence[str]) -> None:
 
 
 def _leave_out(module: Any, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any]) -> None:
+    if getattr(module, "device_mesh", None) is not None:
+        return
     beginnings = tuple(f"{prefix}{name}." for name in module.frozen_names)
     for key in [key for key in state_dict if key.startswith(beginnings)]:
         del state_dict[key]
