@@ -70,9 +70,8 @@ class CodecPass:
         self._encoder.height, self._encoder.width = self._padded
         self._encoder.pix_fmt = "yuv420p"
         self._encoder.time_base, self._encoder.framerate = 1 / _RATE, _RATE
-        self._encoder.bit_rate = self._encoder.bit_rate_tolerance = max(
-            1000, round(bits * _RATE)
-        )  # x264 counts in 1000
+        bit_rate = max(1000, round(bits * _RATE))  # x264 counts in thousands
+        self._encoder.bit_rate = self._encoder.bit_rate_tolerance = bit_rate
         self._encoder.thread_count = 1
         self._encoder.options = _OPTIONS[codec]
         self._decoder = cast(av.VideoCodecContext, av.CodecContext.create(_DECODERS[codec], "r"))

@@ -47,7 +47,7 @@ def test_only_the_anisotropic_kinds_have_a_direction():
 
 
 def test_an_unknown_kind_and_an_even_size_are_refused():
-    with pytest.raises(ValueError, match="'box'.*plateau_iso"):
+    with pytest.raises(ValueError, match=r"'box'.*plateau_iso"):
         blur_kernel("box", 9)
     with pytest.raises(ValueError, match="odd"):
         blur_kernel("iso", 8)

@@ -49,7 +49,7 @@ def test_any_size_comes_back_as_it_went(codec, size):
 
 
 def test_an_unknown_codec_is_refused():
-    with pytest.raises(ValueError, match="'theora'.*libx264"):
+    with pytest.raises(ValueError, match=r"'theora'.*libx264"):
         CodecPass("theora", 32, 32, 1000)
 
 

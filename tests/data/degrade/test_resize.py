@@ -31,7 +31,7 @@ def test_area_is_bilinear_when_a_side_grows(frames):
 
 
 def test_an_unknown_method_is_refused(frames):
-    with pytest.raises(ValueError, match="'nearest'.*bilinear"):
+    with pytest.raises(ValueError, match=r"'nearest'.*bilinear"):
         resize(frames, (8, 8), "nearest")
 
 
