@@ -24,7 +24,7 @@ class RecipeParser(LightningArgumentParser):
     """Lightning's parser with errors of a few lines."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Print what is wrong and where, and exit with status 2; the parser of a part raises it to that of the whole."""
+        """Print what is wrong and where, and exit with status 2; the parser of a part hands it on."""
         if not self.exit_on_error:
             super().error(message, ex)
         sys.stderr.write(f"{self.prog}: error: {shorten(message)}\n")

@@ -14,6 +14,7 @@ NOISE = re.compile(
     r"Does not validate against any of the Union subtypes|Subtypes:|Errors:|Given value type:|Given value:"
     r"|Expected a <class 'NoneType'>"
 )
+GIVEN = re.compile(r"Given value: (.{1,80}?)(\. Got value: .*)?$")
 LONGEST = 300
 """Characters of one line of an error."""
 
@@ -32,7 +33,8 @@ def shorten(message: str) -> str:
     path: list[tuple[int, str]] = []
     best: tuple[int, list[str], str | None, str] = (-1, [], None, message.strip().splitlines()[0])
     class_path: list[tuple[int, str]] = []
-    for line in message.splitlines():
+    given: str | None = None
+    for line in filter(str.strip, message.splitlines()):
         indent = len(line) - len(line.lstrip(" -"))
         text = line.lstrip(" -").strip()
         path = [(depth, key) for depth, key in path if depth < indent]
@@ -45,12 +47,16 @@ def shorten(message: str) -> str:
             text = text[found.end() :].strip()
         if text and not NOISE.match(text) and indent > best[0]:
             best = (indent, [key for _, key in path], class_path[-1][1] if class_path else None, text)
+            given = None
+        elif given is None and (value := GIVEN.match(text)):
+            given = value[1]
     _, keys, where, what = best
     said = what if len(what) <= LONGEST else f"{what[:LONGEST]} ..."
     if where is not None and (unknown := UNKNOWN.search(what)):
         said = f"{where} takes no {unknown[1] or unknown[2]!r}{_choices(where, unknown[1] or unknown[2])}"
-    elif where is not None:
-        said = f"{where}: {said}"
+    else:
+        said = said if given is None or "Got value" in said else f"{said}. Got value: {given}"
+        said = said if where is None else f"{where}: {said}"
     return f"{'.'.join(keys)}: {said}" if keys else said
 
 
