@@ -8,6 +8,7 @@ from flashvsr.decoders.color import adain_color, wavelet_color
 from flashvsr.decoders.tiny import TinyDecoder
 from flashvsr.decoders.tiny_conditional import TinyConditionalDecoder
 from flashvsr.decoders.tiny_state import TinyDecoderState
+from flashvsr.decoders.tiny_vae import TinyEncoderState, TinyVAE
 from flashvsr.decoders.wan_blocks import WanVAEState
 from flashvsr.decoders.wan_vae import WanVAE
 
@@ -15,6 +16,8 @@ __all__ = [
     "TinyConditionalDecoder",
     "TinyDecoder",
     "TinyDecoderState",
+    "TinyEncoderState",
+    "TinyVAE",
     "WanVAE",
     "WanVAEState",
     "adain_color",

@@ -1,0 +1,290 @@
+"""Training of decoders and of the autoencoder: LightningModules that call a loss, step an optimizer and log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from hashlib import blake2b
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from flashvsr.decoders.blocks import FRAMES_PER_LATENT
+
+Batch = dict[str, Any]
+Reconstruction = Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, dict[str, Tensor]]]
+MakeOptimizer = Callable[[Iterable], Optimizer]
+MakeScheduler = Callable[[Optimizer], LRScheduler]
+
+_CELL = 8  # pixels per latent cell
+
+
+class AutoencoderStage(LightningModule):
+    """Train a small video VAE: reconstruction plus the divergence of its latents from a standard normal.
+
+    A batch is ``{"hr": [B, 3, T, H, W] in [-1, 1], "seed": [B] int64}`` with T = 4n + 1, and optionally ``"image"``,
+    another such dict with T = 1; images and clips count alike. The running statistics of the latents move along.
+
+    Args:
+        vae: A :class:`~flashvsr.decoders.TinyVAE`, or another network with its ``reconstruct``, ``update_statistics``,
+            ``latent_channels`` and ``std``.
+        reconstruction: ``(sr, hr, first) -> ([B], parts)``, such as :class:`~flashvsr.distill.ReconstructionLoss`.
+            Whole clips are compared, so ``first`` is None: every sample has its frame 0, none deserves more weight.
+        optimizer: Makes the optimizer of everything in `vae` that has ``requires_grad``.
+        scheduler: Makes the schedule of its learning rate, stepped after every step; None keeps the rate.
+        kl_weight: Of the divergence, in nats per latent value (averaged, not summed).
+    """
+
+    def __init__(
+        self,
+        vae: nn.Module,
+        reconstruction: Reconstruction,
+        optimizer: MakeOptimizer,
+        *,
+        scheduler: MakeScheduler | None = None,
+        kl_weight: float = 1e-6,
+    ) -> None:
+        super().__init__()
+        self.vae, self.reconstruction = vae, reconstruction
+        self.optimizer, self.scheduler, self.kl_weight = optimizer, scheduler, kl_weight
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss of one batch, the mean over its samples."""
+        vae: Any = self.vae
+        step, losses, divergences = self.global_step, [], []
+        for kind, part in _parts(batch):
+            frames = part["hr"]
+            noise = _seeded_normal(part["seed"], f"{kind} autoencoder {step}", _latent_size(vae, frames))
+            decoded, mean, log_variance = vae.reconstruct(frames, noise.to(frames.device))
+            if kind == "video":
+                vae.update_statistics(mean)
+            mean, log_variance = mean.float(), log_variance.float()
+            divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).flatten(1).mean(1)
+            loss, parts = self.reconstruction(decoded, frames, None)
+            _log_parts(self, "train", kind, parts)
+            losses.append(loss + self.kl_weight * divergence)
+            divergences.append(divergence.detach())
+        count = sum(len(loss) for loss in losses)
+        loss = torch.cat(losses).mean()
+        self.log("train/kl", torch.cat(divergences).mean(), batch_size=count)
+        self.log("train/loss", loss.detach(), batch_size=count)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Reconstruct clips through the mean of their latents; LR frames, where there are any, are passed on."""
+        vae: Any = self.vae
+        hr = batch["hr"]
+        latents, _ = vae.encode(hr)
+        sr, _ = vae.decode(latents.to(hr.dtype))
+        _log_validation(self, self.reconstruction, sr, hr)
+        spread = latents.float().std((0, 2, 3, 4)).mean()
+        self.log("val/latent_std", spread, batch_size=hr.shape[0], sync_dist=True)
+        return {"lr": batch.get("lr", hr), "sr": sr.float().clamp(-1, 1), "hr": hr}
+
+    def configure_optimizers(self) -> Any:
+        """One optimizer, of the whole autoencoder."""
+        return _optimizer_of(self.vae, self.optimizer, self.scheduler)
+
+    def configure_model(self) -> None:
+        """Shard the autoencoder when the strategy has a device mesh."""
+        _shard(self, self.vae)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Log the gradient norm, before clipping."""
+        _log_gradient_norm(self, "vae")
+
+
+class DecoderStage(LightningModule):
+    """Train a decoder against the ground truth and against the decoder of the VAE whose latents it reads.
+
+    A batch is ``{"hr", "lr": [B, 3, T, H, W] in [-1, 1], "seed": [B] int64}`` with T = 4n + 1, of which the first T - 4
+    frames are used, as everywhere; and optionally ``"image"``, another such dict with T = 1; images and clips count
+    alike. The latents are those of the VAE's encoder, of the ground truth.
+
+    Args:
+        decoder: Called ``frames, state = decoder(latents, lr, state)``; one without a condition ignores ``lr``.
+        vae: Gives latents and the teacher's frames; frozen and not in checkpoints. None with ``latents="zero"``.
+        reconstruction: ``(sr, hr, first) -> ([B], parts)``, such as :class:`~flashvsr.distill.ReconstructionLoss`.
+            Whole clips are compared, so ``first`` is None: every sample has its frame 0, none deserves more weight.
+        optimizer: Makes the optimizer of everything in `decoder` that has ``requires_grad``.
+        scheduler: Makes the schedule of its learning rate, stepped after every step; None keeps the rate.
+        teacher_weight: Of the same loss against the frames that the VAE decodes; 0 does not decode them.
+        latent_noise: Standard deviation of noise added to the latents, whose own is 1: the decoder gets used to
+            latents that are not the encoder's.
+        latents: ``"vae"``, or ``"zero"``: the decoder sees LR frames only and becomes a plain convolutional upscaler.
+
+    Raises:
+        ValueError: If ``latents`` is neither, or ``vae`` and ``teacher_weight`` do not go with it.
+
+    Reference:
+        FlashVSR, https://arxiv.org/abs/2510.12747, tiny conditional decoder.
+    """
+
+    def __init__(
+        self,
+        decoder: nn.Module,
+        vae: nn.Module | None,
+        reconstruction: Reconstruction,
+        optimizer: MakeOptimizer,
+        *,
+        scheduler: MakeScheduler | None = None,
+        teacher_weight: float = 1.0,
+        latent_noise: float = 0.0,
+        latents: Literal["vae", "zero"] = "vae",
+    ) -> None:
+        super().__init__()
+        if latents not in ("vae", "zero"):
+            raise ValueError(f"latents is 'vae' or 'zero', got {latents!r}")
+        if latents == "vae" and vae is None:
+            raise ValueError("latents='vae' needs a vae; pass one, or latents='zero' for a decoder of LR frames alone")
+        if latents == "zero" and (vae is not None or teacher_weight or latent_noise):
+            raise ValueError(
+                "latents='zero' has no latents and no teacher: set vae to null, teacher_weight to 0 and latent_noise "
+                f"to 0; got {'a vae' if vae is not None else 'no vae'}, {teacher_weight} and {latent_noise}"
+            )
+        self.decoder, self.vae, self.reconstruction = decoder, vae, reconstruction
+        self.optimizer, self.scheduler = optimizer, scheduler
+        self.teacher_weight, self.latent_noise = teacher_weight, latent_noise
+        if vae is not None:
+            vae.requires_grad_(False).eval()
+        self.register_state_dict_post_hook(_leave_vae_out)
+        self.register_load_state_dict_pre_hook(_fill_vae_in)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss of one batch, the mean over its samples."""
+        step, losses = self.global_step, []
+        for kind, part in _parts(batch):
+            lr, hr = _aligned(part)
+            latents, teacher = self._inputs(hr)
+            if self.latent_noise:
+                noise = _seeded_normal(part["seed"], f"{kind} decoder {step}", latents.shape[1:])
+                latents = latents + self.latent_noise * noise.to(latents)
+            sr, _ = self.decoder(latents, lr, None)
+            loss, parts = self.reconstruction(sr, hr, None)
+            _log_parts(self, "train", kind, parts)
+            if teacher is not None:
+                imitation, parts = self.reconstruction(sr, teacher, None)
+                _log_parts(self, "train", f"{kind} teacher", parts)
+                loss = loss + self.teacher_weight * imitation
+            losses.append(loss)
+        loss = torch.cat(losses).mean()
+        self.log("train/loss", loss.detach(), batch_size=sum(len(part) for part in losses))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Decode the clips of a batch from the latents of the ground truth; images are passed over."""
+        lr, hr = _aligned(batch)
+        sr, _ = self.decoder(self._latents(hr), lr, None)
+        _log_validation(self, self.reconstruction, sr, hr)
+        return {"lr": lr, "sr": sr.float().clamp(-1, 1), "hr": hr}
+
+    def configure_optimizers(self) -> Any:
+        """One optimizer, of the decoder."""
+        return _optimizer_of(self.decoder, self.optimizer, self.scheduler)
+
+    def configure_model(self) -> None:
+        """Shard the decoder when the strategy has a device mesh."""
+        _shard(self, self.decoder)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Log the gradient norm, before clipping."""
+        _log_gradient_norm(self, "decoder")
+
+    @torch.no_grad()
+    def _latents(self, hr: Tensor) -> Tensor:
+        if self.vae is None:
+            return hr.new_zeros(hr.shape[0], *_latent_size(self.decoder, hr))
+        return self.vae.encode(hr)[0].to(hr.dtype)  # type: ignore[operator]
+
+    @torch.no_grad()
+    def _inputs(self, hr: Tensor) -> tuple[Tensor, Tensor | None]:
+        latents = self._latents(hr)
+        if self.vae is None or not self.teacher_weight:
+            return latents, None
+        return latents, self.vae.decode(latents)[0].clamp(-1, 1)  # type: ignore[operator]
+
+
+def _parts(batch: Batch) -> list[tuple[str, Batch]]:
+    return [("video", batch)] + ([("image", batch["image"])] if "image" in batch else [])
+
+
+def _aligned(batch: Batch) -> tuple[Tensor, Tensor]:
+    """LR and truth of the frames that the LR projection has tokens for: all but the last four; an image's one."""
+    lr, hr = batch["lr"], batch["hr"]
+    if lr.shape != hr.shape:
+        raise ValueError(f"lr is upsampled to the size of hr, got {list(lr.shape)} and {list(hr.shape)}")
+    frames = hr.shape[2]
+    if frames == 1:
+        return lr, hr
+    if frames < 5 or frames % FRAMES_PER_LATENT != 1:
+        raise ValueError(f"a clip holds 4n + 1 frames, at least 5, and an image 1; got {frames}")
+    return lr[:, :, :-FRAMES_PER_LATENT], hr[:, :, :-FRAMES_PER_LATENT]
+
+
+def _latent_size(network: Any, frames: Tensor) -> tuple[int, int, int, int]:
+    _, _, count, height, width = frames.shape
+    return network.latent_channels, (count + 3) // FRAMES_PER_LATENT, height // _CELL, width // _CELL
+
+
+def _seeded_normal(seeds: Tensor, use: str, size: Any) -> Tensor:
+    """Normal numbers `[B, *size]`, made where the seeds are, that depend on the seed of a sample and not on its batch."""
+    drawn = []
+    for seed in seeds.tolist():
+        name = blake2b(f"{seed} {use}".encode(), digest_size=7).digest()
+        generator = torch.Generator(seeds.device).manual_seed(int.from_bytes(name, "big"))
+        drawn.append(torch.randn(tuple(size), generator=generator, device=seeds.device))
+    return torch.stack(drawn)
+
+
+def _optimizer_of(network: nn.Module, make: MakeOptimizer, scheduler: MakeScheduler | None) -> dict[str, Any]:
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise ValueError(f"nothing to train: no parameter of {type(network).__name__} has requires_grad")
+    made: dict[str, Any] = {"optimizer": make(parameters)}
+    if scheduler is not None:
+        made["lr_scheduler"] = {"scheduler": scheduler(made["optimizer"]), "interval": "step"}
+    return made
+
+
+def _shard(stage: LightningModule, network: nn.Module) -> None:
+    if stage.device_mesh is None or isinstance(network, FSDPModule):
+        return
+    fully_shard(network, mesh=stage.device_mesh["data_parallel"])
+    for method in ("reconstruct", "encode", "decode"):
+        if hasattr(network, method):
+            register_fsdp_forward_method(network, method)
+
+
+def _log_parts(stage: LightningModule, when: str, kind: str, parts: dict[str, Tensor]) -> None:
+    prefix = kind.removeprefix("video").strip().replace(" ", "_")
+    for name, part in parts.items():
+        label = f"{prefix}_{name}" if prefix else name
+        stage.log(f"{when}/{label}", part.mean(), batch_size=len(part), sync_dist=when == "val")
+
+
+def _log_validation(stage: LightningModule, reconstruction: Reconstruction, sr: Tensor, hr: Tensor) -> None:
+    loss, _ = reconstruction(sr, hr, None)
+    error = (sr.float().clamp(-1, 1) - hr.float()).square().flatten(1).mean(1).clamp_min(1e-10)
+    _log_parts(stage, "val", "video", {"loss": loss, "psnr": 10 * torch.log10(4 / error)})
+
+
+def _log_gradient_norm(stage: LightningModule, name: str) -> None:
+    gradients = [p.grad for p in getattr(stage, name).parameters() if p.grad is not None]
+    norm: Any = torch.nn.utils.get_total_norm(gradients)
+    stage.log(f"train/grad_norm_{name}", norm.full_tensor() if hasattr(norm, "full_tensor") else norm, batch_size=1)
+
+
+def _leave_vae_out(module: nn.Module, state_dict: dict[str, Any], prefix: str, local_metadata: Any) -> None:
+    for key in [key for key in state_dict if key.startswith(f"{prefix}vae.")]:
+        del state_dict[key]
+
+
+def _fill_vae_in(module: Any, state_dict: dict[str, Any], prefix: str, *unused: Any) -> None:
+    """The frozen VAE keeps what the recipe gave it; loading stays strict for everything else."""
+    if module.vae is not None:
+        for key, value in module.vae.state_dict().items():
+            state_dict.setdefault(f"{prefix}vae.{key}", value)
