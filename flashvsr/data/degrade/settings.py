@@ -143,7 +143,8 @@ class Codec:
         codecs: Probability of each encoder, FFmpeg's names; they sum to 1. The paper lists libx264, h264 and mpeg4 with
             a third each, and h264 is libx264.
         bits: Bits per frame for an original of 256 x 256, the paper's crop (LR of 64 x 64, 1e4 to 1e5 bit/s at one
-            frame per second, while ours run at 25); scaled with the pixels of the original, so that a crop looks the same at every size.
+            frame per second; ours run at 25, with the same bits for each). Scaled with the pixels of the original, so
+            that a crop looks the same at every size.
         probability: That a clip is encoded at all.
     """
 
