@@ -8,9 +8,10 @@ weights, activation checkpointing, LoRA on the transformer (``--lora 0`` trains 
 
 Model FLOPs of a step count two operations per multiply-add. A forward pass of the transformer over N tokens with P
 attended (query, key) pairs takes ``2 N linear_weights + layers (4 dim P + 4 dim N prompt_tokens)``, of the LR
-projection two per weight and position. A backward pass takes one forward for the activations and one for the weights; frozen
-weights take none, adapters their own. Work that checkpointing repeats is not counted, nor are the VAE (its time is a
-column of its own, and taken off before the utilisation) and the tiny decoder (whose time is in the step).
+projection two per weight and position. A backward pass takes one forward for the activations and one for the
+weights; frozen weights take none, adapters their own. Work that checkpointing repeats is not counted, nor are the
+VAE (its time is a column of its own, and taken off before the utilisation) and the tiny decoder (whose time is in
+the step).
 """
 
 from __future__ import annotations
