@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -21,7 +21,7 @@ def trained_component(part: Mapping[str, Any], tensors: Mapping[str, Tensor], so
     Args:
         part: What the recipe says of it, ``{"class_path": ..., "init_args": ...}``: a class or builder that a model
             folder may name, or one of ``component``, ``load_wan_base`` and ``with_lora`` of ``flashvsr.models``.
-        tensors: Its trained parameters and buffers, whole; those of LoRA are merged.
+        tensors: Its trained parameters and buffers, whole, without adapters.
         source: What errors call them.
 
     Returns:
@@ -30,19 +30,12 @@ def trained_component(part: Mapping[str, Any], tensors: Mapping[str, Tensor], so
     Raises:
         ValueError: If a model folder may not hold it, or the tensors do not fit.
     """
-    class_path, init_args = _plain_part(part)
+    class_path, init_args = plain_part(part)
     module = build_empty(lambda: build(class_path, init_args))
-    adapt = _adapter(part)
-    if adapt is not None:
-        from flashvsr.models.lora import merge_lora
-
-        module = adapt(module)
-        module.load_state_dict(dict(tensors), strict=True, assign=True)
-        return Component(class_path, init_args, merge_lora(module))
     return Component(class_path, init_args, load_tensors(module, tensors, source))
 
 
-def _plain_part(part: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+def plain_part(part: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
     """Class path and arguments of the network itself, without what loads or wraps it."""
     class_path, init_args = part["class_path"], part.get("init_args") or {}
     name = class_path.removeprefix(OURS) if class_path.startswith(OURS) else ""
@@ -53,20 +46,5 @@ def _plain_part(part: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
         case "load_wan_base":
             return f"{OURS}video_dit_1b", {key: init_args[key] for key in ("attention",) if key in init_args}
         case "with_lora":
-            return _plain_part(_wrapped(init_args))
+            return plain_part(next(value for value in init_args.values() if is_reference(value)))
     return class_path, init_args
-
-
-def _wrapped(init_args: Mapping[str, Any]) -> Mapping[str, Any]:
-    return next(value for value in init_args.values() if is_reference(value))
-
-
-def _adapter(part: Mapping[str, Any]) -> Callable[..., Any] | None:
-    """``with_lora`` with the recipe's rank and layers; None for a network without."""
-    class_path, init_args = part["class_path"], part.get("init_args") or {}
-    if not (class_path.startswith(OURS) and class_path.endswith(".with_lora")):
-        return None
-    from flashvsr.models.lora import with_lora
-
-    options = {key: value for key, value in init_args.items() if not is_reference(value)}
-    return lambda module: with_lora(module, **options)

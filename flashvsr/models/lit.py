@@ -18,6 +18,7 @@ from torch.distributed.tensor import DTensor
 
 from flashvsr.models.checkpoints import DTYPES, find_model
 from flashvsr.models.export import trained_component
+from flashvsr.models.lora import merged_state_dict
 from flashvsr.models.model_folder import Component, save_model_folder
 
 
@@ -127,7 +128,8 @@ class ExportModelFolder(Callback):
                 base = find_model(self.base)
                 made, prompt = dict(base.components), base.prompt
             for name, attribute in self.components.items():
-                made[name] = trained_component(recipe[attribute], whole[name], f"the trained {attribute}")
+                plain = merged_state_dict(getattr(pl_module, attribute), whole[name])
+                made[name] = trained_component(recipe[attribute], plain, f"the trained {attribute}")
             dtype = None if self.dtype is None else DTYPES[self.dtype]
             save_model_folder(self.folder, made, prompt=prompt, steps=self.steps, dtype=dtype, overwrite=True)
             rank_zero_info(f"{self.folder} holds {', '.join(made)}")
