@@ -68,11 +68,13 @@ class RecipeCLI(LightningCLI):
     def after_instantiate_classes(self) -> None:
         """Hand the recipe to the export, and refuse what would fail after the training or overwrite another run."""
         recipe = yaml.safe_load(self.parser.dump(self.config, skip_none=False, format="yaml"))
-        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+        trainer: Any = self.trainer
+        for callback in trainer.callbacks:
             if isinstance(callback, ExportModelFolder):
                 callback.recipe = recipe["model"].get("init_args") or {}
-        if self.command == "fit" and not self.trainer.fast_dev_run:
-            check_run(self.trainer, self.config.ckpt_path)
+                callback.overwrite |= self.config.ckpt_path is not None  # its own
+        if self.command == "fit" and not trainer.fast_dev_run:
+            check_run(trainer, self.config.ckpt_path)
 
     def start(self) -> None:
         """Run the trainer."""
@@ -94,7 +96,7 @@ def check_run(trainer: Trainer, ckpt_path: str | None) -> None:
     """
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, ExportModelFolder):
-            callback.check(resumed=ckpt_path is not None)
+            callback.check()
         if isinstance(callback, ModelCheckpoint) and callback.dirpath is not None:
             there = sorted(Path(callback.dirpath).glob("*.ckpt"))
             if there and ckpt_path is None:

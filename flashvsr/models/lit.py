@@ -35,7 +35,9 @@ class ExportModelFolder(Callback):
         base: A model folder that the other components and the prompt are copied from; None for none.
         steps: Sampling steps the transformer was trained for; a stream needs 1.
         dtype: ``"fp32"``, ``"bf16"`` or ``"fp16"``; None keeps that of each tensor.
-        overwrite: Replace a folder that exists. A run that is resumed may replace its own.
+        color: Colour correction the model wants, ``"adain"``, ``"wavelet"`` or ``"none"``; None is that of `base`, or
+            ``"adain"`` without one.
+        overwrite: Replace a folder that exists. A run that ``flashvsr fit`` resumes may replace its own.
 
     Attributes:
         recipe: How each attribute is built, by name: ``{"class_path": ..., "init_args": ...}``. ``flashvsr fit`` takes
@@ -53,6 +55,7 @@ class ExportModelFolder(Callback):
         base: str | Path | None = None,
         steps: int = 1,
         dtype: str | None = None,
+        color: str | None = None,
         overwrite: bool = False,
     ) -> None:
         allowed = ("projection", "dit", "decoder", "vae")
@@ -62,21 +65,18 @@ class ExportModelFolder(Callback):
         if dtype is not None and dtype not in DTYPES:
             raise ValueError(f"dtype is None or one of {', '.join(DTYPES)}; got {dtype!r}")
         self.folder, self.components, self.base = Path(folder), components, base
-        self.steps, self.dtype, self.overwrite = steps, dtype, overwrite
+        self.steps, self.dtype, self.color, self.overwrite = steps, dtype, color, overwrite
         self.recipe: Mapping[str, Any] | None = None
 
-    def check(self, resumed: bool) -> None:
+    def check(self) -> None:
         """Find out before the training whether the folder can be written after it.
-
-        Args:
-            resumed: Whether a run goes on, which may replace its own folder.
 
         Raises:
             FileExistsError: If the folder exists and may not be replaced.
             FileNotFoundError: If `base` is not there.
             ValueError: If `recipe` does not say how a component is built.
         """
-        if self.folder.exists() and not (self.overwrite or resumed):
+        if self.folder.exists() and not self.overwrite:
             raise FileExistsError(
                 f"{self.folder} exists: choose another folder for ExportModelFolder, or give it overwrite: true"
             )
@@ -92,21 +92,21 @@ class ExportModelFolder(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check everything while nothing is lost yet."""
-        if stage != "fit" or trainer.fast_dev_run:
+        if stage != "fit" or _trial(trainer):
             return
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         if any(isinstance(callback, WeightAveraging) for callback in callbacks[callbacks.index(self) :]):
             raise ValueError("ExportModelFolder stands before the callback that averages weights: put it after that")
-        self.check(resumed=trainer.ckpt_path is not None)
+        self.check()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the folder."""
-        if not trainer.fast_dev_run:
+        if not _trial(trainer):
             self._export(trainer, pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Write the folder when the user stops a run that has made at least one step."""
-        if not isinstance(exception, KeyboardInterrupt) or trainer.global_step == 0 or trainer.fast_dev_run:
+        if not isinstance(exception, KeyboardInterrupt) or trainer.global_step == 0 or _trial(trainer):
             return
         averaging = [c for c in trainer.callbacks if isinstance(c, WeightAveraging)]  # type: ignore[attr-defined]
         for callback in averaging:
@@ -123,17 +123,22 @@ class ExportModelFolder(Callback):
         }
         if trainer.is_global_zero:
             made: dict[str, Component] = {}
-            prompt = None
+            prompt, color = None, "adain"
             if self.base is not None:
                 base = find_model(self.base)
-                made, prompt = dict(base.components), base.prompt
+                made, prompt, color = dict(base.components), base.prompt, base.color
             for name, attribute in self.components.items():
                 plain = merged_state_dict(getattr(pl_module, attribute), whole[name])
                 made[name] = trained_component(recipe[attribute], plain, f"the trained {attribute}")
             dtype = None if self.dtype is None else DTYPES[self.dtype]
-            save_model_folder(self.folder, made, prompt=prompt, steps=self.steps, dtype=dtype, overwrite=True)
+            options: dict[str, Any] = {"steps": self.steps, "color": self.color or color, "dtype": dtype}
+            save_model_folder(self.folder, made, prompt=prompt, overwrite=self.overwrite, **options)
             rank_zero_info(f"{self.folder} holds {', '.join(made)}")
         trainer.strategy.barrier("ExportModelFolder")
+
+
+def _trial(trainer: Any) -> bool:
+    return bool(trainer.fast_dev_run)
 
 
 def whole_tensors(module: nn.Module, *, keep: bool = True) -> dict[str, Tensor]:
