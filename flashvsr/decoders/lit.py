@@ -231,7 +231,7 @@ def _latent_size(network: Any, frames: Tensor) -> tuple[int, int, int, int]:
 
 
 def _seeded_normal(seeds: Tensor, use: str, size: Any) -> Tensor:
-    """Normal numbers `[B, *size]`, made where the seeds are, that depend on the seed of a sample and not on its batch."""
+    """Normal numbers `[B, *size]` on the device of the seeds, a function of a sample's seed and not of its batch."""
     drawn = []
     for seed in seeds.tolist():
         name = blake2b(f"{seed} {use}".encode(), digest_size=7).digest()

@@ -15,6 +15,7 @@ from flashvsr.decoders.tiny_state import TinyDecoderState
 
 _MOMENTUM = 0.01  # of the running statistics, once that many updates have been averaged evenly
 _LOG_VARIANCE = (-30.0, 10.0)  # bounds
+_FIRST_LOG_VARIANCE = -6.0  # of an untrained encoder: noise of the size of the signal would have to be unlearned first
 
 
 @dataclass
@@ -130,6 +131,7 @@ class TinyVAE(nn.Module):
         self.latents_per_pass = latents_per_pass
         self.encoder = TinyEncoder(2 * latent_channels, encoder_channels)
         self.decoder = TinyDecoder(latent_channels, channels, latents_per_pass)
+        nn.init.constant_(self.encoder.head.bias[latent_channels:], _FIRST_LOG_VARIANCE)  # type: ignore[index]
         self.register_buffer("mean", torch.zeros(latent_channels, 1, 1, 1))
         self.register_buffer("mean_square", torch.ones(latent_channels, 1, 1, 1))
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
