@@ -74,6 +74,7 @@ def load_wan_base(
     path: str | Path,
     *,
     attention: Callable[[int, int], nn.Module] = FullAttention,
+    activation_checkpointing: bool = False,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
 ) -> VideoDiT:
@@ -82,6 +83,7 @@ def load_wan_base(
     Args:
         path: The safetensors file, the index of several, or the folder of either.
         attention: Builds a self-attention layer from (dim, heads); all have the same parameters.
+        activation_checkpointing: See :func:`~flashvsr.models.video_dit_1b`.
         device: Where it goes.
         dtype: Of its parameters; None keeps that of the file.
 
@@ -102,7 +104,7 @@ def load_wan_base(
             raise FileNotFoundError(f"{path} holds neither {' nor '.join(WAN_FILES)}")
         path = found[0]
     tensors = read_tensors(path)
-    dit = build_empty(lambda: video_dit_1b(attention))
+    dit = build_empty(lambda: video_dit_1b(attention, activation_checkpointing=activation_checkpointing))
     load_tensors(dit, tensors, str(path), device=device, dtype=dtype)
     assert isinstance(dit, VideoDiT)
     return dit
