@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -67,11 +66,11 @@ class RecipeCLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         """Hand the recipe to the export, and refuse what would fail after the training or overwrite another run."""
-        recipe = yaml.safe_load(self.parser.dump(self.config, skip_none=False, format="yaml"))
+        recipe = self.config.model.as_dict()["init_args"]
         trainer: Any = self.trainer
         for callback in trainer.callbacks:
             if isinstance(callback, ExportModelFolder):
-                callback.recipe = recipe["model"].get("init_args") or {}
+                callback.recipe = recipe
                 callback.overwrite |= self.config.ckpt_path is not None  # its own
         if self.command == "fit" and not trainer.fast_dev_run:
             check_run(trainer, self.config.ckpt_path)

@@ -1,0 +1,171 @@
+"""Every recipe parses, nano's run through the command line, and what they leave behind streams."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+import torch
+
+import flashvsr
+from flashvsr.cli import main
+from flashvsr.cli.fit import RecipeCLI, RecipeParser
+from flashvsr.data import VideoInfo, VideoWriter
+from flashvsr.data.shard_writer import ShardRules, make_shards
+
+RECIPES = Path(flashvsr.__file__).parents[1] / "recipes"
+STAGES = ("vae", "stage1_joint", "stage2_sparse_causal", "decoder", "stage3_one_step")
+ABLATIONS = sorted(file.stem for file in (RECIPES / "ablations").glob("*.yaml"))
+SMALL = {
+    "data.frames": "9",
+    "data.crop": "128",
+    "data.batch_size": "1",
+    "data.epoch_batches": "2",
+    "data.workers": "0",
+    "trainer.accelerator": "cpu",
+    "trainer.precision": "32-true",
+    "trainer.max_steps": "2",
+    "trainer.limit_val_batches": "1",
+    "trainer.check_val_every_n_epoch": "1",
+    "trainer.log_every_n_steps": "1",
+    "trainer.enable_progress_bar": "false",
+    "trainer.enable_model_summary": "false",
+}
+
+
+class ParseOnly(RecipeCLI):
+    """Parses, and builds nothing."""
+
+    def _add_instantiators(self):
+        pass
+
+    def before_instantiate_classes(self):
+        pass
+
+    def instantiate_classes(self):
+        pass
+
+    def after_instantiate_classes(self):
+        pass
+
+
+def parse(*recipes, **overrides):
+    arguments = [argument for recipe in recipes for argument in ("-c", str(recipe))]
+    cli = ParseOnly("fit", arguments + [f"--{key}={value}" for key, value in overrides.items()])
+    assert isinstance(cli.parser, RecipeParser)
+    return cli.config.as_dict()
+
+
+def base_of(ablation):
+    """The recipe that its header says it goes on top of."""
+    text = (RECIPES / "ablations" / f"{ablation}.yaml").read_text()
+    named = re.search(rf"fit -c recipes/(nano/\w+\.yaml) -c recipes/ablations/{ablation}\.yaml", text)
+    assert named, f"{ablation}.yaml does not say the command that runs it"
+    return RECIPES / named[1]
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    """Two short videos and three photographs, made up."""
+    folder = tmp_path_factory.mktemp("material")
+    source = folder / "source"
+    source.mkdir()
+    info = VideoInfo(192, 160, Fraction(25), Fraction(1, 90000))
+    for number in range(5):
+        noise = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(number))
+        picture = (torch.nn.functional.interpolate(noise, (160, 192), mode="bilinear")[0] * 255).to(torch.uint8)
+        if number < 2:
+            with VideoWriter(source / f"video{number}.mp4", width=192, height=160, info=info) as writer:
+                for frame in range(12):
+                    writer.write(picture.roll(3 * frame, 2), Fraction(frame, 25))
+        else:
+            from torchvision.io import write_png
+
+            write_png(picture, str(source / f"photo{number}.png"))
+    make_shards([source], folder / "shards", ShardRules())
+    return folder / "shards"
+
+
+@pytest.mark.parametrize("family", ["nano", "wan_1b"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_recipe_parses(family, stage):
+    said = parse(RECIPES / family / f"{stage}.yaml")
+    assert said["model"]["class_path"].endswith("Stage")
+
+
+def test_both_families_hold_the_same_five_stages_and_nothing_else():
+    for family in ("nano", "wan_1b"):
+        assert {file.stem for file in (RECIPES / family).glob("*.yaml")} == set(STAGES)
+
+
+@pytest.mark.parametrize("ablation", ABLATIONS)
+def test_an_ablation_parses_on_its_base_and_changes_it(ablation):
+    base, changed = parse(base_of(ablation)), parse(base_of(ablation), RECIPES / "ablations" / f"{ablation}.yaml")
+    assert changed["model"] != base["model"]
+    assert changed["data"] == base["data"]
+    folder = changed["trainer"]["callbacks"][-1]["init_args"]["folder"]
+    assert folder == f"runs/nano/{changed['trainer']['logger']['init_args']['name']}"
+    assert folder != base["trainer"]["callbacks"][-1]["init_args"]["folder"]
+    assert folder in (RECIPES / "ablations" / f"{ablation}.yaml").read_text()
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES.rglob("*.yaml")), ids=lambda file: f"{file.parent.name}/{file.stem}")
+def test_a_recipe_says_what_it_does_its_command_and_what_it_needs(recipe):
+    if recipe.parent.name == "curate":
+        pytest.skip("not a recipe of `flashvsr fit`")
+    header = "".join(line for line in recipe.open() if line.startswith("#"))
+    assert header.startswith("# ")
+    assert f"flashvsr fit -c recipes/{recipe.parent.name}/{recipe.stem}.yaml" in header or "ablations" in str(recipe)
+    assert "# Needs" in header
+    assert re.search("Leaves (the model folder )?runs/", header)
+
+
+def test_an_override_on_the_command_line_reaches_what_is_interpolated():
+    recipe = RECIPES / "nano" / "stage1_joint.yaml"
+    said = parse(recipe, **{"trainer.max_steps": 321, "trainer.logger.init_args.name": "other"})
+    assert said["model"]["init_args"]["scheduler"]["init_args"]["steps"] == 321
+    assert said["trainer"]["callbacks"][-1]["init_args"]["folder"] == "runs/nano/other"
+    assert said["trainer"]["callbacks"][-2]["init_args"]["dirpath"] == "runs/nano/checkpoints/other"
+
+
+def test_the_paper_trains_32_clips_at_a_time_at_a_rate_of_1e_5():
+    for stage in STAGES:
+        said = parse(RECIPES / "wan_1b" / f"{stage}.yaml")
+        processes = said["trainer"]["num_nodes"] * said["trainer"]["devices"]
+        assert processes * said["data"]["init_args"]["batch_size"] == 32
+        optimizers = [value for key, value in said["model"]["init_args"].items() if key.endswith("optimizer") and value]
+        assert {(one["init_args"]["lr"], one["init_args"]["weight_decay"]) for one in optimizers} == {(1e-5, 0.01)}
+
+
+def fit(recipe, shards, *more, **overrides):
+    small = SMALL | {"data.train": f"{shards}/*.tar", "data.val": f"{shards}/*.tar"} | overrides
+    return main(["fit", "-c", str(recipe), *more, *(f"--{key}={value}" for key, value in small.items())])
+
+
+def steps_of_optimizers(stage):
+    checkpoint = torch.load(f"runs/nano/checkpoints/{stage}/last.ckpt", weights_only=True)
+    states = [[float(entry["step"]) for entry in one["state"].values()] for one in checkpoint["optimizer_states"]]
+    return [max(steps) for steps in states]
+
+
+@pytest.mark.slow  # five trainings of two steps each, of nano at its real size, about half a minute
+def test_nano_trains_from_shards_stage_after_stage_and_the_last_one_streams(shards, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for recipe in STAGES:
+        overrides = {"model.validation_steps": "2"} if recipe in ("stage1_joint", "stage2_sparse_causal") else {}
+        if recipe == "stage3_one_step":
+            overrides = {"model.generator_every": "1", "trainer.max_steps": "4"}
+        else:
+            overrides["model.scheduler.init_args.warmup"] = "1"
+        if recipe == "stage1_joint":
+            overrides["data.images_per_batch"] = "1"
+        assert fit(RECIPES / "nano" / f"{recipe}.yaml", shards, **overrides) == 0
+        stage = recipe.partition("_")[0]
+        assert all(steps >= 2 for steps in steps_of_optimizers(stage))
+        assert len(steps_of_optimizers(stage)) == (2 if recipe == "stage3_one_step" else 1)
+    system = flashvsr.load("runs/nano/stage3", device="cpu")
+    assert system.upscale(torch.zeros(3, 3, 32, 32, dtype=torch.uint8)).shape == (3, 3, 128, 128)
+    parameters = sum(parameter.numel() for parameter in system.parameters())
+    assert parameters <= 8_000_000
