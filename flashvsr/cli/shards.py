@@ -1,0 +1,117 @@
+"""Write WebDataset shards from folders of videos and images, or look into shards.
+
+A shard is a tar of samples: a picture (mp4, mkv, webm; jpg, png, webp) and a json beside it. `flashvsr shards make`
+shrinks, cuts and encodes; `flashvsr shards show` counts what is in there and names what is broken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flashvsr.data.shard_writer import ShardRules
+    from flashvsr.data.shards import Entry
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare ``flashvsr shards make`` and ``flashvsr shards show``."""
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    make = actions.add_parser("make", help="write shards", description="Write shards from folders and files.")
+    add = make.add_argument
+    add("sources", nargs="+", metavar="SOURCE", help="folder (searched recursively) or file")
+    add("--out", required=True, metavar="DIR", help="folder to make")
+    add("--video-short-side", type=int, metavar="N", help="shrink videos to at most N pixels on the short side")
+    add("--image-short-side", type=int, metavar="N", help="shrink images likewise")
+    add(
+        "--downscale-list",
+        metavar="TSV",
+        help="lines of file name, tab, factor: shrink these files by that factor at least",
+    )
+    add("--min-short-side", type=int, default=0, metavar="N", help="leave out what ends up smaller (default: 0)")
+    add("--clip-seconds", type=float, metavar="S", help="cut videos into clips of about S seconds (default: whole)")
+    add("--max-seconds", type=float, metavar="S", help="take the first S seconds of every video (default: all)")
+    add("--crf", type=float, default=14, help="quality of H.264, lower is better (default: 14)")
+    add("--image-quality", type=int, default=92, metavar="Q", help="quality of WebP, 1 to 100 (default: 92)")
+    add("--max-mib", type=float, default=16, metavar="M", help="size of one shard (default: 16)")
+    add("--total-mib", type=float, metavar="M", help="stop with an error when all together exceed M (default: never)")
+    add("--overwrite", action="store_true", help="replace the shards in DIR")
+    show = actions.add_parser("show", help="inspect shards", description="Count samples, name what is broken.")
+    show.add_argument("shards", nargs="+", metavar="SHARDS", help="path, glob, {000..007} pattern or URL")
+    show.add_argument("--decode", action="store_true", help="decode the first frame of every sample too (slower)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make or show; the exit status is 1 for an error and for broken samples."""
+    from flashvsr.data import VideoError
+
+    try:
+        return _make(args) if args.action == "make" else _show(args)
+    except (VideoError, OSError, ValueError) as error:
+        print(f"flashvsr: {error}", file=sys.stderr)
+        return 1
+
+
+def _make(args: argparse.Namespace) -> int:
+    from flashvsr.data.shard_writer import make_shards
+
+    shards = make_shards(args.sources, args.out, _rules(args), overwrite=args.overwrite, tell=print)
+    print(f"{len(shards)} shards, {sum(shard.stat().st_size for shard in shards) / 2**20:.1f} MiB in {args.out}")
+    return 0
+
+
+def _rules(args: argparse.Namespace) -> ShardRules:
+    from flashvsr.data.shard_writer import ShardRules
+
+    names = vars(ShardRules()).keys() - {"downscale"}
+    return ShardRules(
+        downscale=_read_factors(args.downscale_list) if args.downscale_list else {},
+        **{name: getattr(args, name) for name in names},
+    )
+
+
+def _read_factors(path: str) -> dict[str, float]:
+    factors = {}
+    for number, line in enumerate(Path(path).read_text().splitlines(), start=1):
+        name, _, factor = line.partition("\t")
+        try:
+            factors[name] = float(factor)
+        except ValueError:
+            raise ValueError(f"{path}, line {number}: {line!r}\nexpected a file name, a tab and a number") from None
+        if factors[name] < 1:
+            raise ValueError(f"{path}, line {number}: factor {factor} enlarges\nexpected 1 or more")
+    return factors
+
+
+def _show(args: argparse.Namespace) -> int:
+    from flashvsr.data.clips import probe
+    from flashvsr.data.shards import ShardIndex
+
+    index = ShardIndex(args.shards)
+    problems = list(index.problems)
+    for shard in index.shards:
+        print(f"{shard}: {sum(entry.shard == shard for entry in index.entries)} samples")
+    for kind in ("video", "image"):
+        entries = [entry for entry in index.entries if entry.kind == kind]
+        if args.decode:
+            problems += [problem for entry in entries if (problem := probe(index.read(entry), entry)) is not None]
+        if entries:
+            print(
+                _summary(kind, [(entry.width, entry.height, entry.frames, entry.fps, entry.size) for entry in entries])
+            )
+    for problem in problems:
+        print(problem)
+    return 1 if problems or not index.entries else 0
+
+
+def _summary(kind: str, entries: list[Entry]) -> str:
+    sides = sorted(min(entry.width, entry.height) for entry in entries)
+    mib = sum(entry.size for entry in entries) / 2**20
+    text = f"{kind}: {len(entries)}, {mib:.1f} MiB, short side {sides[0]} to {sides[-1]}"
+    if kind == "image":
+        return text
+    frames = sorted(entry.frames for entry in entries)
+    seconds = sum(entry.frames / entry.fps for entry in entries if entry.fps)
+    return f"{text}, {sum(frames)} frames, {seconds:.1f} s, {frames[0]} to {frames[-1]} frames a clip"

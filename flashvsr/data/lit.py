@@ -1,0 +1,271 @@
+"""Training and validation batches from WebDataset shards, for Lightning."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+from torch.utils.data import DataLoader
+
+from flashvsr.data.info import VideoError
+from flashvsr.data.motion import CameraMotion
+from flashvsr.data.samples import ClipDataset
+from flashvsr.data.sampling import EpochPlan, validation_plans
+from flashvsr.data.shards import Entry, ShardIndex, usable
+
+_WORKER_DEGRADES = "exactly one of degradation (in the workers) and device_degradation (on the device) is needed"
+
+
+class ShardDataModule(L.LightningDataModule):
+    """Clips from shards of videos and photographs, degraded, in batches that do not depend on how many processes run.
+
+    A batch is ``{"hr": [B,3,T,H,W], "lr": the same (upsampled x4 from [H/4,W/4], bicubic, rounded to 8 bit),
+    "seed": [B] int64}``, floats in [-1, 1]; with ``images_per_batch`` the same again under ``"image"``, T = 1. Frames
+    travel from the workers as uint8. Videos shorter than ``frames`` are reflected in time; photographs become
+    clips by camera motion.
+
+    Rank r of w takes the global positions ``b*w*B + r + w*i`` of an epoch, and a sample is a function of (seed,
+    epoch, global position) alone: see `EpochPlan`. Shards are indexed, so there may be fewer than ranks or workers.
+    State holds the position in the run: after a resume the next batch is the one that would have come.
+
+    Args:
+        train: Shards: path, folder, glob, brace pattern, http(s) URL, or a list of them.
+        val: Shards for validation; None for none. Centre crops, fixed seeds, every sample once.
+        batch_size: Clips per process.
+        frames: Frames of a clip, 8n+1 for the stages.
+        crop: Side, or rows and columns, of clips; multiples of 8.
+        images_per_batch: Single photographs per process and batch, beside the clips.
+        image_crop: Of those; None: as ``crop``.
+        photo_fraction: Share of clips made from photographs; None: the share of photographs among the samples.
+        degradation: `[T,3,H,W]` uint8 and a seed to `[T,3,H/4,W/4]` uint8, run in the workers.
+        device_degradation: `[B,3,T,H,W]` uint8 and seeds `[B]` to `[B,3,T,H/4,W/4]` uint8, run on the device.
+        motion: Of the camera over photographs; None: `CameraMotion()`.
+        epoch_batches: Batches of an epoch, for every process.
+        val_batch_size: Clips per process in validation.
+        val_crop: As ``crop``; None: as ``crop``.
+        seed: Of the run.
+        workers: Processes that make batches; 0 makes them here.
+        prefetch: Batches that each worker makes ahead.
+        cache_mib: Memory for decoded photographs in each worker.
+        cache_dir: For shards fetched from URLs.
+
+    Attributes:
+        broken: How often each broken sample was met; also logged as ``data/broken``.
+
+    Raises:
+        ValueError: For sizes that cannot be, and unless exactly one degradation is given.
+        VideoError: On setup, when shards are missing or hold no sample that can be used.
+    """
+
+    def __init__(
+        self,
+        train: str | list[str],
+        val: str | list[str] | None = None,
+        batch_size: int = 1,
+        frames: int = 33,
+        crop: int | tuple[int, int] = 384,
+        images_per_batch: int = 0,
+        image_crop: int | tuple[int, int] | None = None,
+        photo_fraction: float | None = None,
+        degradation: Callable[..., Any] | None = None,
+        device_degradation: Callable[..., Any] | None = None,
+        motion: CameraMotion | None = None,
+        epoch_batches: int = 1000,
+        val_batch_size: int = 1,
+        val_crop: int | tuple[int, int] | None = None,
+        seed: int = 0,
+        workers: int = 4,
+        prefetch: int = 2,
+        cache_mib: int = 256,
+        cache_dir: str | None = None,
+    ) -> None:
+        super().__init__()
+        if (degradation is None) == (device_degradation is None):
+            raise ValueError(f"{_WORKER_DEGRADES}, not {'none' if degradation is None else 'both'}")
+        if min(batch_size, val_batch_size, frames, epoch_batches) < 1 or min(images_per_batch, workers, cache_mib) < 0:
+            raise ValueError("batch sizes, frames and epoch_batches must be positive, other numbers at least 0")
+        if photo_fraction is not None and not 0 <= photo_fraction <= 1:
+            raise ValueError(f"photo_fraction={photo_fraction}: expected a share in [0, 1]")
+        self._train, self._val = train, val
+        self._batch_size, self._val_batch_size, self._images = batch_size, val_batch_size, images_per_batch
+        self._frames, self._epoch_batches, self._photo_fraction = frames, epoch_batches, photo_fraction
+        self._crop = _pair("crop", crop)
+        self._image_crop = _pair("image_crop", crop if image_crop is None else image_crop)
+        self._val_crop = _pair("val_crop", crop if val_crop is None else val_crop)
+        self._degradation, self._device_degradation = degradation, device_degradation
+        self._motion, self._seed = motion or CameraMotion(), seed
+        self._workers, self._prefetch, self._cache_mib, self._cache_dir = workers, prefetch, cache_mib, cache_dir
+        self._start = (0, 0)
+        self._found: dict[str, tuple[ShardIndex, list[Entry], list[Entry]]] = {}
+        self.broken: Counter[str] = Counter()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Index the shards that the stage needs; says what cannot be used."""
+        if stage in (None, "fit") and "train" not in self._found:
+            both = zip(self._crop, self._image_crop if self._images else self._crop, strict=True)
+            rows, columns = map(max, both)
+            self._found["train"] = self._open(self._train, (rows, columns))
+        if self._val is not None and "val" not in self._found:
+            self._found["val"] = self._open(self._val, self._val_crop)
+
+    def train_dataloader(self) -> DataLoader:
+        """Batches of this process, from where the state says on."""
+        index, videos, photos = self._split("train")
+        fraction = self._photo_fraction
+        if fraction is None:
+            fraction = len(photos) / (len(videos) + len(photos))
+        if (fraction < 1 and not videos) or ((fraction > 0 or self._images) and not photos):
+            raise VideoError(
+                f"photo_fraction={fraction:g} and images_per_batch={self._images} ask for what the shards lack:"
+                f" they hold {len(videos)} videos and {len(photos)} photographs"
+            )
+        rank, world = self._place()
+        plan = EpochPlan(
+            (len(videos), len(photos)),
+            batch_size=self._batch_size,
+            images=self._images,
+            batches=self._epoch_batches,
+            photo_fraction=fraction,
+            seed=self._seed,
+            rank=rank,
+            world=world,
+            start=self._start,
+        )
+        return self._loader(self._dataset(index, videos, photos, crop=self._crop, augment=True), plan)
+
+    def val_dataloader(self) -> DataLoader | list[Any]:
+        """Every validation sample once; an empty list without validation shards."""
+        if self._val is None:
+            return []
+        index, videos, photos = self._split("val")
+        plans = validation_plans((len(videos), len(photos)), self._val_batch_size, *self._place())
+        dataset = self._dataset(index, videos, photos, crop=self._val_crop, augment=False)
+        return self._loader(dataset, _Fixed(plans))
+
+    def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        """Degrade on the device if so asked, and make the floats that the stages take."""
+        position, broken = batch.pop("position"), batch.pop("broken")
+        self._note(broken)
+        if self.trainer is None or self.trainer.training:
+            epoch, number = position
+            self._start = (epoch, number + 1) if number + 1 < self._epoch_batches else (epoch + 1, 0)
+        return self._finish(batch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Epoch and number of the batch that comes next, and what must be equal for it to be the same."""
+        return {"next": self._start, "seed": self._seed, "epoch_batches": self._epoch_batches}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a state; the batches before are not made again.
+
+        Raises:
+            ValueError: If seed or length of an epoch differ: other batches would come.
+        """
+        for name, here in (("seed", self._seed), ("epoch_batches", self._epoch_batches)):
+            if state_dict[name] != here:
+                raise ValueError(f"the run to resume had {name}={state_dict[name]}, this one has {here}: set it back")
+        self._start = tuple(state_dict["next"])
+
+    def _open(self, shards: str | Sequence[str], crop: tuple[int, int]) -> tuple[ShardIndex, list[Entry], list[Entry]]:
+        index = ShardIndex(shards, cache_dir=self._cache_dir)
+        videos, photos, lines = usable(index, crop)
+        self.broken.update(index.problems)
+        for line in (*index.problems, *lines):
+            warnings.warn(line, stacklevel=2)
+        if not videos and not photos:
+            raise VideoError(f"no usable samples in {shards}\n{(index.problems + lines + ['they are empty'])[0]}")
+        return index, videos, photos
+
+    def _split(self, name: str) -> tuple[ShardIndex, list[Entry], list[Entry]]:
+        self.setup(None if name == "train" else "validate")
+        return self._found[name]
+
+    def _dataset(
+        self, index: ShardIndex, videos: list[Entry], photos: list[Entry], *, crop: tuple[int, int], augment: bool
+    ) -> ClipDataset:
+        return ClipDataset(
+            index,
+            videos,
+            photos,
+            frames=self._frames,
+            crop=crop,
+            image_crop=self._image_crop,
+            degradation=self._degradation,
+            motion=self._motion,
+            augment=augment,
+            cache_mib=self._cache_mib,
+        )
+
+    def _loader(self, dataset: ClipDataset, plan: Any) -> DataLoader:
+        return DataLoader(
+            dataset,
+            batch_size=None,
+            sampler=plan,
+            num_workers=self._workers,
+            prefetch_factor=self._prefetch if self._workers else None,
+            persistent_workers=self._workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def _place(self) -> tuple[int, int]:
+        """Rank and number of processes."""
+        if self.trainer is not None:
+            return self.trainer.global_rank, self.trainer.world_size
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            return torch.distributed.get_rank(), torch.distributed.get_world_size()
+        return 0, 1
+
+    def _note(self, broken: list[str]) -> None:
+        for line in broken:
+            if line not in self.broken:
+                warnings.warn(f"broken sample, another takes its place: {line}", stacklevel=2)
+            self.broken[line] += 1
+        if broken and self.trainer is not None and self.trainer.logger is not None:
+            self.trainer.logger.log_metrics({"data/broken": float(self.broken.total())}, self.trainer.global_step)
+
+    def _finish(self, batch: dict[str, Any]) -> dict[str, Any]:
+        hr, seed = batch["hr"], batch["seed"]
+        if self._device_degradation is not None:
+            with torch.no_grad():
+                small = self._device_degradation(hr, seed)
+        else:
+            small = batch["lr"]
+        finished = {"hr": _to_float(hr), "lr": upsample(small, (hr.shape[3], hr.shape[4])), "seed": seed}
+        if "image" in batch:
+            finished["image"] = self._finish(batch["image"])
+        return finished
+
+
+class _Fixed(torch.utils.data.DistributedSampler):
+    """Plans in their order; a DistributedSampler only so that Lightning leaves it in place."""
+
+    def __init__(self, plans: list[Any]) -> None:
+        super().__init__(plans, num_replicas=1, rank=0, shuffle=False)  # type: ignore[arg-type]
+        self._plans = plans
+
+    def __iter__(self) -> Any:
+        return iter(self._plans)
+
+
+def upsample(small: Tensor, size: tuple[int, int]) -> Tensor:
+    """`[B,3,T,h,w]` uint8 to `[B,3,T,*size]` float in [-1, 1]: bicubic as in Pillow (a = -0.5), rounded to 8 bit."""
+    frames = small.transpose(1, 2).flatten(0, 1).float()
+    large = interpolate(frames, size, mode="bicubic", antialias=True, align_corners=False).round_().clamp_(0, 255)
+    return large.div_(127.5).sub_(1).unflatten(0, (small.shape[0], small.shape[2])).transpose(1, 2).contiguous()
+
+
+def _to_float(frames: Tensor) -> Tensor:
+    return frames.float().div_(127.5).sub_(1)
+
+
+def _pair(name: str, side: int | tuple[int, int]) -> tuple[int, int]:
+    pair = (side, side) if isinstance(side, int) else (side[0], side[1])
+    if min(pair) < 8 or pair[0] % 8 or pair[1] % 8:
+        raise ValueError(f"{name}={side}: expected multiples of 8")
+    return pair

@@ -1,0 +1,143 @@
+"""Which sample a global position of an epoch is, on any number of processes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import DistributedSampler
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One sample to make: a number in the list of videos or of photographs, and the seed of all that is random."""
+
+    photo: bool
+    number: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """One batch of one process: clips, single images, and where it lies in the run."""
+
+    epoch: int
+    batch: int
+    clips: tuple[Draw, ...]
+    images: tuple[Draw, ...] = ()
+
+
+def derive_seed(*parts: int | str) -> int:
+    """A number in [0, 2**62) that depends on all parts and looks random."""
+    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 2
+
+
+def draw_epoch(
+    seed: int, epoch: int, length: int, counts: tuple[int, int], photo_fraction: float, stream: str
+) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """What lies at every global position of an epoch.
+
+    Each position is a photograph with probability ``photo_fraction``; within a kind every sample comes once, in
+    random order, before one comes again.
+
+    Args:
+        seed: Of the run.
+        epoch: Number of the epoch.
+        length: Positions, of all processes together.
+        counts: Videos and photographs there are.
+        photo_fraction: In [0, 1].
+        stream: ``"clips"`` or ``"images"``, which are drawn apart.
+
+    Returns:
+        Whether each position is a photograph, and its number within its kind; both `[length]`.
+    """
+    rng = np.random.default_rng(derive_seed(seed, epoch, stream))
+    photo = rng.random(length) < photo_fraction
+    numbers = np.empty(length, np.int64)
+    for kind, count in enumerate(counts):
+        wanted = int((photo == bool(kind)).sum())
+        rounds = [rng.permutation(count) for _ in range(-(-wanted // count) if count else 0)]
+        if wanted:
+            numbers[photo == bool(kind)] = np.concatenate(rounds)[:wanted]
+    return photo, numbers
+
+
+class EpochPlan(DistributedSampler):
+    """Yields a `BatchPlan` for each batch of this process; to be used with ``DataLoader(batch_size=None)``.
+
+    Batch ``b`` of rank ``r`` among ``w`` processes holds the global positions ``b*w*B + r + w*i``, i = 0 .. B-1. A
+    sample is a function of (seed, epoch, global position): two processes of batch B/2 together get what one of
+    batch B gets. Every process gets the same number of batches.
+
+    It is a ``DistributedSampler`` so that Lightning tells it the epoch and puts no other in its place.
+
+    Args:
+        counts: Videos and photographs there are.
+        batch_size: Clips per process.
+        images: Single images per process and batch.
+        batches: Length of an epoch.
+        photo_fraction: Share of the clips that are made from photographs.
+        seed: Of the run.
+        rank: Of this process.
+        world: Number of processes.
+        start: Epoch and batch to begin at; nothing before is made.
+    """
+
+    def __init__(
+        self,
+        counts: tuple[int, int],
+        *,
+        batch_size: int,
+        images: int,
+        batches: int,
+        photo_fraction: float,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        start: tuple[int, int] = (0, 0),
+    ) -> None:
+        super().__init__(range(batches), num_replicas=world, rank=rank, shuffle=False)  # type: ignore[arg-type]
+        self._counts, self._batches, self._seed, self._start = counts, batches, seed, start
+        self._batch_size, self._images, self._photo_fraction = batch_size, images, photo_fraction
+        self.epoch = start[0]
+
+    def __len__(self) -> int:
+        return self._batches
+
+    def __iter__(self) -> Iterator[BatchPlan]:
+        clips = self._draws("clips", self._batch_size, self._photo_fraction)
+        images = self._draws("images", self._images, 1.0)
+        first = self._start[1] if self.epoch == self._start[0] else 0
+        for batch in range(first, self._batches):
+            yield BatchPlan(self.epoch, batch, clips(batch), images(batch))
+
+    def _draws(self, stream: str, size: int, photo_fraction: float) -> Callable[[int], tuple[Draw, ...]]:
+        epoch, world, rank = self.epoch, self.num_replicas, self.rank
+        total = self._batches * size * world
+        photo, numbers = draw_epoch(self._seed, epoch, total, self._counts, photo_fraction, stream)
+
+        def batch_of(batch: int) -> tuple[Draw, ...]:
+            positions = [batch * world * size + rank + world * i for i in range(size)]
+            seeds = [derive_seed(self._seed, epoch, stream, position) for position in positions]
+            return tuple(Draw(bool(photo[p]), int(numbers[p]), seed) for p, seed in zip(positions, seeds, strict=True))
+
+        return batch_of
+
+
+def validation_plans(counts: tuple[int, int], batch_size: int, rank: int, world: int) -> list[BatchPlan]:
+    """Every sample once, videos first, in a fixed order; rank r takes r, r + world, ...
+
+    When the number does not divide, the first ones come again so that every process has equally many full batches.
+    """
+    samples = [(False, number) for number in range(counts[0])] + [(True, number) for number in range(counts[1])]
+    span = batch_size * world
+    plans = []
+    for batch in range(-(-len(samples) // span)):
+        chosen = [(batch * span + rank + world * i) % len(samples) for i in range(batch_size)]
+        clips = tuple(Draw(*samples[n], seed=derive_seed("validation", n)) for n in chosen)
+        plans.append(BatchPlan(0, batch, clips))
+    return plans
