@@ -12,7 +12,7 @@ CLASS = re.compile(r"Problem with given class_path '([^']+)':")
 UNKNOWN = re.compile(r"Option '([^']+)' is not accepted|Key '([^']+)' is not expected")
 NOISE = re.compile(
     r"Does not validate against any of the Union subtypes|Subtypes:|Errors:|Given value type:|Given value:"
-    r"|Expected a <class 'NoneType'>"
+    r"|Expected a <class 'NoneType'>|Not a valid subclass of|Subclass types expect|a class path \(str\)|a dict with"
 )
 GIVEN = re.compile(r"Given value: (.{1,80}?)(\. Got value: .*)?$")
 LONGEST = 300

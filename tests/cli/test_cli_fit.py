@@ -1,0 +1,236 @@
+"""`flashvsr fit`: what it writes, how it goes on, and what it says of a wrong recipe."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from flashvsr.cli import main
+from flashvsr.cli.recipe_errors import shorten
+from flashvsr.models.checkpoints import component
+from flashvsr.models.model_folder import read_model_folder
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+RECIPE = """
+seed_everything: 0
+trainer:
+  accelerator: cpu
+  max_steps: 6
+  log_every_n_steps: 1
+  num_sanity_val_steps: 0
+  enable_progress_bar: false
+  enable_model_summary: false
+  logger: {class_path: lightning.pytorch.loggers.CSVLogger, init_args: {save_dir: logs, name: toy}}
+  plugins: [{class_path: flashvsr.models.lit.AtomicCheckpointIO}]
+  callbacks:
+    - class_path: lightning.pytorch.callbacks.EMAWeightAveraging
+      init_args: {decay: 0.5}
+    - class_path: lightning.pytorch.callbacks.ModelCheckpoint
+      init_args: {dirpath: checkpoints, filename: last, enable_version_counter: false, save_on_train_epoch_end: true}
+    - class_path: flashvsr.models.lit.Throughput
+    - class_path: flashvsr.models.lit.ExportModelFolder
+      init_args: {folder: made, components: {decoder: decoder}}
+model:
+  class_path: toy_stage.ToyStage
+  init_args:
+    decoder: {class_path: flashvsr.decoders.TinyDecoder, init_args: {channels: [8, 8, 8, 8]}}
+    optimizer: {class_path: torch.optim.AdamW, init_args: {lr: 1.0e-2}}
+    scheduler: {class_path: flashvsr.distill.WarmupCosine, init_args: {steps: "${.....trainer.max_steps}", warmup: 1}}
+data: {class_path: toy_stage.ToyData, init_args: {epoch_batches: 3}}
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path, monkeypatch):
+    """The toy recipe in an empty folder; changed by (old, new) pairs."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(*changes):
+        text = RECIPE
+        for old, new in changes:
+            assert old in text
+            text = text.replace(old, new)
+        Path("recipe.yaml").write_text(text)
+        return ["fit", "-c", "recipe.yaml"]
+
+    return write
+
+
+def logged(name, version=0):
+    """Values of one log, in their order: after a resume Lightning counts steps from one more."""
+    rows = csv.DictReader(Path(f"logs/toy/version_{version}/metrics.csv").read_text().splitlines())
+    return [float(row[name]) for row in rows if row[name]]
+
+
+def losses(version=0):
+    return logged("train/loss", version)
+
+
+def error_of(capsys, arguments):
+    """What the command writes to standard error when it refuses."""
+    try:
+        status = main(arguments)
+    except SystemExit as stop:
+        status = stop.code
+    assert status in (1, 2)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "Seed set" not in line]
+    assert len(lines) <= 3 and all(len(line) < 400 for line in lines), lines
+    assert not Path("logs").exists() and not Path("made").exists()
+    return "\n".join(lines)
+
+
+def test_a_run_resumed_after_it_stopped_has_the_same_losses(recipe):
+    assert main(recipe()) == 0
+    whole = losses()
+    assert len(whole) == 6 and min(whole) < whole[0]
+    weights = component("made", "decoder").state_dict()
+    for folder in ("logs", "made", "checkpoints"):
+        Path(folder).rename(f"whole_{folder}")
+    stopped = [*recipe(), "--trainer.max_epochs=1"]
+    assert main(stopped) == 0
+    assert main([*recipe(), "--ckpt_path=last"]) == 0
+    assert losses() == whole[:3] and losses(1) == whole[3:]
+    resumed = component("made", "decoder").state_dict()
+    assert all(torch.equal(value, resumed[name]) for name, value in weights.items())
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint(recipe):
+    assert main(recipe()) == 0
+    whole = losses()
+    for folder in ("logs", "made", "checkpoints"):
+        Path(folder).rename(f"whole_{folder}")
+    assert main([*recipe(), "--model.stop_at=5"]) == 130  # two steps into the second epoch
+    assert main([*recipe(), "--ckpt_path=checkpoints/last.ckpt"]) == 0
+    assert losses() == whole[:5] and losses(1) == whole[3:]
+
+
+def test_ctrl_c_leaves_the_averaged_weights_in_the_model_folder(recipe):
+    assert main([*recipe(), "--model.stop_at=3"]) == 130
+    averaged = torch.load("checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    written = component("made", "decoder").state_dict()
+    assert all(torch.equal(value, averaged[f"decoder.{name}"]) for name, value in written.items())
+
+
+def test_the_model_folder_says_how_the_network_is_built(recipe):
+    main(recipe())
+    part = read_model_folder("made").component("decoder")
+    assert part.class_path == "flashvsr.decoders.TinyDecoder"
+    assert list(part.init_args["channels"]) == [8, 8, 8, 8]
+
+
+def test_a_component_of_one_run_starts_the_next(recipe):
+    main(recipe())
+    made = "{class_path: flashvsr.decoders.TinyDecoder, init_args: {channels: [8, 8, 8, 8]}}"
+    source = "{class_path: flashvsr.models.component, init_args: {folder: made, name: decoder}}"
+    changes = ((made, source), ("folder: made, comp", "folder: next, comp"), ("dirpath: checkpoints", "dirpath: other"))
+    assert main([*recipe(*changes), "--trainer.max_steps=3", "--model.optimizer.lr=0"]) == 0
+    first, second = (component(folder, "decoder").state_dict() for folder in ("made", "next"))
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_averages_are_validated_and_written_under_manual_optimization(recipe):
+    assert main([*recipe(("trainer:", "trainer:\n  max_epochs: 1")), "--model.manual=true"]) == 0
+    checkpoint = torch.load("checkpoints/last.ckpt", weights_only=True)
+    name = next(name for name in checkpoint["state_dict"] if name.startswith("decoder."))
+    averaged, current = checkpoint["state_dict"][name], checkpoint["current_model_state"][name]
+    assert not torch.equal(averaged, current)
+    assert logged("val/first")[-1] == pytest.approx(averaged.flatten()[0].item(), abs=1e-7)
+    written = component("made", "decoder").state_dict()[name.removeprefix("decoder.")]
+    assert torch.equal(written, averaged)
+
+
+def test_throughput_is_logged(recipe):
+    main(recipe())
+    samples, frames = logged("train/samples_per_s"), logged("train/frames_per_s")
+    assert len(samples) >= 3 and min(samples) > 0
+    assert frames == pytest.approx([5 * rate for rate in samples])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("channels:", "chanels:"), ("model.decoder", "'chanels'", "did you mean 'channels'", "latents_per_pass")),
+        (("TinyDecoder", "TinyDecodr"), ("model.decoder", "flashvsr.decoders.TinyDecodr")),
+        (("lr: 1.0e-2", "lr: fast"), ("model.optimizer.lr", "float", "fast")),
+        (("[8, 8, 8, 8]", "[8, 8, 8, x]"), ("model.decoder.channels", "int", "x")),
+        (("toy_stage.ToyStage", "toy_stage.Toy"), ("model", "toy_stage.Toy")),
+        (("max_steps: 6", "max_stepss: 6"), ("trainer", "max_stepss")),
+        (("max_steps: 6", "max_steps: six"), ("trainer.max_steps", "int", "six")),
+        (("data: {", "dta: {"), ("dta",)),
+        (("epoch_batches:", "batches:"), ("toy_stage.ToyData", "'batches'", "epoch_batches")),
+        (("{folder: made", "{foldr: made"), ("ExportModelFolder", "'foldr'")),
+        (("components: {decoder", "components: {dekoder"), ("dekoder", "projection, dit, decoder, vae")),
+        (("{decoder: decoder}", "{decoder: other}"), ("'other'", "class_path")),
+    ],
+)
+def test_a_wrong_recipe_is_one_short_error_before_any_work(recipe, capsys, change, said):
+    message = error_of(capsys, recipe(change))
+    assert message.startswith("flashvsr fit: error: ")
+    for part in said:
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--trainr.max_steps=3"], "trainr"),
+        (["--model.widht=3"], "'widht'"),
+        (["--ckpt_path=missing.ckpt"], "there is no missing.ckpt"),
+        (["--ckpt_path=last"], "there is no last.ckpt in"),
+        (["-c", "missing.yaml"], "missing.yaml"),
+        (
+            ["--model.decoder=flashvsr.models.component", "--model.decoder.folder=no", "--model.decoder.name=dit"],
+            "'no'",
+        ),
+    ],
+)
+def test_a_wrong_argument_is_one_short_error_before_any_work(recipe, capsys, more, said):
+    assert said in error_of(capsys, [*recipe(), *more])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("folder: made, comp", "folder: new, comp"), "checkpoints holds checkpoints of another run"),
+        (("dirpath: checkpoints", "dirpath: other"), "made exists"),
+    ],
+)
+def test_another_runs_results_are_not_overwritten(recipe, capsys, change, said):
+    assert main([*recipe(), "--trainer.max_steps=3"]) == 0
+    before = [Path(file).read_bytes() for file in ("made/decoder.safetensors", "checkpoints/last.ckpt")]
+    capsys.readouterr()
+    assert main(recipe(change)) == 1
+    assert said in capsys.readouterr().err
+    assert [Path(file).read_bytes() for file in ("made/decoder.safetensors", "checkpoints/last.ckpt")] == before
+
+
+def test_the_export_stands_after_the_averaging_or_is_refused(recipe):
+    text = RECIPE
+    start = text.index("    - class_path: lightning.pytorch.callbacks.EMA")
+    end = text.index("    - class_path: lightning.pytorch.callbacks.ModelCheckpoint")
+    moved = text[:start] + text[end:].replace("model:\n", text[start:end] + "model:\n", 1)
+    Path("recipe.yaml").write_text(moved)
+    with pytest.raises(ValueError, match="put it after"):
+        main(["fit", "-c", "recipe.yaml"])
+
+
+def test_print_config_prints_and_trains_nothing(recipe, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main([*recipe(), "--trainer.max_steps=77", "--print_config"])
+    assert "steps: 77" in capsys.readouterr().out
+    assert not Path("logs").exists()
+
+
+def test_validate_runs_on_a_checkpoint(recipe, capsys):
+    main(recipe())
+    assert main(["validate", *recipe()[1:], "--ckpt_path=checkpoints/last.ckpt"]) == 0
+    assert "val/first" in capsys.readouterr().out
+
+
+def test_an_error_of_another_form_is_left_alone():
+    assert shorten("no such file\nin two lines") == "no such file\nin two lines"
