@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import lightning as L
@@ -46,7 +46,9 @@ class ShardDataModule(L.LightningDataModule):
         degradation: `[T,3,H,W]` uint8 and a seed to `[T,3,H/4,W/4]` uint8, run in the workers.
         device_degradation: `[B,3,T,H,W]` uint8 and seeds `[B]` to `[B,3,T,H/4,W/4]` uint8, run on the device.
         motion: Of the camera over photographs; None: `CameraMotion()`.
-        epoch_batches: Batches of an epoch, for every process.
+        epoch_batches: Different batches of an epoch, for every process.
+        echo: How often each batch comes in a row, where making one takes longer than a step; stages draw noise and
+            windows anew at every step. (Choi et al., data echoing, https://arxiv.org/abs/1907.05550.)
         val_batch_size: Clips per process in validation.
         val_crop: As ``crop``; None: as ``crop``.
         seed: Of the run.
@@ -77,6 +79,7 @@ class ShardDataModule(L.LightningDataModule):
         device_degradation: Callable[..., Any] | None = None,
         motion: CameraMotion | None = None,
         epoch_batches: int = 1000,
+        echo: int = 1,
         val_batch_size: int = 1,
         val_crop: int | tuple[int, int] | None = None,
         seed: int = 0,
@@ -88,8 +91,9 @@ class ShardDataModule(L.LightningDataModule):
         super().__init__()
         if (degradation is None) == (device_degradation is None):
             raise ValueError(f"{_WORKER_DEGRADES}, not {'none' if degradation is None else 'both'}")
-        if min(batch_size, val_batch_size, frames, epoch_batches) < 1 or min(images_per_batch, workers, cache_mib) < 0:
-            raise ValueError("batch sizes, frames and epoch_batches must be positive, other numbers at least 0")
+        counts = (batch_size, val_batch_size, frames, epoch_batches, echo)
+        if min(counts) < 1 or min(images_per_batch, workers, cache_mib) < 0:
+            raise ValueError("batch sizes, frames, epoch_batches and echo must be positive, other numbers at least 0")
         if photo_fraction is not None and not 0 <= photo_fraction <= 1:
             raise ValueError(f"photo_fraction={photo_fraction}: expected a share in [0, 1]")
         self._train, self._val = train, val
@@ -101,7 +105,8 @@ class ShardDataModule(L.LightningDataModule):
         self._degradation, self._device_degradation = degradation, device_degradation
         self._motion, self._seed = motion or CameraMotion(), seed
         self._workers, self._prefetch, self._cache_mib, self._cache_dir = workers, prefetch, cache_mib, cache_dir
-        self._start = (0, 0)
+        self._start, self._echo, self._echoed = (0, 0), echo, 0
+        self._last: tuple[Any, dict[str, Any]] | None = None
         self._found: dict[str, tuple[ShardIndex, list[Entry], list[Entry]]] = {}
         self.broken: Counter[str] = Counter()
 
@@ -114,7 +119,7 @@ class ShardDataModule(L.LightningDataModule):
         if self._val is not None and "val" not in self._found:
             self._found["val"] = self._open(self._val, self._val_crop)
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> DataLoader | _Echo:
         """Batches of this process, from where the state says on."""
         index, videos, photos = self._split("train")
         fraction = self._photo_fraction
@@ -137,7 +142,8 @@ class ShardDataModule(L.LightningDataModule):
             world=world,
             start=self._start,
         )
-        return self._loader(self._dataset(index, videos, photos, crop=self._crop, augment=True), plan)
+        loader = self._loader(self._dataset(index, videos, photos, crop=self._crop, augment=True), plan)
+        return loader if self._echo == 1 else _Echo(loader, self._echo, self._echoed)
 
     def val_dataloader(self) -> DataLoader | list[Any]:
         """Every validation sample once; an empty list without validation shards."""
@@ -151,15 +157,28 @@ class ShardDataModule(L.LightningDataModule):
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Degrade on the device if so asked, and make the floats that the stages take."""
         position, broken = batch.pop("position"), batch.pop("broken")
-        self._note(broken)
-        if self.trainer is None or self.trainer.training:
+        if self.trainer is not None and not self.trainer.training:
+            self._note(broken)
+            return self._finish(batch)
+        if self._last is None or self._last[0] != position:
+            self._note(broken)
+            self._last = None  # its memory is free for the next
+            self._last = position, self._finish(batch)
+        self._echoed = (self._echoed + 1) % self._echo
+        if not self._echoed:
             epoch, number = position
             self._start = (epoch, number + 1) if number + 1 < self._epoch_batches else (epoch + 1, 0)
-        return self._finish(batch)
+        return dict(self._last[1])
 
     def state_dict(self) -> dict[str, Any]:
         """Epoch and number of the batch that comes next, and what must be equal for it to be the same."""
-        return {"next": self._start, "seed": self._seed, "epoch_batches": self._epoch_batches}
+        return {
+            "next": self._start,
+            "echoed": self._echoed,
+            "seed": self._seed,
+            "epoch_batches": self._epoch_batches,
+            "echo": self._echo,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a state; the batches before are not made again.
@@ -167,10 +186,10 @@ class ShardDataModule(L.LightningDataModule):
         Raises:
             ValueError: If seed or length of an epoch differ: other batches would come.
         """
-        for name, here in (("seed", self._seed), ("epoch_batches", self._epoch_batches)):
+        for name, here in (("seed", self._seed), ("epoch_batches", self._epoch_batches), ("echo", self._echo)):
             if state_dict[name] != here:
                 raise ValueError(f"the run to resume had {name}={state_dict[name]}, this one has {here}: set it back")
-        self._start = tuple(state_dict["next"])
+        self._start, self._echoed = tuple(state_dict["next"]), state_dict["echoed"]
 
     def _open(self, shards: str | Sequence[str], crop: tuple[int, int]) -> tuple[ShardIndex, list[Entry], list[Entry]]:
         index = ShardIndex(shards, cache_dir=self._cache_dir)
@@ -240,6 +259,24 @@ class ShardDataModule(L.LightningDataModule):
         if "image" in batch:
             finished["image"] = self._finish(batch["image"])
         return finished
+
+
+class _Echo:
+    """Each batch of a loader several times; the first one fewer, when some of its turns were had before a resume."""
+
+    def __init__(self, loader: DataLoader, times: int, had: int) -> None:
+        self.loader, self.times, self.had = loader, times, had
+        self.sampler = loader.sampler  # Lightning tells it the epoch
+
+    def __len__(self) -> int:
+        return len(self.loader) * self.times - self.had
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        had, self.had = self.had, 0
+        for batch in self.loader:
+            for _ in range(self.times - had):
+                yield dict(batch)
+            had = 0
 
 
 class _Fixed(torch.utils.data.DistributedSampler):
