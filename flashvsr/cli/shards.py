@@ -98,9 +98,7 @@ def _show(args: argparse.Namespace) -> int:
         if args.decode:
             problems += [problem for entry in entries if (problem := probe(index.read(entry), entry)) is not None]
         if entries:
-            print(
-                _summary(kind, [(entry.width, entry.height, entry.frames, entry.fps, entry.size) for entry in entries])
-            )
+            print(_summary(kind, entries))
     for problem in problems:
         print(problem)
     return 1 if problems or not index.entries else 0

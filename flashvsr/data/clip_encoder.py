@@ -45,7 +45,7 @@ class ClipEncoder:
         self._to_frame = FromRGB("yuv420p", _SDR)
 
     def write(self, pixels: Tensor) -> None:
-        """Append a frame `[3, h, w]`, SDR, uint8 or float in [0, 1]; another size is resized, bicubic and anti-aliased."""
+        """Append a frame `[3, h, w]`, SDR, uint8 or float in [0, 1]; one of another size is resized (bicubic)."""
         width, height = self.size
         if pixels.shape[1:] != (height, width):
             smooth = pixels.float() / (255 if pixels.dtype == torch.uint8 else 1)

@@ -101,7 +101,7 @@ def decode_image(media: bytes) -> Image.Image:
         with Image.open(io.BytesIO(media)) as image:
             return image.convert("RGB")
     except (OSError, SyntaxError) as error:  # Pillow calls a broken PNG a SyntaxError
-        raise VideoError(f"cannot decode: {error}") from error
+        raise VideoError("cannot decode: no image, or damaged") from error
 
 
 class PhotoCache:

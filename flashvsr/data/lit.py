@@ -140,7 +140,7 @@ class ShardDataModule(L.LightningDataModule):
             seed=self._seed,
             rank=rank,
             world=world,
-            start=self._start,
+            position=lambda: self._start,
         )
         loader = self._loader(self._dataset(index, videos, photos, crop=self._crop, augment=True), plan)
         return loader if self._echo == 1 else _Echo(loader, self._echo, self._echoed)
@@ -266,7 +266,7 @@ class _Echo:
 
     def __init__(self, loader: DataLoader, times: int, had: int) -> None:
         self.loader, self.times, self.had = loader, times, had
-        self.sampler = loader.sampler  # Lightning tells it the epoch
+        self.sampler = loader.sampler
 
     def __len__(self) -> int:
         return len(self.loader) * self.times - self.had

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import affine_grid, grid_sample
 
 _TRIES = 8
 _CALMER = 0.6
@@ -133,7 +134,7 @@ def animate(
         left, top = (int(corner) for corner in matrices[0, :, 2])
         still = _to_tensor(photo.crop((left, top, left + width, top + height)))
         return still.expand(frames, -1, -1, -1).contiguous()
-    return torch.stack([_warp(photo, matrix, crop) for matrix in matrices])
+    return _warp(_to_tensor(photo), matrices, crop)
 
 
 def _views(
@@ -153,11 +154,19 @@ def _views(
     return matrices, reached.min(axis=(0, 1)), reached.max(axis=(0, 1))
 
 
-def _warp(photo: Image.Image, matrix: NDArray[np.float64], crop: tuple[int, int]) -> Tensor:
-    size = (crop[1], crop[0])
-    # Pillow's bicubic keeps the nearest pixel where its kernel would reach over the border
-    frame = photo.transform(size, Image.Transform.AFFINE, tuple(matrix.ravel()), Image.Resampling.BICUBIC)
-    return _to_tensor(frame)
+def _warp(photo: Tensor, matrices: NDArray[np.float64], crop: tuple[int, int]) -> Tensor:
+    """Bicubic samples of a photograph `[3, h, w]` along maps in pixels: `[frames, 3, *crop]` uint8."""
+    extent = np.array([[photo.shape[2]], [photo.shape[1]]])
+    half = matrices[:, :, :2] * np.array([crop[1], crop[0]])  # the output spans [-1, 1], twice its half
+    shift = (half.sum(axis=2, keepdims=True) + 2 * matrices[:, :, 2:]) / extent - 1
+    theta = torch.from_numpy(np.concatenate([half / extent, shift], axis=2)).float()
+    source = photo[None].float()
+    clip = torch.empty(len(matrices), 3, *crop, dtype=torch.uint8)
+    for number in range(len(matrices)):
+        where = affine_grid(theta[number : number + 1], [1, 3, *crop], align_corners=False)
+        frame = grid_sample(source, where, mode="bicubic", padding_mode="border", align_corners=False)
+        clip[number] = frame[0].round_().clamp_(0, 255)
+    return clip
 
 
 def _to_tensor(picture: Image.Image) -> Tensor:

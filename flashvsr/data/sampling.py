@@ -73,7 +73,10 @@ class EpochPlan(DistributedSampler):
     sample is a function of (seed, epoch, global position): two processes of batch B/2 together get what one of
     batch B gets. Every process gets the same number of batches.
 
-    It is a ``DistributedSampler`` so that Lightning tells it the epoch and puts no other in its place.
+    Each pass begins at ``position()`` and gives as many batches as an epoch has, across its end if need be. So the run
+    is one sequence of batches wherever a pass is cut off, and Lightning's own count of epochs (which calls one
+    finished when ``max_steps`` ends it) does not matter. It is a ``DistributedSampler`` so that Lightning puts no
+    other in its place.
 
     Args:
         counts: Videos and photographs there are.
@@ -84,7 +87,7 @@ class EpochPlan(DistributedSampler):
         seed: Of the run.
         rank: Of this process.
         world: Number of processes.
-        start: Epoch and batch to begin at; nothing before is made.
+        position: Epoch and batch that come next; asked when a pass begins.
     """
 
     def __init__(
@@ -98,25 +101,27 @@ class EpochPlan(DistributedSampler):
         seed: int,
         rank: int = 0,
         world: int = 1,
-        start: tuple[int, int] = (0, 0),
+        position: Callable[[], tuple[int, int]] = lambda: (0, 0),
     ) -> None:
         super().__init__(range(batches), num_replicas=world, rank=rank, shuffle=False)  # type: ignore[arg-type]
-        self._counts, self._batches, self._seed, self._start = counts, batches, seed, start
+        self._counts, self._batches, self._seed, self._position = counts, batches, seed, position
         self._batch_size, self._images, self._photo_fraction = batch_size, images, photo_fraction
-        self.epoch = start[0]
 
     def __len__(self) -> int:
         return self._batches
 
     def __iter__(self) -> Iterator[BatchPlan]:
-        clips = self._draws("clips", self._batch_size, self._photo_fraction)
-        images = self._draws("images", self._images, 1.0)
-        first = self._start[1] if self.epoch == self._start[0] else 0
-        for batch in range(first, self._batches):
-            yield BatchPlan(self.epoch, batch, clips(batch), images(batch))
+        epoch, first = self._position()
+        for number in range(first, first + self._batches):
+            batch = number % self._batches
+            if number in (first, self._batches):
+                now = epoch + number // self._batches
+                clips = self._draws("clips", now, self._batch_size, self._photo_fraction)
+                images = self._draws("images", now, self._images, 1.0)
+            yield BatchPlan(now, batch, clips(batch), images(batch))
 
-    def _draws(self, stream: str, size: int, photo_fraction: float) -> Callable[[int], tuple[Draw, ...]]:
-        epoch, world, rank = self.epoch, self.num_replicas, self.rank
+    def _draws(self, stream: str, epoch: int, size: int, photo_fraction: float) -> Callable[[int], tuple[Draw, ...]]:
+        world, rank = self.num_replicas, self.rank
         total = self._batches * size * world
         photo, numbers = draw_epoch(self._seed, epoch, total, self._counts, photo_fraction, stream)
 

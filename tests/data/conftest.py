@@ -8,8 +8,10 @@ import av
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from flashvsr.data import VideoInfo, VideoWriter
+from flashvsr.data.shard_writer import ShardRules, make_shards
 
 
 @pytest.fixture
@@ -92,3 +94,28 @@ def _tone(number: int, start: Fraction, sample_format: str) -> av.AudioFrame:
     frame.sample_rate, frame.time_base = 48000, Fraction(1, 48000)
     frame.pts = 1920 * number + int(start * 48000)
     return frame
+
+
+@pytest.fixture
+def sources(tmp_path, write_clip) -> Path:
+    """A folder of three videos and four images."""
+    folder = tmp_path / "sources"
+    (folder / "video").mkdir(parents=True)
+    for number, frames in enumerate((12, 30, 5)):
+        write_clip(
+            folder / "video" / f"clip{number}.mp4",
+            [Fraction(time, 25) for time in range(frames)],
+            VideoInfo(128, 96, Fraction(25), Fraction(1, 90000)),
+        )
+    for number in range(4):
+        noise = torch.rand(1, 3, 6, 8, generator=torch.Generator().manual_seed(number))
+        pixels = torch.nn.functional.interpolate(noise, (96, 128), mode="bicubic").clamp(0, 1)[0]
+        Image.fromarray((pixels.permute(1, 2, 0) * 255).byte().numpy()).save(folder / f"photo.{number}.png")
+    return folder
+
+
+@pytest.fixture
+def shards(sources, tmp_path) -> Path:
+    """What is in ``sources``, in shards."""
+    make_shards([sources], tmp_path / "shards", ShardRules(max_mib=0.06))
+    return tmp_path / "shards"

@@ -1,0 +1,267 @@
+import warnings
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from jsonargparse import ArgumentParser
+from torch import distributed
+from torch.nn.functional import interpolate
+
+from flashvsr.data import VideoError
+from flashvsr.data.lit import ShardDataModule, upsample
+
+
+class Area:
+    """Stands in for a degradation."""
+
+    def __call__(self, clip, seed):
+        return interpolate(clip.float(), scale_factor=0.25, mode="area").round().to(torch.uint8)
+
+
+def on_device(hr, seeds):
+    assert hr.dtype == torch.uint8
+    frames = hr.transpose(1, 2).flatten(0, 1)
+    return Area()(frames, 0).unflatten(0, (hr.shape[0], hr.shape[2])).transpose(1, 2)
+
+
+def module(shards, **options):
+    defaults = {"batch_size": 2, "frames": 9, "crop": 64, "epoch_batches": 4, "workers": 0, "seed": 5}
+    if "device_degradation" not in options:
+        defaults["degradation"] = Area()
+    return ShardDataModule(str(shards), **defaults | options)
+
+
+def batches(data):
+    return [data.on_after_batch_transfer(batch, 0) for batch in data.train_dataloader()]
+
+
+def same(a, b):
+    return all(same(a[key], b[key]) if isinstance(a[key], dict) else torch.equal(a[key], b[key]) for key in a)
+
+
+def test_a_batch_is_what_the_stages_take(shards):
+    batch = batches(module(shards, images_per_batch=3, image_crop=(96, 64)))[0]
+    assert {key: tuple(value.shape) for key, value in batch.items() if key != "image"} == {
+        "hr": (2, 3, 9, 64, 64),
+        "lr": (2, 3, 9, 64, 64),
+        "seed": (2,),
+    }
+    assert {key: tuple(value.shape) for key, value in batch["image"].items()} == {
+        "hr": (3, 3, 1, 96, 64),
+        "lr": (3, 3, 1, 96, 64),
+        "seed": (3,),
+    }
+    assert batch["seed"].dtype == torch.int64
+    for part in (batch, batch["image"]):
+        for name in ("hr", "lr"):
+            levels = (part[name] + 1) * 127.5
+            assert part[name].dtype == torch.float32
+            assert part[name].abs().max() <= 1
+            torch.testing.assert_close(levels, levels.round(), atol=1e-4, rtol=0)
+
+
+def test_the_low_resolution_shows_the_same_scene(shards):
+    batch = batches(module(shards))[0]
+    assert (batch["lr"] - batch["hr"]).abs().mean() < 0.1
+
+
+def test_workers_send_bytes(shards):
+    batch = next(iter(module(shards).train_dataloader()))
+    assert batch["hr"].dtype == batch["lr"].dtype == torch.uint8
+    assert batch["lr"].shape == (2, 3, 9, 16, 16)
+
+
+def test_degrading_in_the_workers_or_on_the_device_gives_the_same_batch(shards):
+    workers, device = batches(module(shards)), batches(module(shards, device_degradation=on_device))
+    assert all(same(a, b) for a, b in zip(workers, device, strict=True))
+
+
+def test_worker_processes_change_nothing(shards):
+    assert all(same(a, b) for a, b in zip(batches(module(shards)), batches(module(shards, workers=2)), strict=True))
+
+
+def test_another_seed_gives_other_batches(shards):
+    assert not torch.equal(batches(module(shards))[0]["hr"], batches(module(shards, seed=6))[0]["hr"])
+
+
+def test_a_run_that_goes_on_gets_exactly_the_batches_that_were_next(shards):
+    whole = batches(module(shards))
+    killed = module(shards)
+    for batch, _ in zip(killed.train_dataloader(), range(2), strict=False):
+        killed.on_after_batch_transfer(batch, 0)
+    resumed = module(shards)
+    resumed.load_state_dict(killed.state_dict())
+    rest = batches(resumed)
+    assert all(same(a, b) for a, b in zip(rest[:2], whole[2:], strict=True))
+    assert killed.state_dict()["next"] == (0, 2)
+    assert resumed.state_dict()["next"] == (1, 2)
+    with pytest.raises(ValueError, match="seed=5, this one has 6"):
+        module(shards, seed=6).load_state_dict(killed.state_dict())
+
+
+class Recorder(L.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.weight, self.seen = torch.nn.Parameter(torch.zeros(1)), []
+
+    def training_step(self, batch):
+        self.seen.append(batch["seed"].tolist())
+        return self.weight.sum()
+
+    def validation_step(self, batch):
+        assert batch["hr"].shape[1] == 3
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def test_lightning_resumes_in_the_middle_of_an_epoch(shards, tmp_path):
+    def train(steps, resume=None):
+        model = Recorder()
+        quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+        trainer = L.Trainer(
+            accelerator="cpu",
+            max_steps=steps,
+            default_root_dir=tmp_path,
+            limit_val_batches=1,
+            num_sanity_val_steps=1,
+            **quiet,
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            trainer.fit(model, module(shards, val=str(shards)), ckpt_path=resume, weights_only=True if resume else None)
+        trainer.save_checkpoint(tmp_path / f"{steps}.ckpt")
+        return model.seen
+
+    whole = train(11)
+    assert len({tuple(seeds) for seeds in whole}) == 11
+    assert train(6) == whole[:6]
+    assert train(11, tmp_path / "6.ckpt") == whole[6:]
+
+
+def test_validation_is_the_same_every_time_and_shows_every_sample(shards):
+    data = module(shards, val=str(shards))
+    first, again = ([batch["hr"] for batch in data.val_dataloader()] for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert len(first) == 7
+    assert module(shards).val_dataloader() == []
+
+
+def test_a_broken_sample_is_replaced_named_and_counted(shards):
+    spoil(shards, lambda key: key == "photo_1")
+    data = module(shards, photo_fraction=1.0, epoch_batches=8)
+    with pytest.warns(UserWarning, match=r"photo_1: cannot decode") as said:
+        assert len(batches(data)) == 8
+    assert len([line for line in said if "photo_1" in str(line.message)]) == 1
+    ((line, count),) = data.broken.items()
+    assert count >= 2
+    assert ".tar" in line
+
+
+def test_when_everything_is_broken_training_stops(shards):
+    spoil(shards, lambda key: True)
+    with pytest.raises(VideoError, match="16 broken samples in a row"):
+        batches(module(shards))
+
+
+def spoil(shards, chosen):
+    from flashvsr.data.shards import ShardIndex
+
+    for entry in ShardIndex(shards).entries:
+        if chosen(entry.key):
+            with Path(entry.shard).open("r+b") as file:
+                file.seek(entry.offset)
+                file.write(b"\0" * entry.size)
+
+
+def test_what_cannot_be_used_is_said_at_the_start(shards):
+    with pytest.raises(VideoError, match="no usable samples"), pytest.warns(UserWarning, match="smaller than the crop"):
+        module(shards, crop=256).train_dataloader()
+
+
+def test_no_photographs_for_images_is_an_error(shards, tmp_path, write_clip):
+    from fractions import Fraction
+
+    from flashvsr.data import VideoInfo
+    from flashvsr.data.shard_writer import ShardRules, make_shards
+
+    info = VideoInfo(128, 96, Fraction(25), Fraction(1, 90000))
+    clip = write_clip(tmp_path / "a.mp4", [Fraction(0), Fraction(1, 25)], info)
+    make_shards([clip], tmp_path / "videos", ShardRules())
+    with pytest.raises(VideoError, match="1 videos and 0 photographs"):
+        module(tmp_path / "videos", images_per_batch=1).train_dataloader()
+    assert batches(module(tmp_path / "videos"))[0]["hr"].shape[2] == 9  # two frames, reflected
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"device_degradation": on_device, "degradation": Area()}, "not both"),
+        ({"degradation": None}, "not none"),
+        ({"crop": 60}, "multiples of 8"),
+        ({"batch_size": 0}, "must be positive"),
+        ({"photo_fraction": 2.0}, "in \\[0, 1\\]"),
+    ],
+)
+def test_arguments_that_cannot_be_are_refused(shards, wrong, words):
+    with pytest.raises(ValueError, match=words):
+        module(shards, **wrong)
+
+
+def test_a_degradation_of_another_size_is_refused(shards):
+    with pytest.raises(ValueError, match="expected uint8"):
+        batches(module(shards, degradation=lambda clip, seed: clip))
+
+
+def test_upsampling_is_that_of_pillow():
+    import numpy as np
+    from PIL import Image
+
+    small = torch.randint(60, 200, (1, 3, 1, 12, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    picture = Image.fromarray(small[0, :, 0].permute(1, 2, 0).numpy()).resize((64, 48), Image.Resampling.BICUBIC)
+    ours = ((upsample(small, (48, 64))[0, :, 0] + 1) * 127.5).permute(1, 2, 0)
+    assert (ours - torch.from_numpy(np.array(picture)).float()).abs().max() < 1.01
+
+
+def test_a_recipe_builds_it(shards):
+    parser = ArgumentParser()
+    parser.add_subclass_arguments(ShardDataModule, "data")
+    config = f"""
+    class_path: flashvsr.data.lit.ShardDataModule
+    init_args:
+      train: [{shards}]
+      crop: [64, 96]
+      motion: {{pan: 2}}
+      degradation: {{class_path: test_data_lit.Area}}
+    """
+    built = parser.instantiate_classes(parser.parse_object({"data": __import__("yaml").safe_load(config)})).data
+    assert next(iter(built.train_dataloader()))["hr"].shape[-2:] == (64, 96)
+
+
+def _rank(rank, world, store, shards, queue):
+    distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
+    torch.set_num_threads(1)
+    data = module(shards, batch_size=2, epoch_batches=3)
+    queue.put((rank, [(batch["seed"].tolist(), batch["hr"].sum(dim=(1, 2, 3, 4)).tolist()) for batch in batches(data)]))
+    distributed.barrier()
+    distributed.destroy_process_group()
+
+
+def test_two_processes_share_the_global_batches_of_one(shards, tmp_path):
+    context = torch.multiprocessing.get_context("fork")
+    queue = context.Queue()
+    ranks = [context.Process(target=_rank, args=(r, 2, tmp_path / "store", shards, queue)) for r in range(2)]
+    for process in ranks:
+        process.start()
+    parts = dict(queue.get(timeout=60) for _ in ranks)
+    for process in ranks:
+        process.join(60)
+    whole = batches(module(shards, batch_size=4, epoch_batches=3))
+    assert len(parts[0]) == len(parts[1]) == 3
+    for number, batch in enumerate(whole):
+        (first, sums), (second, others) = parts[0][number], parts[1][number]
+        assert not set(first) & set(second)
+        together = dict(zip(first + second, sums + others, strict=True))
+        expected = dict(zip(batch["seed"].tolist(), batch["hr"].sum(dim=(1, 2, 3, 4)).tolist(), strict=True))
+        assert together == expected

@@ -1,0 +1,55 @@
+from collections import Counter
+
+from flashvsr.data.sampling import EpochPlan, validation_plans
+
+
+def plan(rank=0, world=1, batch_size=4, **options):
+    defaults = {"images": 0, "batches": 6, "photo_fraction": 0.5, "seed": 3}
+    return EpochPlan((5, 7), batch_size=batch_size, rank=rank, world=world, **defaults | options)
+
+
+def test_ranks_are_disjoint_and_their_union_is_the_batch_of_one_process():
+    whole, parts = list(plan(images=2)), [list(plan(rank, 2, batch_size=2, images=1)) for rank in range(2)]
+    assert len(parts[0]) == len(parts[1]) == len(whole)
+    for batch, first, second in zip(whole, *parts, strict=True):
+        assert not set(first.clips) & set(second.clips)
+        assert set(batch.clips) == set(first.clips) | set(second.clips)
+        assert set(batch.images) == set(first.images) | set(second.images)
+
+
+def test_seeds_differ_between_epochs_positions_and_runs():
+    first, again, other = plan(), plan(position=lambda: (1, 0)), plan(seed=4)
+    seeds = [draw.seed for batch in first for draw in batch.clips]
+    seeds += [draw.seed for batch in again for draw in batch.clips]
+    seeds += [draw.seed for batch in other for draw in batch.clips]
+    assert len(set(seeds)) == len(seeds) == 72
+    assert list(plan()) == list(plan())
+
+
+def test_the_mixture_is_as_asked_and_every_sample_comes_before_one_comes_again():
+    draws = [draw for batch in plan(batches=500) for draw in batch.clips]
+    assert abs(sum(draw.photo for draw in draws) / 2000 - 0.5) < 0.05
+    for photo, count in ((False, 5), (True, 7)):
+        numbers = [draw.number for draw in draws if draw.photo == photo]
+        assert sorted(numbers[:count]) == list(range(count))
+        counts = Counter(numbers).values()
+        assert max(counts) - min(counts) <= 1
+    assert not any(draw.photo for batch in plan(photo_fraction=0) for draw in batch.clips)
+    assert all(draw.photo for batch in plan(photo_fraction=1) for draw in batch.clips)
+    assert all(draw.photo for batch in plan(images=3) for draw in batch.images)
+
+
+def test_a_pass_begins_at_the_position_and_goes_on_into_the_next_epoch():
+    run = [*plan(), *plan(position=lambda: (1, 0)), *plan(position=lambda: (2, 0))]
+    resumed = plan(position=lambda: (1, 4))
+    assert list(resumed) == run[10:16]
+    resumed.set_epoch(7)  # Lightning's count is not ours
+    assert list(resumed) == run[10:16]
+
+
+def test_validation_shows_every_sample_and_equally_many_to_every_process():
+    ranks = [validation_plans((2, 3), 2, rank, 2) for rank in range(2)]
+    assert [len(plans) for plans in ranks] == [2, 2]
+    shown = [(draw.photo, draw.number) for plans in ranks for batch in plans for draw in batch.clips]
+    assert len(shown) == 8
+    assert set(shown) == {(False, 0), (False, 1), (True, 0), (True, 1), (True, 2)}

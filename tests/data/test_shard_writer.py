@@ -1,0 +1,140 @@
+import json
+import tarfile
+from fractions import Fraction
+
+import pytest
+import torch
+import webdataset
+
+from flashvsr.data import VideoError, VideoReader
+from flashvsr.data.clips import decode_clip, decode_image
+from flashvsr.data.shard_writer import ShardRules, make_shards
+from flashvsr.data.shards import ShardIndex
+
+
+def members(folder):
+    found = {}
+    for shard in sorted(folder.glob("*.tar")):
+        with tarfile.open(shard) as tar:
+            found |= {member.name: tar.extractfile(member).read() for member in tar}
+    return found
+
+
+def test_every_source_is_a_picture_with_metadata(shards):
+    found = members(shards)
+    assert len(found) == 14
+    metadata = json.loads(found["video__clip1-000.json"])
+    assert metadata == {
+        "fps": 25.0,
+        "frames": 30,
+        "height": 96,
+        "kind": "video",
+        "source": "video/clip1.mp4",
+        "source_size": [128, 96],
+        "width": 128,
+    }
+    assert json.loads(found["photo_2.json"])["source"] == "photo.2.png"
+    assert decode_image(found["photo_2.webp"]).size == (128, 96)
+
+
+def test_webdataset_itself_reads_the_shards(shards):
+    pipeline = webdataset.WebDataset(sorted(map(str, shards.glob("*.tar"))), shardshuffle=False)
+    assert sorted(sample["__key__"] for sample in pipeline)[0] == "photo_0"
+
+
+def test_the_same_sources_give_the_same_bytes(shards, sources, tmp_path):
+    make_shards([sources], tmp_path / "again", ShardRules(max_mib=0.06))
+    for shard in shards.iterdir():
+        assert shard.read_bytes() == (tmp_path / "again" / shard.name).read_bytes()
+
+
+def test_shards_are_closed_at_their_size_and_hold_both_kinds(sources, tmp_path):
+    shards = make_shards([sources], tmp_path / "a", ShardRules(max_mib=0.04))
+    assert len(shards) > 1
+    kinds = [{entry.kind for entry in ShardIndex(str(shard)).entries} for shard in shards]
+    assert kinds[0] == {"video", "image"}
+
+
+def test_videos_and_images_shrink_to_even_sizes_and_never_grow(sources, tmp_path):
+    rules = ShardRules(video_short_side=50, image_short_side=500, downscale={"photo.1.png": 2, "clip0.mp4": 4})
+    make_shards([sources], tmp_path / "a", rules)
+    sizes = {entry.key: (entry.width, entry.height) for entry in ShardIndex(tmp_path / "a").entries}
+    assert sizes["video__clip1-000"] == (66, 50)
+    assert sizes["video__clip0-000"] == (32, 24)
+    assert sizes["photo_0"] == (128, 96)
+    assert sizes["photo_1"] == (64, 48)
+
+
+def test_long_videos_become_clips_that_together_hold_every_frame(sources, tmp_path):
+    make_shards([sources], tmp_path / "a", ShardRules(clip_seconds=0.4))
+    entries = {entry.key: entry.frames for entry in ShardIndex(tmp_path / "a").entries if "clip1" in entry.key}
+    assert entries == {"video__clip1-000": 10, "video__clip1-001": 10, "video__clip1-002": 10}
+
+
+def test_a_clip_looks_like_its_source(shards, sources):
+    index = ShardIndex(shards)
+    entry = next(entry for entry in index.entries if "clip1" in entry.key)
+    clip = decode_clip(index.read(entry), 0, 30, (0, 0), (96, 128)).float()
+    with VideoReader(sources / "video" / "clip1.mp4") as reader:
+        source = torch.stack([frame.pixels for frame in reader]).float()
+    assert (clip - source).abs().mean() < 3
+
+
+def test_only_the_first_seconds_are_taken(sources, tmp_path):
+    make_shards([sources], tmp_path / "a", ShardRules(max_seconds=0.4))
+    assert max(entry.frames for entry in ShardIndex(tmp_path / "a").entries) == 10
+
+
+def test_sources_that_cannot_be_used_are_named_and_the_rest_is_written(sources, tmp_path):
+    (sources / "broken.png").write_bytes(b"no image")
+    (sources / "broken.mp4").write_bytes(b"no video")
+    lines = []
+    make_shards(
+        [sources], tmp_path / "a", ShardRules(downscale={"photo.3.png": 8}, min_short_side=20), tell=lines.append
+    )
+    left_out = [line for line in lines if line.startswith("left out")]
+    assert len(left_out) == 3
+    assert any("photo.3.png: 16x12 is smaller than 20" in line for line in left_out)
+    assert len(ShardIndex(tmp_path / "a").entries) == 6
+
+
+def test_nothing_is_overwritten_unasked_and_nothing_half_written_stays(sources, shards, tmp_path):
+    before = {shard.name: shard.read_bytes() for shard in shards.iterdir()}
+    with pytest.raises(VideoError, match="use --overwrite"):
+        make_shards([sources], shards, ShardRules())
+    with pytest.raises(VideoError, match=r"exceed 0\.01 MiB"):
+        make_shards([sources], shards, ShardRules(total_mib=0.01), overwrite=True)
+    assert {shard.name: shard.read_bytes() for shard in shards.iterdir()} == before
+    assert {path.name for path in tmp_path.iterdir()} == {"sources", "shards"}
+    assert len(make_shards([sources], shards, ShardRules(), overwrite=True)) == 1
+
+
+def test_a_folder_of_other_things_is_never_replaced(sources, tmp_path):
+    with pytest.raises(VideoError, match="holds other things than shards"):
+        make_shards([sources], sources, ShardRules(), overwrite=True)
+    assert (sources / "photo.0.png").exists()
+
+
+def test_sources_of_one_name_are_refused(sources, tmp_path):
+    (sources / "photo_0.png").write_bytes((sources / "photo.0.png").read_bytes())
+    with pytest.raises(VideoError, match="would both be called photo_0"):
+        make_shards([sources], tmp_path / "a", ShardRules())
+
+
+def test_no_sources_is_an_error(tmp_path):
+    with pytest.raises(VideoError, match="no videos or images"):
+        make_shards([tmp_path], tmp_path / "a", ShardRules())
+
+
+@pytest.mark.parametrize("name", ["ax_building__sample_edit_list.mp4", "ax_roof__hdr10-video-with-sdr-container.mp4"])
+def test_real_hdr_is_mapped_to_an_ordinary_brightness(real_clips, tmp_path, name):
+    rules = ShardRules(video_short_side=120, max_seconds=0.2)
+    make_shards([real_clips / "train" / "video" / name], tmp_path / "a", rules)
+    index = ShardIndex(tmp_path / "a")
+    (entry,) = index.entries
+    portrait = "building" in name
+    assert (entry.height > entry.width) == portrait
+    clip = decode_clip(index.read(entry), 0, 1, (0, 0), (entry.height, entry.width)).float()
+    assert 60 < clip.mean() < 190
+    assert clip.amax() > 200
+    assert Fraction(entry.frames) > 3

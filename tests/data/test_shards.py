@@ -1,0 +1,109 @@
+import functools
+import http.server
+import io
+import json
+import pickle
+import tarfile
+import threading
+
+import pytest
+
+from flashvsr.data import VideoError
+from flashvsr.data.shards import ShardIndex, expand_shards, usable
+
+
+def write_tar(path, files):
+    with tarfile.open(path, "w") as tar:
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return path
+
+
+GOOD = json.dumps({"width": 64, "height": 48, "frames": 9, "fps": 25}).encode()
+
+
+def test_bytes_come_back_as_they_were_written(tmp_path):
+    path = write_tar(tmp_path / "a.tar", {"x.mp4": b"video" * 300, "x.json": GOOD, "y.json": GOOD, "y.jpg": b"image"})
+    index = ShardIndex(path)
+    assert [(entry.key, entry.kind, entry.frames) for entry in index.entries] == [("x", "video", 9), ("y", "image", 1)]
+    assert [index.read(entry) for entry in index.entries] == [b"video" * 300, b"image"]
+    copy = pickle.loads(pickle.dumps(index))
+    assert copy.read(copy.entries[1]) == b"image"
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({"x.json": GOOD}, "0 pictures among json"),
+        ({"x.mp4": b"v"}, "no json"),
+        ({"x.mp4": b"v", "x.json": b"{}"}, "lacks 'width'"),
+        ({"x.mp4": b"v", "x.json": b"{"}, "damaged"),
+        ({"x.mp4": b"v", "x.json": b"[]"}, "damaged"),
+        ({"x.mp4": b"v", "x.jpg": b"i", "x.json": GOOD}, "2 pictures"),
+        ({"x.mp4": b"v", "x.json": GOOD.replace(b"9", b"0")}, "0 frames"),
+        ({}, "holds no samples"),
+    ],
+)
+def test_what_a_sample_lacks_is_said_and_the_others_stay(tmp_path, files, words):
+    bad = write_tar(tmp_path / "a.tar", files)
+    good = write_tar(tmp_path / "b.tar", {"y.mp4": b"v", "y.json": GOOD})
+    index = ShardIndex([bad, good])
+    assert [entry.key for entry in index.entries] == ["y"]
+    assert len(index.problems) == 1
+    assert words in index.problems[0]
+    assert "a.tar" in index.problems[0]
+
+
+def test_members_that_could_run_code_are_passed_over(tmp_path):
+    path = write_tar(tmp_path / "a.tar", {"x.mp4": b"v", "x.json": GOOD, "x.pyd": b"pickle", "x.pth": b"pickle"})
+    assert len(ShardIndex(path).entries) == 1
+
+
+def test_paths_globs_braces_and_folders_name_the_same_shards(tmp_path):
+    paths = [str(write_tar(tmp_path / f"s-{number:03d}.tar", {})) for number in range(3)]
+    for pattern in (paths, [tmp_path], [f"{tmp_path}/s-*.tar"], [f"{tmp_path}/s-{{000..002}}.tar"], [*paths, tmp_path]):
+        assert expand_shards(pattern) == paths
+
+
+@pytest.mark.parametrize("pattern", ["pipe:cat a.tar", "s3://bucket/a.tar", "file:///a.tar"])
+def test_commands_and_unknown_protocols_are_refused(pattern):
+    with pytest.raises(VideoError, match="are refused"):
+        ShardIndex(pattern)
+
+
+def test_no_match_and_a_truncated_tar_are_errors(tmp_path):
+    with pytest.raises(VideoError, match="no shards match"):
+        ShardIndex(f"{tmp_path}/*.tar")
+    path = write_tar(tmp_path / "a.tar", {"x.mp4": b"v" * 5000, "x.json": GOOD})
+    path.write_bytes(path.read_bytes()[:3000])
+    with pytest.raises(VideoError, match=r"cannot read the shard .*a\.tar"):
+        ShardIndex(path)
+
+
+def test_shards_are_fetched_once_from_a_url(tmp_path):
+    served, cache = tmp_path / "served", tmp_path / "cache"
+    served.mkdir()
+    write_tar(served / "a.tar", {"x.mp4": b"video", "x.json": GOOD})
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(served))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/a.tar"
+        index = ShardIndex(url, cache_dir=cache)
+        with pytest.raises(VideoError, match="cannot fetch"):
+            ShardIndex(url.replace("a.tar", "b.tar"), cache_dir=cache)
+        server.shutdown()
+    assert index.read(index.entries[0]) == b"video"
+    assert ShardIndex(url, cache_dir=cache).entries == index.entries  # the server is gone
+    assert len(list(cache.iterdir())) == 1
+
+
+def test_samples_smaller_than_the_crop_are_left_out_and_counted(tmp_path):
+    small = GOOD.replace(b"64", b"32")
+    path = write_tar(tmp_path / "a.tar", {"x.mp4": b"v", "x.json": GOOD, "y.mp4": b"v", "y.json": small})
+    videos, photos, lines = usable(ShardIndex(path), (48, 48))
+    assert [entry.key for entry in videos] == ["x"]
+    assert photos == []
+    assert len(lines) == 1
+    assert "y is 32x48" in lines[0]
