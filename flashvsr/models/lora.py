@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from typing import Any
 
 from torch import Tensor, nn
@@ -46,12 +47,12 @@ def with_lora(
         if not any(f".{name}".endswith(f".{target}") for name in linear):
             raise ValueError(f"no linear layer of {type(module).__name__} is named {target!r}; there are {linear[:12]}")
     try:
-        from peft import LoraConfig, inject_adapter_in_model
+        peft = import_module("peft")
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("with_lora needs peft: pip install flashvsr[train]") from error
     chosen = [name for name in linear if any(f".{name}".endswith(f".{target}") for target in targets)]
-    config = LoraConfig(r=rank, lora_alpha=rank if alpha is None else alpha, target_modules=chosen)  # type: ignore[arg-type]
-    inject_adapter_in_model(config, module)
+    config = peft.LoraConfig(r=rank, lora_alpha=rank if alpha is None else alpha, target_modules=chosen)
+    peft.inject_adapter_in_model(config, module)
     return module
 
 
