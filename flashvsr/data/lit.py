@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning as L
@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torch.utils.data import DataLoader
 
+from flashvsr.data.echo import ClipPool, EchoLoader
 from flashvsr.data.info import VideoError
 from flashvsr.data.motion import CameraMotion
 from flashvsr.data.samples import ClipDataset
@@ -47,8 +48,11 @@ class ShardDataModule(L.LightningDataModule):
         device_degradation: `[B,3,T,H,W]` uint8 and seeds `[B]` to `[B,3,T,H/4,W/4]` uint8, run on the device.
         motion: Of the camera over photographs; None: `CameraMotion()`.
         epoch_batches: Different batches of an epoch, for every process.
-        echo: How often each batch comes in a row, where making one takes longer than a step; stages draw noise and
-            windows anew at every step. (Choi et al., data echoing, https://arxiv.org/abs/1907.05550.)
+        echo: Steps per batch, where making one takes longer than a step; stages draw noise and windows anew at every
+            step.
+        pool: Newest batches, uint8 on the device of the training, from which each step draws its clips. 1: a step gets
+            the newest batch, so that what is learned from does not depend on the number of processes; more of them mix
+            the repetitions of ``echo``, each process its own. See `ClipPool`.
         val_batch_size: Clips per process in validation.
         val_crop: As ``crop``; None: as ``crop``.
         seed: Of the run.
@@ -80,6 +84,7 @@ class ShardDataModule(L.LightningDataModule):
         motion: CameraMotion | None = None,
         epoch_batches: int = 1000,
         echo: int = 1,
+        pool: int = 1,
         val_batch_size: int = 1,
         val_crop: int | tuple[int, int] | None = None,
         seed: int = 0,
@@ -91,9 +96,9 @@ class ShardDataModule(L.LightningDataModule):
         super().__init__()
         if (degradation is None) == (device_degradation is None):
             raise ValueError(f"{_WORKER_DEGRADES}, not {'none' if degradation is None else 'both'}")
-        counts = (batch_size, val_batch_size, frames, epoch_batches, echo)
+        counts = (batch_size, val_batch_size, frames, epoch_batches, echo, pool)
         if min(counts) < 1 or min(images_per_batch, workers, cache_mib) < 0:
-            raise ValueError("batch sizes, frames, epoch_batches and echo must be positive, other numbers at least 0")
+            raise ValueError("batch sizes, frames, epoch_batches, echo and pool count from 1, other numbers from 0")
         if photo_fraction is not None and not 0 <= photo_fraction <= 1:
             raise ValueError(f"photo_fraction={photo_fraction}: expected a share in [0, 1]")
         self._train, self._val = train, val
@@ -106,7 +111,7 @@ class ShardDataModule(L.LightningDataModule):
         self._motion, self._seed = motion or CameraMotion(), seed
         self._workers, self._prefetch, self._cache_mib, self._cache_dir = workers, prefetch, cache_mib, cache_dir
         self._start, self._echo, self._echoed = (0, 0), echo, 0
-        self._last: tuple[Any, dict[str, Any]] | None = None
+        self._pool_size, self._pool = pool, ClipPool(pool, seed)
         self._found: dict[str, tuple[ShardIndex, list[Entry], list[Entry]]] = {}
         self.broken: Counter[str] = Counter()
 
@@ -119,7 +124,7 @@ class ShardDataModule(L.LightningDataModule):
         if self._val is not None and "val" not in self._found:
             self._found["val"] = self._open(self._val, self._val_crop)
 
-    def train_dataloader(self) -> DataLoader | _Echo:
+    def train_dataloader(self) -> DataLoader | EchoLoader:
         """Batches of this process, from where the state says on."""
         index, videos, photos = self._split("train")
         fraction = self._photo_fraction
@@ -141,9 +146,11 @@ class ShardDataModule(L.LightningDataModule):
             rank=rank,
             world=world,
             position=lambda: self._start,
+            before=self._missing,
         )
         loader = self._loader(self._dataset(index, videos, photos, crop=self._crop, augment=True), plan)
-        return loader if self._echo == 1 else _Echo(loader, self._echo, self._echoed)
+        repeats = self._echo > 1 or self._pool_size > 1
+        return EchoLoader(loader, self._echo, self._echoed, self._missing()) if repeats else loader
 
     def val_dataloader(self) -> DataLoader | list[Any]:
         """Every validation sample once; an empty list without validation shards."""
@@ -157,18 +164,18 @@ class ShardDataModule(L.LightningDataModule):
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Degrade on the device if so asked, and make the floats that the stages take."""
         position, broken = batch.pop("position"), batch.pop("broken")
+        self._note(broken)
         if self.trainer is not None and not self.trainer.training:
-            self._note(broken)
-            return self._finish(batch)
-        if self._last is None or self._last[0] != position:
-            self._note(broken)
-            self._last = None  # its memory is free for the next
-            self._last = position, self._finish(batch)
+            return self._finish(self._degraded(batch))
+        for made in (*batch.pop("before", ()), batch):
+            if "hr" in made:
+                self._pool.add(self._degraded(made))
+        drawn = self._finish(self._pool.draw(position, self._echoed))
         self._echoed = (self._echoed + 1) % self._echo
         if not self._echoed:
             epoch, number = position
             self._start = (epoch, number + 1) if number + 1 < self._epoch_batches else (epoch + 1, 0)
-        return dict(self._last[1])
+        return drawn
 
     def state_dict(self) -> dict[str, Any]:
         """Epoch and number of the batch that comes next, and what must be equal for it to be the same."""
@@ -178,17 +185,19 @@ class ShardDataModule(L.LightningDataModule):
             "seed": self._seed,
             "epoch_batches": self._epoch_batches,
             "echo": self._echo,
+            "pool": self._pool_size,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a state; the batches before are not made again.
 
         Raises:
-            ValueError: If seed or length of an epoch differ: other batches would come.
+            ValueError: If seed, length of an epoch, echo or pool differ: other batches would come.
         """
-        for name, here in (("seed", self._seed), ("epoch_batches", self._epoch_batches), ("echo", self._echo)):
-            if state_dict[name] != here:
-                raise ValueError(f"the run to resume had {name}={state_dict[name]}, this one has {here}: set it back")
+        for name in ("seed", "epoch_batches", "echo", "pool"):
+            had, here = state_dict[name], self.state_dict()[name]
+            if had != here:
+                raise ValueError(f"the run to resume had {name}={had}, this one has {here}: set it back")
         self._start, self._echoed = tuple(state_dict["next"]), state_dict["echoed"]
 
     def _open(self, shards: str | Sequence[str], crop: tuple[int, int]) -> tuple[ShardIndex, list[Entry], list[Entry]]:
@@ -248,35 +257,26 @@ class ShardDataModule(L.LightningDataModule):
         if broken and self.trainer is not None and self.trainer.logger is not None:
             self.trainer.logger.log_metrics({"data/broken": float(self.broken.total())}, self.trainer.global_step)
 
-    def _finish(self, batch: dict[str, Any]) -> dict[str, Any]:
-        hr, seed = batch["hr"], batch["seed"]
+    def _missing(self) -> int:
+        """Batches before the next one that the pool should hold and, after a resume, does not."""
+        epoch, number = self._start
+        return 0 if len(self._pool) else min(self._pool_size - 1, epoch * self._epoch_batches + number)
+
+    def _degraded(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """``hr``, ``lr`` and ``seed`` of what a worker sent, and the images' likewise, all uint8."""
+        degraded = {name: batch[name] for name in ("hr", "seed")}
         if self._device_degradation is not None:
             with torch.no_grad():
-                small = self._device_degradation(hr, seed)
+                degraded["lr"] = self._device_degradation(batch["hr"], batch["seed"])
         else:
-            small = batch["lr"]
-        finished = {"hr": _to_float(hr), "lr": upsample(small, (hr.shape[3], hr.shape[4])), "seed": seed}
-        if "image" in batch:
-            finished["image"] = self._finish(batch["image"])
-        return finished
+            degraded["lr"] = batch["lr"]
+        return degraded | ({"image": self._degraded(batch["image"])} if "image" in batch else {})
 
-
-class _Echo:
-    """Each batch of a loader several times; the first one fewer, when some of its turns were had before a resume."""
-
-    def __init__(self, loader: DataLoader, times: int, had: int) -> None:
-        self.loader, self.times, self.had = loader, times, had
-        self.sampler = loader.sampler
-
-    def __len__(self) -> int:
-        return len(self.loader) * self.times - self.had
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        had, self.had = self.had, 0
-        for batch in self.loader:
-            for _ in range(self.times - had):
-                yield dict(batch)
-            had = 0
+    def _finish(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The floats that the stages take."""
+        hr = batch["hr"]
+        finished = {"hr": _to_float(hr), "lr": upsample(batch["lr"], (hr.shape[3], hr.shape[4])), "seed": batch["seed"]}
+        return finished | ({"image": self._finish(batch["image"])} if "image" in batch else {})
 
 
 class _Fixed(torch.utils.data.DistributedSampler):

@@ -88,6 +88,7 @@ class EpochPlan(DistributedSampler):
         rank: Of this process.
         world: Number of processes.
         position: Epoch and batch that come next; asked when a pass begins.
+        before: How many of the batches before that one come first; asked likewise.
     """
 
     def __init__(
@@ -102,23 +103,27 @@ class EpochPlan(DistributedSampler):
         rank: int = 0,
         world: int = 1,
         position: Callable[[], tuple[int, int]] = lambda: (0, 0),
+        before: Callable[[], int] = lambda: 0,
     ) -> None:
         super().__init__(range(batches), num_replicas=world, rank=rank, shuffle=False)  # type: ignore[arg-type]
-        self._counts, self._batches, self._seed, self._position = counts, batches, seed, position
+        self._counts, self._batches, self._seed = counts, batches, seed
+        self._position, self._before = position, before
         self._batch_size, self._images, self._photo_fraction = batch_size, images, photo_fraction
 
     def __len__(self) -> int:
         return self._batches
 
     def __iter__(self) -> Iterator[BatchPlan]:
-        epoch, first = self._position()
-        for number in range(first, first + self._batches):
-            batch = number % self._batches
-            if number in (first, self._batches):
-                now = epoch + number // self._batches
-                clips = self._draws("clips", now, self._batch_size, self._photo_fraction)
-                images = self._draws("images", now, self._images, 1.0)
-            yield BatchPlan(now, batch, clips(batch), images(batch))
+        epoch, number = self._position()
+        coming = epoch * self._batches + number  # in the run
+        drawn = None
+        for number in range(coming - self._before(), coming + self._batches):
+            epoch, batch = divmod(number, self._batches)
+            if epoch != drawn:
+                clips = self._draws("clips", epoch, self._batch_size, self._photo_fraction)
+                images = self._draws("images", epoch, self._images, 1.0)
+                drawn = epoch
+            yield BatchPlan(epoch, batch, clips(batch), images(batch))
 
     def _draws(self, stream: str, epoch: int, size: int, photo_fraction: float) -> Callable[[int], tuple[Draw, ...]]:
         world, rank = self.num_replicas, self.rank

@@ -200,7 +200,7 @@ def test_no_photographs_for_images_is_an_error(shards, tmp_path, write_clip):
         ({"device_degradation": on_device, "degradation": Area()}, "not both"),
         ({"degradation": None}, "not none"),
         ({"crop": 60}, "multiples of 8"),
-        ({"batch_size": 0}, "must be positive"),
+        ({"batch_size": 0}, "count from 1"),
         ({"photo_fraction": 2.0}, "in \\[0, 1\\]"),
     ],
 )
@@ -265,3 +265,59 @@ def test_two_processes_share_the_global_batches_of_one(shards, tmp_path):
         together = dict(zip(first + second, sums + others, strict=True))
         expected = dict(zip(batch["seed"].tolist(), batch["hr"].sum(dim=(1, 2, 3, 4)).tolist(), strict=True))
         assert together == expected
+
+
+def test_echo_gives_each_batch_several_times_and_goes_on_in_the_middle_of_them(shards):
+    plain = batches(module(shards))
+    echoed = batches(module(shards, echo=3))
+    assert len(echoed) == 12
+    assert all(same(batch, plain[step // 3]) for step, batch in enumerate(echoed))
+    rest = after(5, shards, echo=3)
+    assert all(same(a, b) for a, b in zip(rest[:7], echoed[5:], strict=True))
+
+
+def test_a_pool_mixes_the_clips_of_the_last_batches_and_no_others(shards):
+    plain = [batch["seed"].tolist() for batch in batches(module(shards, images_per_batch=1))]
+    data = module(shards, images_per_batch=1, echo=4, pool=2)
+    drawn = batches(data)
+    for step, batch in enumerate(drawn):
+        newest = step // 4
+        kept = [seed for seeds in plain[max(0, newest - 1) : newest + 1] for seed in seeds]
+        assert len(set(batch["seed"].tolist())) == 2  # no clip twice in a batch
+        assert set(batch["seed"].tolist()) <= set(kept)
+    sets = [tuple(sorted(batch["seed"].tolist())) for batch in drawn[4:]]
+    assert len(set(sets)) > len(sets) // 2
+    first = {
+        seed: clip
+        for batch in batches(module(shards))
+        for seed, clip in zip(batch["seed"].tolist(), batch["hr"], strict=True)
+    }
+    for batch in drawn:  # every clip is drawn with its own pictures
+        assert all(
+            torch.equal(clip, first[seed]) for seed, clip in zip(batch["seed"].tolist(), batch["hr"], strict=True)
+        )
+
+
+@pytest.mark.parametrize("done", [1, 6, 18])
+def test_a_resumed_run_fills_its_pool_again_and_draws_the_same(shards, done):
+    options = {"echo": 2, "pool": 3, "images_per_batch": 1}
+    data = module(shards, **options)
+    whole = [batch for _ in range(4) for batch in batches(data)]
+    rest = after(done, shards, **options)
+    assert all(same(a, b) for a, b in zip(rest, whole[done : done + len(rest)], strict=True))
+    with pytest.raises(ValueError, match="pool=3, this one has 1"):
+        module(shards, echo=2, images_per_batch=1).load_state_dict(data.state_dict())
+
+
+def after(steps, shards, **options):
+    """The batches of a run that was killed after some steps and went on."""
+    killed, taken = module(shards, **options), 0
+    while taken < steps:
+        for batch in killed.train_dataloader():
+            killed.on_after_batch_transfer(batch, 0)
+            taken += 1
+            if taken == steps:
+                break
+    resumed = module(shards, **options)
+    resumed.load_state_dict(killed.state_dict())
+    return batches(resumed)

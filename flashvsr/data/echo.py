@@ -1,0 +1,87 @@
+"""Data echoing: more steps than batches, where making a batch takes longer than a step."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Generator
+from torch.utils.data import DataLoader
+
+from flashvsr.data.sampling import derive_seed
+
+
+class EchoLoader:
+    """Each batch of a loader, followed by ``times - 1`` that hold its position only: a `ClipPool` has the clips.
+
+    Args:
+        loader: Gives dicts with ``position`` and ``broken``.
+        times: Steps per batch.
+        had: Steps of the first batch that were taken before a resume.
+        refill: Batches of the loader that come before the first step, to fill the pool: under its ``before``.
+    """
+
+    def __init__(self, loader: DataLoader, times: int, had: int = 0, refill: int = 0) -> None:
+        self.loader, self.times, self.had, self.refill = loader, times, had, refill
+        self.sampler = loader.sampler
+
+    def __len__(self) -> int:
+        return len(self.loader) * self.times - self.had
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        had, self.had = self.had, 0
+        refill, self.refill = self.refill, 0
+        batches = iter(self.loader)
+        before = [next(batches) for _ in range(refill)]
+        for batch in batches:
+            position = batch["position"]
+            yield batch | {"before": before} if before else batch
+            for _ in range(self.times - had - 1):
+                yield {"position": position, "broken": []}
+            had, before = 0, []
+
+
+class ClipPool:
+    """The last batches that were made; each step draws its clips from them.
+
+    What a step gets is a function of the batches and of (seed, position, turn): a resumed run that is given the same
+    batches draws the same clips.
+
+    Args:
+        batches: How many are kept; with 1, every step gets the newest as it is.
+        seed: Of the draws.
+
+    Reference:
+        Choi et al., Faster neural network training with data echoing, https://arxiv.org/abs/1907.05550: example
+        echoing with a shuffle buffer.
+    """
+
+    def __init__(self, batches: int, seed: int) -> None:
+        self._kept: deque[dict[str, Any]] = deque(maxlen=batches)
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def add(self, batch: dict[str, Any]) -> None:
+        """Keep a batch, tensors `[B, ...]` by name, dicts of such for images; the oldest goes when it is full."""
+        self._kept.append(batch)
+
+    def draw(self, position: tuple[int, int], turn: int) -> dict[str, Any]:
+        """As many different clips as a batch has, for one step: the ``turn``-th of the batch at ``position``."""
+        if self._kept.maxlen == 1:
+            return self._kept[-1]
+        return _drawn(list(self._kept), Generator().manual_seed(derive_seed(self._seed, *position, turn)))
+
+
+def _drawn(batches: list[dict[str, Any]], random: Generator) -> dict[str, Any]:
+    names = [name for name, value in batches[0].items() if not isinstance(value, dict)]
+    size = len(batches[0][names[0]])
+    chosen = torch.randperm(len(batches) * size, generator=random)[:size].tolist()
+    drawn: dict[str, Any] = {
+        name: torch.stack([batches[number // size][name][number % size] for number in chosen]) for name in names
+    }
+    nested = batches[0].keys() - drawn.keys()
+    return drawn | {name: _drawn([batch[name] for batch in batches], random) for name in sorted(nested)}
