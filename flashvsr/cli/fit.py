@@ -7,16 +7,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from flashvsr.cli.recipe_checks import Started, check_run, try_optimizers
 from flashvsr.cli.recipe_errors import shorten
+from flashvsr.data import VideoError
 from flashvsr.models.lit import ExportModelFolder
 
 KEYWORDS = ("last", "best")
 """Values of ``--ckpt_path`` that are not paths."""
+
+REFUSALS = (OSError, ValueError, ImportError, RuntimeError, MisconfigurationException, VideoError)
+"""What parts of a recipe raise before the first batch: a missing file, a wrong argument, weights that do not fit."""
 
 
 class RecipeParser(LightningArgumentParser):
@@ -72,42 +75,18 @@ class RecipeCLI(LightningCLI):
             if isinstance(callback, ExportModelFolder):
                 callback.recipe = recipe
                 callback.overwrite |= self.config.ckpt_path is not None  # its own
-        if self.command == "fit" and not trainer.fast_dev_run:
-            check_run(trainer, self.config.ckpt_path)
+        if self.command == "fit":
+            try_optimizers(recipe)
+            if not trainer.fast_dev_run:
+                check_run(trainer, self.model, self.config.ckpt_path)
+        self.started = Started()
+        trainer.callbacks.append(self.started)
 
     def start(self) -> None:
         """Run the trainer."""
         ckpt_path = self.config.ckpt_path
         run = self.trainer.fit if self.command == "fit" else self.trainer.validate
         run(self.model, datamodule=self.datamodule, ckpt_path=ckpt_path, weights_only=True)
-
-
-def check_run(trainer: Trainer, ckpt_path: str | None) -> None:
-    """Check what a run will find and leave in its folders.
-
-    Args:
-        trainer: With its callbacks and logger.
-        ckpt_path: Checkpoint to go on from; None for a new run.
-
-    Raises:
-        FileExistsError: If a new run would mix with another one.
-        FileNotFoundError: If the last checkpoint is wanted and there is none.
-    """
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, ExportModelFolder):
-            callback.check()
-        if isinstance(callback, ModelCheckpoint) and callback.dirpath is not None:
-            there = sorted(Path(callback.dirpath).glob("*.ckpt"))
-            if there and ckpt_path is None:
-                raise FileExistsError(
-                    f"{callback.dirpath} holds checkpoints of another run: go on with it (--ckpt_path last), move it "
-                    "away, or choose another dirpath"
-                )
-            if ckpt_path == "last" and not any(file.name.startswith("last") for file in there):
-                raise FileNotFoundError(f"--ckpt_path last: there is no last.ckpt in {callback.dirpath}")
-    saved = Path(trainer.log_dir or ".") / "config.yaml"
-    if ckpt_path is None and saved.is_file():
-        raise FileExistsError(f"{saved} is that of another run: go on with it (--ckpt_path last) or log elsewhere")
 
 
 def run_recipe(command: str, arguments: Sequence[str]) -> int:
@@ -123,15 +102,17 @@ def run_recipe(command: str, arguments: Sequence[str]) -> int:
     Raises:
         SystemExit: Status 2 for a recipe or an argument that makes no sense, 0 after ``--help`` and ``--print_config``.
     """
+    cli = None
     try:
         cli = RecipeCLI(command, arguments)
-    except (OSError, ValueError, ImportError, MisconfigurationException) as error:
+        cli.start()
+    except REFUSALS as error:
+        if cli is not None and cli.started.yes:
+            raise
         print(f"flashvsr {command}: error: {shorten(str(error))}", file=sys.stderr)
         return 1
-    try:
-        cli.start()
     except SystemExit:
-        if not cli.trainer.interrupted:
+        if cli is None or not cli.trainer.interrupted:
             raise
         return 130
     return 0

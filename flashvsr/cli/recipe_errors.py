@@ -13,6 +13,7 @@ UNKNOWN = re.compile(r"Option '([^']+)' is not accepted|Key '([^']+)' is not exp
 NOISE = re.compile(
     r"Does not validate against any of the Union subtypes|Subtypes:|Errors:|Given value type:|Given value:"
     r"|Expected a <class 'NoneType'>|Not a valid subclass of|Subclass types expect|a class path \(str\)|a dict with"
+    r"|Expected a path but .* either not accessible or invalid"
 )
 GIVEN = re.compile(r"Given value: (.{1,80}?)(\. Got value: .*)?$")
 LONGEST = 300
@@ -55,7 +56,7 @@ def shorten(message: str) -> str:
     if where is not None and (unknown := UNKNOWN.search(what)):
         said = f"{where} takes no {unknown[1] or unknown[2]!r}{_choices(where, unknown[1] or unknown[2])}"
     else:
-        said = said if given is None or "Got value" in said else f"{said}. Got value: {given}"
+        said = said if given is None or "Got value" in said or "Import path" in said else f"{said}. Got value: {given}"
         said = said if where is None else f"{where}: {said}"
     return f"{'.'.join(keys)}: {said}" if keys else said
 

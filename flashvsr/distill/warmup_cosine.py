@@ -23,7 +23,7 @@ class WarmupCosine(LambdaLR):
 
     def __init__(self, optimizer: Optimizer, steps: int, warmup: int = 0, floor: float = 0.0) -> None:
         if not 0 <= warmup < steps:
-            raise ValueError(f"warmup is at least 0 and below steps, got {warmup} and {steps}")
+            raise ValueError(f"warmup is at least 0 and below steps, got {warmup} and {steps}: change either")
 
         def factor(step: int) -> float:
             if step < warmup:

@@ -166,6 +166,8 @@ def test_throughput_is_logged(recipe):
         (("{folder: made", "{foldr: made"), ("ExportModelFolder", "'foldr'")),
         (("components: {decoder", "components: {dekoder"), ("dekoder", "projection, dit, decoder, vae")),
         (("{decoder: decoder}", "{decoder: other}"), ("'other'", "class_path")),
+        (("warmup: 1}", "warmup: 6}"), ("model.scheduler", "WarmupCosine", "got 6 and 6")),
+        (("lr: 1.0e-2", "lr: -1.0"), ("model.optimizer", "AdamW", "learning rate", "-1.0")),
     ],
 )
 def test_a_wrong_recipe_is_one_short_error_before_any_work(recipe, capsys, change, said):
@@ -209,14 +211,25 @@ def test_another_runs_results_are_not_overwritten(recipe, capsys, change, said):
     assert [Path(file).read_bytes() for file in ("made/decoder.safetensors", "checkpoints/last.ckpt")] == before
 
 
-def test_the_export_stands_after_the_averaging_or_is_refused(recipe):
+def test_the_export_stands_after_the_averaging_or_is_refused(recipe, capsys):
     text = RECIPE
     start = text.index("    - class_path: lightning.pytorch.callbacks.EMA")
     end = text.index("    - class_path: lightning.pytorch.callbacks.ModelCheckpoint")
     moved = text[:start] + text[end:].replace("model:\n", text[start:end] + "model:\n", 1)
     Path("recipe.yaml").write_text(moved)
-    with pytest.raises(ValueError, match="put it after"):
-        main(["fit", "-c", "recipe.yaml"])
+    assert "put it after" in error_of(capsys, ["fit", "-c", "recipe.yaml"])
+
+
+def test_data_that_cannot_be_set_up_is_a_short_error(recipe, capsys):
+    assert main([*recipe(), "--data.broken=setup"]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert "flashvsr fit: error: no such data" in lines[-1]
+    assert not any("Traceback" in line for line in lines)
+
+
+def test_an_error_in_the_middle_of_training_keeps_its_traceback(recipe):
+    with pytest.raises(ValueError, match="no such data"):
+        main([*recipe(), "--data.broken=batch"])
 
 
 def test_print_config_prints_and_trains_nothing(recipe, capsys):

@@ -57,17 +57,26 @@ class ToyStage(LightningModule):
 
 
 class ToyData(LightningDataModule):
-    """`epoch_batches` batches, the same in every epoch."""
+    """`epoch_batches` batches, the same in every epoch; `broken` at "setup", or at a "batch"."""
 
-    def __init__(self, epoch_batches: int = 3) -> None:
+    def __init__(self, epoch_batches: int = 3, broken: str | None = None) -> None:
         super().__init__()
-        self.epoch_batches = epoch_batches
+        self.epoch_batches, self.broken = epoch_batches, broken
+
+    def setup(self, stage):
+        if self.broken == "setup":
+            raise ValueError("no such data")
 
     def train_dataloader(self):
         return DataLoader([self._sample(index) for index in range(self.epoch_batches)])
 
     def val_dataloader(self):
         return DataLoader([self._sample(0)])
+
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        if self.broken == "batch":
+            raise ValueError("no such data")
+        return batch
 
     def _sample(self, index):
         generator = torch.Generator().manual_seed(index)

@@ -1,0 +1,103 @@
+"""What would fail, or mix with another run, only after minutes of loading or hours of training; found before."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch.optim import SGD, Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from flashvsr.models.lit import ExportModelFolder
+
+
+class Started(Callback):
+    """Knows whether the trainer has come as far as its first batch: an error before that is one of the recipe.
+
+    Attributes:
+        yes: Whether it has.
+    """
+
+    yes = False
+
+    def on_sanity_check_start(self, *unused: Any) -> None:
+        """Validation before the training."""
+        self.yes = True
+
+    def on_validation_start(self, *unused: Any) -> None:
+        """Validation alone."""
+        self.yes = True
+
+    def on_train_start(self, *unused: Any) -> None:
+        """Training."""
+        self.yes = True
+
+
+def try_optimizers(recipe: Mapping[str, Any]) -> None:
+    """Make every optimizer and schedule of a recipe once, for a parameter of its own; stages make theirs late.
+
+    Args:
+        recipe: What the recipe says of the model, with ``class_path`` and ``init_args`` anywhere in it.
+
+    Raises:
+        ValueError: If one refuses its arguments.
+    """
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    for key, class_path, init_args in _parts(recipe, "model"):
+        module, _, name = class_path.rpartition(".")
+        made = getattr(import_module(module), name)
+        try:
+            if inspect.isclass(made) and issubclass(made, Optimizer):
+                made([parameter], **init_args)
+            elif inspect.isclass(made) and issubclass(made, LRScheduler):
+                made(SGD([parameter], lr=1.0, momentum=0.9), **init_args)
+        except ValueError as error:
+            raise ValueError(f"{key}: {class_path}: {error}") from error
+
+
+def _parts(said: Any, key: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Everything with a class path, under its key."""
+    if isinstance(said, Mapping):
+        if isinstance(said.get("class_path"), str):
+            yield key.removesuffix(".init_args"), said["class_path"], said.get("init_args") or {}
+        for name, value in said.items():
+            yield from _parts(value, key if name == "init_args" else f"{key}.{name}")
+    elif isinstance(said, list | tuple):
+        for index, value in enumerate(said):
+            yield from _parts(value, f"{key}.{index}")
+
+
+def check_run(trainer: Trainer, model: LightningModule, ckpt_path: str | None) -> None:
+    """Check what a run will find and leave in its folders.
+
+    Args:
+        trainer: With its callbacks and logger.
+        model: What is trained.
+        ckpt_path: Checkpoint to go on from; None for a new run.
+
+    Raises:
+        FileExistsError: If a new run would mix with another one.
+        FileNotFoundError: If the last checkpoint is wanted and there is none.
+        ValueError: If the export could not be made.
+    """
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, ExportModelFolder):
+            callback.setup(trainer, model, "fit")
+        if isinstance(callback, ModelCheckpoint) and callback.dirpath is not None:
+            there = sorted(Path(callback.dirpath).glob("*.ckpt"))
+            if there and ckpt_path is None:
+                raise FileExistsError(
+                    f"{callback.dirpath} holds checkpoints of another run: go on with it (--ckpt_path last), move it "
+                    "away, or choose another dirpath"
+                )
+            if ckpt_path == "last" and not any(file.name.startswith("last") for file in there):
+                raise FileNotFoundError(f"--ckpt_path last: there is no last.ckpt in {callback.dirpath}")
+    saved = Path(trainer.log_dir or ".") / "config.yaml"
+    if ckpt_path is None and saved.is_file():
+        raise FileExistsError(f"{saved} is that of another run: go on with it (--ckpt_path last) or log elsewhere")
