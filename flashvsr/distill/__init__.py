@@ -6,6 +6,7 @@ from flashvsr.distill.flow_matching import flow_matching_loss, packed_flow_match
 from flashvsr.distill.history import draw_history
 from flashvsr.distill.one_step import OneStepObjective
 from flashvsr.distill.reconstruction import ReconstructionLoss
+from flashvsr.distill.schedule import Schedule
 from flashvsr.distill.seeded import seeded_normal, seeded_uniform
 from flashvsr.distill.sharding import shard_networks
 from flashvsr.distill.warmup_cosine import WarmupCosine
@@ -15,6 +16,7 @@ __all__ = [
     "OneStepObjective",
     "PatchDiscriminator",
     "ReconstructionLoss",
+    "Schedule",
     "WarmupCosine",
     "decode_window",
     "dmd_loss",

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from flashvsr.distill.flow_matching import Predict
+from flashvsr.distill.schedule import Schedule
 
 
 def dmd_loss(
-    x: Tensor, real_score: Predict, fake_score: Predict, noise: Tensor, sigma: Tensor, schedule: Any
+    x: Tensor, real_score: Predict, fake_score: Predict, noise: Tensor, sigma: Tensor, schedule: Schedule
 ) -> Tensor:
     """A loss whose gradient moves generated latents from where the fake score expects them to where the real one does.
 

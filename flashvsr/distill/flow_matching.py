@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from torch import Tensor, stack
+
+from flashvsr.distill.schedule import Schedule
 
 Predict = Callable[[Tensor, Tensor], Tensor]
 """Velocity `[B, ...]` of noisy latents `[B, ...]` at timesteps `[B]`: a network with everything else bound."""
 
 
-def flow_matching_loss(predict: Predict, x0: Tensor, noise: Tensor, sigma: Tensor, schedule: Any) -> Tensor:
+def flow_matching_loss(predict: Predict, x0: Tensor, noise: Tensor, sigma: Tensor, schedule: Schedule) -> Tensor:
     """Squared error of the predicted velocity ``noise - x0``, per sample.
 
     Args:
@@ -36,7 +37,7 @@ def packed_flow_matching_loss(
     x0: Sequence[Tensor],
     noise: Sequence[Tensor],
     sigma: Tensor,
-    schedule: Any,
+    schedule: Schedule,
 ) -> Tensor:
     """Do what :func:`flow_matching_loss` does, for samples of different sizes.
 

@@ -16,6 +16,7 @@ from flashvsr.distill.frozen import freeze
 from flashvsr.distill.history import draw_history
 from flashvsr.distill.one_step.lit import OneStepStage
 from flashvsr.distill.prompt import read_prompt
+from flashvsr.distill.schedule import Schedule
 from flashvsr.distill.seeded import seeded_normal, seeded_uniform, shared_random
 from flashvsr.distill.stage import (
     MakeOptimizer,
@@ -64,7 +65,7 @@ class JointStage(LightningModule):
         dit: nn.Module,
         projection: nn.Module,
         vae: nn.Module,
-        schedule: Any,
+        schedule: Schedule,
         optimizer: MakeOptimizer,
         *,
         scheduler: MakeScheduler | None = None,
@@ -160,7 +161,7 @@ class SparseCausalStage(LightningModule):
         dit: nn.Module,
         projection: nn.Module,
         vae: nn.Module,
-        schedule: Any,
+        schedule: Schedule,
         optimizer: MakeOptimizer,
         *,
         scheduler: MakeScheduler | None = None,

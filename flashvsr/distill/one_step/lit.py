@@ -16,6 +16,7 @@ from flashvsr.distill.frozen import freeze
 from flashvsr.distill.gradients import clip_gradients, gradient_norm
 from flashvsr.distill.one_step.objective import OneStepObjective, Reconstruction
 from flashvsr.distill.prompt import read_prompt
+from flashvsr.distill.schedule import Schedule
 from flashvsr.distill.seeded import seeded_normal, shared_random
 from flashvsr.distill.stage import (
     MakeOptimizer,
@@ -85,7 +86,7 @@ class OneStepStage(LightningModule):
         score_projection: nn.Module | None,
         vae: nn.Module | None,
         decoder: nn.Module,
-        schedule: Any,
+        schedule: Schedule,
         reconstruction: nn.Module,
         generator_optimizer: MakeOptimizer,
         fake_optimizer: MakeOptimizer | None = None,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from flashvsr.distill.dmd import dmd_loss
 from flashvsr.distill.flow_matching import Predict, flow_matching_loss, velocity_error
+from flashvsr.distill.schedule import Schedule
 from flashvsr.distill.seeded import seeded_normal, seeded_uniform
 from flashvsr.distill.window import Window, decode_window, draw_window
 
@@ -40,7 +41,7 @@ class OneStepObjective:
         FlashVSR, https://arxiv.org/abs/2510.12747, stage 3; DMD2, https://arxiv.org/abs/2405.14867.
     """
 
-    schedule: Any
+    schedule: Schedule
     reconstruction: Reconstruction
     dmd_weight: float = 1.0
     reconstruction_weight: float = 1.0
