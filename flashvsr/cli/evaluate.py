@@ -1,42 +1,51 @@
 """Measure models on video with a known answer: degrade clips, upscale them, compare; bicubic and Lanczos beside them.
 
-Prints a table of means. With --out, writes the table (results.md), every figure (results.csv, results.json) and
-pictures: LR, bicubic, models and HR side by side. The same command gives the same digits.
+Prints a table of means; with --suite that of a public test set, the paper's figures beside ours, with intervals over
+clips. With --out, writes the table (results.md), every figure (results.csv, results.json; suite.csv) and pictures: LR,
+bicubic, models and HR side by side. The same command gives the same digits.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from flashvsr.evaluate import Clip, Sample
+    from flashvsr.evaluate import Clip, FoundSuite, LowClip, Sample
 
 METRICS = ("psnr", "ssim", "ms_ssim", "vmaf", "warping", "lpips")
-RESULTS = "results.json"
+MORE_METRICS = ("dists", "niqe", "musiq", "clipiqa", "dover")
+SUITES = ("reds4", "youhq40", "spmcs", "udm10", "videolq")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what ``flashvsr evaluate`` takes."""
     data = parser.add_argument_group("ground truth")
     add = data.add_argument
-    add("--data", nargs="+", required=True, metavar="PATH", help="videos, photographs, and folders of them")
-    add("--frames", type=int, default=32, help="frames of each video, from its start (default: 32)")
-    add("--short-side", type=int, default=540, help="shrink the ground truth to this; 0 for any size (default: 540)")
+    add("--data", nargs="+", default=[], metavar="PATH", help="videos, photographs, and folders of them")
+    add(
+        "--suite",
+        metavar="NAME",
+        help=f"a test set that lies in --data: {', '.join(SUITES)}; or a folder of clips, frames as numbered images",
+    )
+    add("--clips", nargs="+", metavar="CLIP", help="only these of the suite")
+    add("--lr-only", action="store_true", help="the clips of --suite FOLDER are LR, without a ground truth")
+    add("--frames", type=int, help="frames of each clip, from its start; 0 for all (default: 32, of a suite all)")
+    add(
+        "--short-side",
+        type=int,
+        help="shrink the ground truth to this; 0 for any size (default: 540, of a suite any size)",
+    )
     add(
         "--downscale",
         type=float,
-        default=1.5,
-        help="shrink it at least by this factor, for footage is compressed; 1 if it is not (default: 1.5)",
+        help="shrink it at least by this factor, for footage is compressed (default: 1.5, of a suite 1)",
     )
     add("--crop", type=int, nargs=2, metavar=("H", "W"), help="then cut this from its middle")
     add(
@@ -70,7 +79,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--impl", default="auto", metavar="NAME", help="attention implementation (default: auto)")
     result = parser.add_argument_group("results")
     add = result.add_argument
-    add("--metrics", nargs="+", choices=METRICS, default=list(METRICS), help="what to measure (default: all)")
+    add(
+        "--metrics",
+        nargs="+",
+        choices=METRICS + MORE_METRICS,
+        help=f"what to measure (default: {', '.join(METRICS)}; of a suite all)",
+    )
+    add("--dover", metavar="MODULE:FUNCTION", help="scores frames [T, 3, H, W], uint8, with DOVER")
     add("--out", type=Path, metavar="FOLDER", help="write tables and pictures there")
     add("--overwrite", action="store_true", help="replace results that are there already")
     add(
@@ -86,12 +101,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate, print the table, and return the exit status."""
+    from flashvsr.cli.evaluate_results import results_folder
     from flashvsr.cli.upscale import NO_IMPL
     from flashvsr.data import VideoError
 
     try:
-        with _results_folder(args.out, args.overwrite) as folder:
-            _evaluate(args, folder)
+        with results_folder(args.out, args.overwrite) as folder:
+            _evaluate(_with_defaults(args), folder)
     except (VideoError, ValueError, OSError) as error:
         print(f"flashvsr: {error}", file=sys.stderr)
         return 1
@@ -106,142 +122,133 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _with_defaults(args: argparse.Namespace) -> argparse.Namespace:
+    """What was not said: a suite is taken whole, for its frames are not compressed; other clips are shrunk."""
+    unsaid = {"frames": 0, "short_side": 0, "downscale": 1.0} if args.suite else {}
+    unsaid = unsaid or {"frames": 32, "short_side": 540, "downscale": 1.5}
+    said = {key: value for key, value in vars(args).items() if value is not None or key not in unsaid}
+    return argparse.Namespace(**{**unsaid, **said})
+
+
 def _evaluate(args: argparse.Namespace, folder: Path | None) -> None:
     from flashvsr.cli.evaluate_models import model_methods
-    from flashvsr.evaluate import (
-        BASELINES,
-        clip_table,
-        evaluate,
-        find_clips,
-        mean_table,
-        missing_metrics,
-        read_clip,
-        to_csv,
-        to_json,
-    )
+    from flashvsr.cli.evaluate_results import chosen_parts, write_pictures
+    from flashvsr.evaluate import BASELINES, evaluate, load_video_scorer
     from flashvsr.models.checkpoints import choose_device
 
-    files = find_clips(args.data)
-    parts = _parts(args.part, files)
-    missing = missing_metrics(args.metrics)
+    suite, readers = _clips(args)
+    parts = chosen_parts(args.part, readers)
+    device = choose_device(args.device)
+    dover = load_video_scorer(args.dover) if args.dover else None
+    metrics, missing = _metrics(args, suite, dover, device)
     methods = {**BASELINES, **model_methods(args)}
     degrade = None
     if args.degrade != "bicubic":
         from flashvsr.data.degrade import Degradation
 
         degrade = Degradation(args.degrade)
-    size: dict[str, Any] = {"frames": args.frames, "short_side": args.short_side or None, "downscale": args.downscale}
-    crop = tuple(args.crop) if args.crop else None
 
     start = time.perf_counter()
 
     def seen(sample: Sample) -> None:
         print(f"{sample.clip.name}, seed {sample.seed}: at {time.perf_counter() - start:.1f} s", file=sys.stderr)
         if folder is not None:
-            _pictures(folder, sample, parts.get(sample.clip.name, {}), args)
+            write_pictures(folder, sample, parts.get(sample.clip.name, {}), args)
 
     results = evaluate(
-        [partial(read_clip, file, name, **size, crop=crop) for name, file in files.items()],
+        list(readers.values()),
         methods,
         degrade,
         seeds=args.seeds,
-        metrics=[metric for metric in args.metrics if metric not in missing],
-        device=choose_device(args.device),
+        metrics=[metric for metric in metrics if metric not in missing],
+        device=device,
+        dover=dover,
         seen=seen,
-        workers=min(8, os.cpu_count() or 1),
+        workers=min(2 if suite else 8, os.cpu_count() or 1),  # clips of a suite are whole: each takes gigabytes
     )
     results.missing |= missing
-    table = mean_table(results, args.metrics)
+    _report(args, folder, results, metrics, suite)
+
+
+def _clips(args: argparse.Namespace) -> tuple[FoundSuite | None, dict[str, Callable[[], Clip | LowClip]]]:
+    """The test set, if one was asked for, and what reads each clip, by name."""
+    from flashvsr.evaluate import find_clips, find_suite, read_clip, read_low_clip
+
+    if args.suite is None:
+        if not args.data:
+            raise ValueError("there is nothing to evaluate on: name videos with --data, or a test set with --suite")
+        if args.clips or args.lr_only:
+            raise ValueError("--clips and --lr-only belong to --suite")
+        files, suite = find_clips(args.data), None
+    else:
+        if len(args.data) > 1:
+            raise ValueError(f"--suite takes one folder with --data, got {len(args.data)}: {', '.join(args.data)}")
+        root = Path(args.data[0]) if args.data else None
+        suite = find_suite(args.suite, root, has_truth=not args.lr_only)
+        files = _chosen(suite, args.clips)
+    size: dict[str, Any] = {"frames": args.frames or None, "crop": tuple(args.crop) if args.crop else None}
+    if suite and not suite.suite.has_truth:
+        if args.short_side or args.downscale != 1:
+            raise ValueError("LR clips are taken as they are: leave out --short-side and --downscale")
+        return suite, {name: partial(read_low_clip, file, name, **size) for name, file in files.items()}
+    size |= {"short_side": args.short_side or None, "downscale": args.downscale}
+    return suite, {name: partial(read_clip, file, name, **size) for name, file in files.items()}
+
+
+def _chosen(suite: FoundSuite, clips: list[str] | None) -> dict[str, Path]:
+    for name in clips or ():
+        if name not in suite.clips:
+            raise ValueError(f"there is no clip {name!r} in {suite.name}; there are {', '.join(suite.clips)}")
+    return {name: file for name, file in suite.clips.items() if clips is None or name in clips}
+
+
+def _metrics(
+    args: argparse.Namespace, suite: FoundSuite | None, dover: Any, device: Any
+) -> tuple[list[str], dict[str, str]]:
+    """What to measure, and why some of it cannot be."""
+    from flashvsr.evaluate import NO_REFERENCE, missing_metrics
+
+    blind = suite is not None and not suite.suite.has_truth
+    default = METRICS if suite is None else NO_REFERENCE if blind else METRICS + MORE_METRICS
+    metrics = list(args.metrics or default)
+    missing = missing_metrics(metrics, dover, device)
+    if blind:
+        missing |= {name: "there is no ground truth" for name in metrics if name not in NO_REFERENCE}
+    return metrics, missing
+
+
+def _report(
+    args: argparse.Namespace, folder: Path | None, results: Any, metrics: list[str], suite: FoundSuite | None
+) -> None:
+    """Print the table, and write what is to be kept."""
+    from flashvsr.cli.evaluate_results import RESULTS
+    from flashvsr.evaluate import clip_table, mean_table, suite_csv, suite_table, to_csv, to_json
+
+    table = (
+        mean_table(results, metrics) if suite is None else suite_table(results, metrics, suite, _setting(args, suite))
+    )
     print(table, end="")
-    if folder is not None:
-        kept = {key: value for key, value in vars(args).items() if key not in ("command", "out", "overwrite")}
-        (folder / "results.md").write_text(f"{table}\n{clip_table(results, args.metrics)}")
-        (folder / "results.csv").write_text(to_csv(results, args.metrics))
-        (folder / RESULTS).write_text(to_json(results, kept))
-
-
-@contextmanager
-def _results_folder(out: Path | None, overwrite: bool) -> Iterator[Path | None]:
-    """A folder that becomes `out` when all went well, and is gone otherwise.
-
-    Raises:
-        FileExistsError: If `out` exists, unless it may be overwritten and holds results.
-    """
-    if out is None:
-        yield None
+    if folder is None:
         return
-    if out.exists() and not overwrite:
-        raise FileExistsError(f"{out} exists; choose another folder, or pass --overwrite")
-    if out.exists() and not (out / RESULTS).is_file():
-        raise FileExistsError(f"{out} exists and holds no results of an evaluation: --overwrite does not replace it")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
-        new = work / "new"
-        new.mkdir(mode=0o755)
-        yield new
-        if out.exists():
-            out.rename(work / "old")
-        new.rename(out)
-    finally:
-        shutil.rmtree(work)
+    kept = {key: value for key, value in vars(args).items() if key not in ("command", "out", "overwrite")}
+    (folder / "results.md").write_text(f"{table}\n{clip_table(results, metrics)}")
+    (folder / "results.csv").write_text(to_csv(results, metrics))
+    (folder / RESULTS).write_text(to_json(results, {**kept, "metrics": metrics}))
+    if suite is not None:
+        (folder / "suite.csv").write_text(suite_csv(results, metrics, suite))
 
 
-def _parts(said: list[str], files: Mapping[str, Path]) -> dict[str, dict[int, list[Any]]]:
-    """Parts to show, by clip and frame.
-
-    Raises:
-        ValueError: If one is not understood, or names no clip.
-    """
-    from flashvsr.evaluate import Box
-
-    parts: dict[str, dict[int, list[Any]]] = {}
-    for text in said:
-        name, *rest = text.rsplit(":", 2)
-        if len(rest) != 2 or not rest[0].isdecimal():
-            raise ValueError(f"--part is CLIP:FRAME:TOP,LEFT,SIZE, got {text!r}")
-        if name not in files:
-            raise ValueError(f"--part {text}: there is no clip {name!r}; there are {', '.join(files)}")
-        parts.setdefault(name, {}).setdefault(int(rest[0]), []).append(Box.parse(rest[1]))
-    return parts
-
-
-def _pictures(folder: Path, sample: Sample, parts: Mapping[int, list[Any]], args: argparse.Namespace) -> None:
-    """Write what can be seen of one clip."""
-    from flashvsr.evaluate import liveliest, strip
-
-    clip, truth = sample.clip, sample.clip.frames
-    shown = {name: frames for name, frames in sample.outputs.items() if name != "lanczos"}
-    columns = {"LR": sample.lr, **shown, "HR": truth}
-    name = clip.name if len(args.seeds) == 1 else f"{clip.name}_seed{sample.seed}"
-
-    def save(kind: str, name: str, frame: int, boxes: list[Any], **options: Any) -> None:
-        if frame >= len(truth):
-            raise ValueError(f"{clip.name} has {len(truth)} frames, there is no frame {frame} to show")
-        (folder / kind).mkdir(exist_ok=True)
-        still = {label: frames[frame] for label, frames in columns.items()}
-        strip(still, boxes, zoom=args.zoom, **options).save(folder / kind / f"{name}.png")
-
-    middle = len(truth) // 2
-    save("pictures", name, middle, liveliest(truth[middle], 128, 3), overview=True)
-    for frame, boxes in parts.items():
-        save("strips", f"{name}_{frame}", frame, boxes)
-    if args.video and clip.info is not None:
-        _video(folder / "videos", name, clip, columns)
-
-
-def _video(folder: Path, name: str, clip: Clip, columns: Mapping[str, Any]) -> None:
-    from dataclasses import replace
-    from fractions import Fraction
-
-    from flashvsr.data import VideoWriter
-    from flashvsr.evaluate import side_by_side
-
-    assert clip.info is not None
-    frames, rate = side_by_side(columns), clip.info.frame_rate or Fraction(25)
-    height, width = frames.shape[-2:]
-    info = replace(clip.info, width=width, height=height, time_base=1 / rate)
-    folder.mkdir(exist_ok=True)
-    with VideoWriter(folder / f"{name}.mp4", width=width, height=height, info=info) as writer:
-        for number, frame in enumerate(frames):
-            writer.write(frame, number / rate)
+def _setting(args: argparse.Namespace, suite: FoundSuite) -> str:
+    """How a suite was run, in a sentence."""
+    clips = len(_chosen(suite, args.clips))
+    said = f"{clips} of {len(suite.clips)} clips" + (f" in {suite.place}/" if suite.place else "")
+    said += f", the first {args.frames} frames of each" if args.frames else ", all frames"
+    if args.crop:
+        said += f", the middle {args.crop[0]}x{args.crop[1]} pixels"
+    if not suite.suite.has_truth:
+        return f"{said}; the LR clips as they are."
+    shrunk = [f"to {args.short_side} pixels"] if args.short_side else []
+    shrunk += [f"by {args.downscale} at least"] if args.downscale > 1 else []
+    said += f", ground truth shrunk {' and '.join(shrunk)}" if shrunk else ""
+    how = "bicubic" if args.degrade == "bicubic" else f"the degradation {args.degrade}"
+    return f"{said}; LR a quarter of the size by {how}, seed {', '.join(map(str, args.seeds))}."

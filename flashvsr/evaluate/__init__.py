@@ -1,17 +1,26 @@
 """Judge an upscaler: metrics, tables and pictures.
 
 * ``evaluate``: clips, methods and seeds in, all figures out; ``BASELINES`` are bicubic and Lanczos
-* ``find_clips``, ``read_clip``: ground truth from files
-* ``ClipMeter``: PSNR, SSIM, MS-SSIM, VMAF, warping error and LPIPS of one clip, frame by frame
+* ``find_clips``, ``read_clip``, ``read_low_clip``: ground truth from files, and LR clips that have none
+* ``find_suite``, ``SUITES``: the public test sets as they lie on disk
+* ``ClipMeter``: PSNR, SSIM, MS-SSIM, VMAF, warping error, LPIPS, DISTS, NIQE, MUSIQ, CLIPIQA and DOVER of one clip
+* ``missing_metrics``: which of them cannot be computed here, and why
 * ``WholeClip``: a model that cannot stream, as a method
 * ``mean_table``, ``clip_table``, ``to_csv``, ``to_json``: the figures to read and to keep
+* ``suite_table``, ``suite_csv``: the paper's figures beside ours, with intervals over clips
 * ``strip``, ``side_by_side``: pictures and clips beside each other
 """
 
-from flashvsr.evaluate.clips import Clip, find_clips, read_clip, resize
-from flashvsr.evaluate.metrics import COLUMNS, ClipMeter, luma_bt601, missing_metrics
+from flashvsr.evaluate.clips import Clip, LowClip, find_clips, read_clip, read_low_clip, resize
+from flashvsr.evaluate.columns import COLUMNS, NO_REFERENCE
+from flashvsr.evaluate.comparison import suite_csv, suite_table
+from flashvsr.evaluate.intervals import half_width, student_quantile
+from flashvsr.evaluate.metrics import ClipMeter, luma_bt601
+from flashvsr.evaluate.paper import published
 from flashvsr.evaluate.run import BASELINES, Results, Row, Sample, bicubic_lr, clip_seed, evaluate
+from flashvsr.evaluate.scorers import load_video_scorer, missing_metrics
 from flashvsr.evaluate.strips import Box, liveliest, side_by_side, strip
+from flashvsr.evaluate.suites import SUITES, FoundSuite, Suite, find_suite
 from flashvsr.evaluate.tables import clip_table, mean_figures, mean_table, to_csv, to_json
 from flashvsr.evaluate.warping import PairWarp, estimate_flow, visible, warp
 from flashvsr.evaluate.whole_clip import WholeClip, without_latents, without_velocity
@@ -19,13 +28,18 @@ from flashvsr.evaluate.whole_clip import WholeClip, without_latents, without_vel
 __all__ = [
     "BASELINES",
     "COLUMNS",
+    "NO_REFERENCE",
+    "SUITES",
     "Box",
     "Clip",
     "ClipMeter",
+    "FoundSuite",
+    "LowClip",
     "PairWarp",
     "Results",
     "Row",
     "Sample",
+    "Suite",
     "WholeClip",
     "bicubic_lr",
     "clip_seed",
@@ -33,15 +47,23 @@ __all__ = [
     "estimate_flow",
     "evaluate",
     "find_clips",
+    "find_suite",
+    "half_width",
     "liveliest",
+    "load_video_scorer",
     "luma_bt601",
     "mean_figures",
     "mean_table",
     "missing_metrics",
+    "published",
     "read_clip",
+    "read_low_clip",
     "resize",
     "side_by_side",
     "strip",
+    "student_quantile",
+    "suite_csv",
+    "suite_table",
     "to_csv",
     "to_json",
     "visible",

@@ -8,9 +8,6 @@ RGB; nothing is cropped at the border, and a clip's figure is the mean over its 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,24 +18,14 @@ from torchmetrics.functional.image import (
     structural_similarity_index_measure,
 )
 
+from flashvsr.evaluate.columns import NO_REFERENCE, check_metrics, columns_of
+from flashvsr.evaluate.scorers import VideoScorer, frame_scorer, one_number, pair_scorer
 from flashvsr.evaluate.vmaf import Vmaf
 from flashvsr.evaluate.warping import PairWarp
 
-COLUMNS = {
-    "psnr": ("psnr_y", "psnr_rgb"),
-    "ssim": ("ssim_y", "ssim_rgb"),
-    "ms_ssim": ("ms_ssim_y", "ms_ssim_rgb"),
-    "vmaf": ("vmaf",),
-    "warping": ("warp_error",),
-    "lpips": ("lpips",),
-}
-"""Metrics a person asks for, and the columns each gives."""
-
-LOWER_IS_BETTER = ("warp_error", "lpips")
 GROUND_TRUTH = "ground truth"
 WARP_UNIT = 1e3  # warping errors are given in thousandths
 _MS_SSIM_SHORTEST = 176  # torchmetrics: five scales of an 11-pixel window
-_ALEXNET = "alexnet-owt-7be5be79.pth"
 
 
 def luma_bt601(rgb: Tensor) -> Tensor:
@@ -57,34 +44,6 @@ def luma_bt601(rgb: Tensor) -> Tensor:
     return (65.481 * red + 128.553 * green + 24.966 * blue + 16) / 255
 
 
-def missing_metrics(metrics: Sequence[str]) -> dict[str, str]:
-    """Which metrics cannot be computed here, and why; nothing is downloaded.
-
-    Args:
-        metrics: Names, of :data:`COLUMNS`.
-
-    Returns:
-        Reasons by name; empty when all can.
-
-    Raises:
-        ValueError: If a name is unknown.
-    """
-    missing = {}
-    for metric in metrics:
-        if metric not in COLUMNS:
-            raise ValueError(f"metrics are {', '.join(COLUMNS)}; got {metric!r}")
-    if "vmaf" in metrics and find_spec("vmaf_torch") is None:
-        missing["vmaf"] = "the package vmaf-torch is not installed: pip install flashvsr[train]"
-    if "lpips" in metrics:
-        weights = Path(torch.hub.get_dir()) / "checkpoints" / _ALEXNET
-        if find_spec("torchvision") is None:
-            missing["lpips"] = "the package torchvision is not installed: pip install torchvision"
-        elif not weights.is_file():
-            fetch = "python -c \"import torchvision; torchvision.models.alexnet(weights='DEFAULT')\""
-            missing["lpips"] = f"its AlexNet weights (233 MiB) are not at {weights}; fetch them once: {fetch}"
-    return missing
-
-
 class ClipMeter:
     """The metrics of one clip, for several methods at once; memory does not grow with the clip.
 
@@ -92,8 +51,10 @@ class ClipMeter:
 
     Args:
         methods: Names of what is compared with the ground truth.
-        metrics: Names, of :data:`COLUMNS`; none that :func:`missing_metrics` names.
+        metrics: Names, of :data:`~flashvsr.evaluate.columns.COLUMNS`; none that
+            :func:`~flashvsr.evaluate.scorers.missing_metrics` names.
         device: Where to compute.
+        dover: Computes DOVER, see :meth:`add_clip`.
 
     Raises:
         ValueError: If a metric is unknown.
@@ -107,8 +68,10 @@ class ClipMeter:
         methods: Sequence[str],
         metrics: Sequence[str] = ("psnr", "ssim", "ms_ssim", "vmaf", "warping"),
         device: torch.device | str = "cpu",
+        dover: VideoScorer | None = None,
     ) -> None:
-        missing_metrics(metrics)
+        check_metrics(metrics)
+        self._dover = dover if "dover" in metrics else None
         self._metrics, self._device = tuple(metrics), torch.device(device)
         self.notes: dict[str, str] = {}
         names = (*methods, GROUND_TRUTH)
@@ -117,31 +80,53 @@ class ClipMeter:
         self._before: dict[str, Tensor] = {}
 
     @torch.inference_mode()
-    def add(self, truth: Tensor, outputs: Mapping[str, Tensor]) -> None:
+    def add(self, truth: Tensor | None, outputs: Mapping[str, Tensor]) -> None:
         """Take the next frame.
 
         Args:
-            truth: The ground truth `[3, H, W]`, uint8.
+            truth: The ground truth `[3, H, W]`, uint8; None when there is none: metrics that compare have no figures.
             outputs: The frame of every method, of the same shape and dtype.
 
         Raises:
-            ValueError: If a shape or dtype differs.
+            ValueError: If a shape or dtype differs, or a scorer gives something else than a number.
         """
         for name, frame in outputs.items():
-            if frame.shape != truth.shape or frame.dtype != torch.uint8 or truth.dtype != torch.uint8:
+            expected = frame if truth is None else truth
+            if frame.shape != expected.shape or {frame.dtype, expected.dtype} != {torch.uint8}:
                 raise ValueError(
                     f"{name} gave a frame {list(frame.shape)} of {frame.dtype}, the ground truth is "
-                    f"{list(truth.shape)} of {truth.dtype}; both are uint8 and of one size"
+                    f"{list(expected.shape)} of {expected.dtype}; both are uint8 and of one size"
                 )
-        levels = {name: frame.to(self._device) for name, frame in {**outputs, GROUND_TRUTH: truth}.items()}
+        shown = outputs if truth is None else {**outputs, GROUND_TRUTH: truth}
+        levels = {name: frame.to(self._device) for name, frame in shown.items()}
         unit = {name: frame[None].float() / 255 for name, frame in levels.items()}
         with exact():
+            for name, frame in unit.items():
+                self._judge(name, frame)
+            if truth is None:
+                reason = "there is no ground truth"
+                compared = [metric for metric in self._metrics if metric not in NO_REFERENCE]
+                self.notes.update(dict.fromkeys(columns_of(compared), reason))
+                return
             for name in outputs:
                 self._compare(name, unit[GROUND_TRUTH], unit[name])
             for name, vmaf in self._vmaf.items():
                 vmaf.add(levels[GROUND_TRUTH], levels[name])
             if "warping" in self._metrics:
                 self._warp(unit)
+
+    def add_clip(self, frames: Mapping[str, Tensor]) -> None:
+        """Score whole clips, for metrics that see time; call it once.
+
+        Args:
+            frames: By method, and by :data:`GROUND_TRUTH` if there is one: `[T, 3, H, W]`, uint8.
+
+        Raises:
+            ValueError: If the scorer gives something else than a number.
+        """
+        if self._dover is not None:
+            for name, clip in frames.items():
+                self._note(name, "dover", one_number(self._dover(clip), "dover"))
 
     @torch.inference_mode()
     def result(self) -> dict[str, dict[str, float]]:
@@ -153,19 +138,21 @@ class ClipMeter:
         """
         with exact():
             for name, vmaf in self._vmaf.items():
-                self._values[name]["vmaf"] = [vmaf.result()]
+                if "vmaf" not in self.notes:
+                    self._values[name]["vmaf"] = [vmaf.result()]
         if "warping" in self._metrics and not self._values[GROUND_TRUTH].get("warp_error"):
-            self.notes["warp_error"] = "a single frame has no motion"
+            self.notes.setdefault("warp_error", "a single frame has no motion")
         figures: dict[str, dict[str, float]] = {}
         for name, columns in self._values.items():
             figures[name] = {}
             for column, values in columns.items():
                 stacked = torch.stack([value.double() for value in values])
-                kept = stacked[~stacked.isnan()]  # NaN: a cut has no warping error
-                if len(kept):
+                kept = stacked[~stacked.isnan()] if column == "warp_error" else stacked  # NaN: a cut
+                if len(kept) and not kept.isnan().any():
                     figures[name][column] = float(kept.mean())
                 else:
-                    self.notes[column] = "every pair of frames is a cut"
+                    cut = column == "warp_error"
+                    self.notes[column] = "every pair of frames is a cut" if cut else f"{name} got no number"
         return figures
 
     def _note(self, name: str, column: str, value: Tensor) -> None:
@@ -181,8 +168,17 @@ class ClipMeter:
                 self._note(name, f"ssim_{kind}", structural_similarity(ours, theirs).mean())
             if "ms_ssim" in self._metrics:
                 self._multiscale(name, f"ms_ssim_{kind}", ours, theirs)
-        if "lpips" in self._metrics:
-            self._note(name, "lpips", _lpips(str(self._device))(frame, truth))
+        for metric in ("lpips", "dists"):
+            if metric in self._metrics:
+                score = pair_scorer(metric, str(self._device))(frame, truth)
+                self._note(name, metric, one_number(score, metric))
+
+    def _judge(self, name: str, frame: Tensor) -> None:
+        """Metrics of one frame that need no other."""
+        for metric in ("niqe", "musiq", "clipiqa"):
+            if metric in self._metrics:
+                score = frame_scorer(metric, str(self._device))(frame)
+                self._note(name, metric, one_number(score, metric))
 
     def _multiscale(self, name: str, column: str, ours: Tensor, theirs: Tensor) -> None:
         if min(ours.shape[-2:]) < _MS_SSIM_SHORTEST:
@@ -218,10 +214,3 @@ def structural_similarity(ours: Tensor, theirs: Tensor) -> Tensor:
 def exact() -> Any:
     """A context in which convolutions of CUDA are exact and the same every time: no TF32, no autotuning."""
     return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
-
-
-@cache
-def _lpips(device: str) -> Any:
-    from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
-
-    return LearnedPerceptualImagePatchSimilarity(net_type="alex", normalize=True).to(device).eval()

@@ -13,8 +13,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from flashvsr.evaluate.clips import SCALE, Clip, resize
-from flashvsr.evaluate.metrics import ClipMeter
+from flashvsr.evaluate.clips import SCALE, Clip, LowClip, resize
+from flashvsr.evaluate.metrics import GROUND_TRUTH, ClipMeter
+from flashvsr.evaluate.scorers import VideoScorer
 
 T = TypeVar("T")
 
@@ -49,16 +50,21 @@ class Sample:
     """One clip with all that was made of it; for pictures.
 
     Attributes:
-        clip: The ground truth.
+        clip: The ground truth, or the LR clip that has none.
         seed: As given by the user.
         lr: `[T, 3, h, w]`, uint8.
         outputs: By method, `[T, 3, 4h, 4w]`, uint8.
     """
 
-    clip: Clip
+    clip: Clip | LowClip
     seed: int
     lr: Tensor
     outputs: dict[str, Tensor]
+
+    @property
+    def truth(self) -> Tensor | None:
+        """The ground truth `[T, 3, 4h, 4w]`, uint8, if there is one."""
+        return self.clip.frames if isinstance(self.clip, Clip) else None
 
 
 @dataclass
@@ -77,13 +83,14 @@ class Results:
 
 
 def evaluate(
-    clips: Iterable[Clip | Callable[[], Clip]],
+    clips: Iterable[Clip | LowClip | Callable[[], Clip | LowClip]],
     methods: Mapping[str, Method],
     degrade: Callable[[Tensor, int], Tensor] | None = None,
     *,
     seeds: Sequence[int] = (0,),
     metrics: Sequence[str] = ("psnr", "ssim", "ms_ssim", "vmaf", "warping"),
     device: torch.device | str = "cpu",
+    dover: VideoScorer | None = None,
     seen: Callable[[Sample], None] | None = None,
     workers: int = 1,
 ) -> Results:
@@ -92,13 +99,15 @@ def evaluate(
     Memory holds the frames of one clip, in 8 bits, once for each method, and the clips that are prepared ahead.
 
     Args:
-        clips: Ground truth, or functions that read it, which are then called ahead of use.
+        clips: Ground truth, or functions that read it, which are then called ahead of use. An LR clip is upscaled as
+            it is, and judged by the metrics that need no ground truth.
         methods: What to compare, by name; put :data:`BASELINES` among them.
         degrade: ``degrade(frames, seed)``: `[T, 3, H, W]` to `[T, 3, H/4, W/4]`, both uint8; None for Pillow's
             bicubic.
         seeds: Every clip is degraded once for each; see :func:`clip_seed`.
-        metrics: Names, of :data:`~flashvsr.evaluate.metrics.COLUMNS`.
+        metrics: Names, of :data:`~flashvsr.evaluate.columns.COLUMNS`.
         device: Where metrics are computed.
+        dover: Computes DOVER.
         seen: Called with each clip when it is done, to keep pictures of it.
         workers: Threads that read and degrade clips ahead; the result does not depend on them.
 
@@ -112,29 +121,46 @@ def evaluate(
     tasks = (partial(_prepared, clip, degrade, seeds) for clip in clips)
     for clip, small in _ahead(tasks, workers):
         for seed, lr in zip(seeds, small, strict=True):
-            own = clip_seed(clip.name, seed)
-            outputs = {name: method(lr, own) for name, method in methods.items()}
-            for name, output in outputs.items():
-                if output.shape != clip.frames.shape:
-                    raise ValueError(
-                        f"{name} gave {list(output.shape)} for {clip.name}, expected {list(clip.frames.shape)}"
-                    )
-            meter = ClipMeter(list(methods), metrics, device)
-            for t, truth in enumerate(clip.frames):
-                meter.add(truth, {name: output[t] for name, output in outputs.items()})
-            results.rows += [Row(clip.name, seed, name, figures) for name, figures in meter.result().items()]
+            outputs = _upscaled(clip, lr, clip_seed(clip.name, seed), methods)
+            sample = Sample(clip, seed, lr, outputs)
+            meter = ClipMeter(list(methods), metrics, device, dover)
+            _measure(meter, sample)
+            for name, figures in meter.result().items():
+                if name in outputs or sample.truth is not None:
+                    results.rows.append(Row(clip.name, seed, name, figures))
             for column, reason in meter.notes.items():
                 results.skipped.setdefault(f"{column}: {reason}", []).append(clip.name)
             if seen is not None:
-                seen(Sample(clip, seed, lr, outputs))
+                seen(sample)
     return results
 
 
+def _upscaled(clip: Clip | LowClip, lr: Tensor, seed: int, methods: Mapping[str, Method]) -> dict[str, Tensor]:
+    """What every method makes of the LR frames."""
+    expected = [len(lr), 3, *_target(lr)]
+    outputs = {name: method(lr, seed) for name, method in methods.items()}
+    for name, output in outputs.items():
+        if list(output.shape) != expected:
+            raise ValueError(f"{name} gave {list(output.shape)} for {clip.name}, expected {expected}")
+    return outputs
+
+
+def _measure(meter: ClipMeter, sample: Sample) -> None:
+    truth, outputs = sample.truth, sample.outputs
+    for t in range(len(sample.lr)):
+        meter.add(None if truth is None else truth[t], {name: output[t] for name, output in outputs.items()})
+    meter.add_clip(outputs if truth is None else {**outputs, GROUND_TRUTH: truth})
+
+
 def _prepared(
-    clip: Clip | Callable[[], Clip], degrade: Callable[[Tensor, int], Tensor] | None, seeds: Sequence[int]
-) -> tuple[Clip, list[Tensor]]:
+    clip: Clip | LowClip | Callable[[], Clip | LowClip],
+    degrade: Callable[[Tensor, int], Tensor] | None,
+    seeds: Sequence[int],
+) -> tuple[Clip | LowClip, list[Tensor]]:
     """The clip, and its LR frames for every seed."""
-    clip = clip if isinstance(clip, Clip) else clip()
+    clip = clip if isinstance(clip, Clip | LowClip) else clip()
+    if isinstance(clip, LowClip):
+        return clip, [clip.lr] * len(seeds)
     expected = (len(clip.frames), 3, clip.frames.shape[2] // SCALE, clip.frames.shape[3] // SCALE)
     small = []
     for seed in seeds:

@@ -9,30 +9,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flashvsr.evaluate.metrics import COLUMNS, GROUND_TRUTH
+from flashvsr.evaluate.columns import DEFINITIONS, TITLES, columns_of
+from flashvsr.evaluate.metrics import GROUND_TRUTH
 from flashvsr.evaluate.run import Results, Row
-
-TITLES = {
-    "psnr_y": ("PSNR-Y", 2),
-    "psnr_rgb": ("PSNR", 2),
-    "ssim_y": ("SSIM-Y", 4),
-    "ssim_rgb": ("SSIM", 4),
-    "ms_ssim_y": ("MS-SSIM-Y", 4),
-    "ms_ssim_rgb": ("MS-SSIM", 4),
-    "vmaf": ("VMAF", 2),
-    "warp_error": ("warping error", 4),
-    "lpips": ("LPIPS", 4),
-}
-"""Title and decimals of each column."""
-
-DEFINITIONS = {
-    "psnr": "PSNR and SSIM: mean over frames, no border cropped; -Y on BT.601 limited-range luma, else on RGB.",
-    "vmaf": "VMAF: torchmetrics and vmaf-torch on full-range luma, frames cut to 0..100; not libvmaf's own figure.",
-    "warping": "Warping error: 1000 x mean squared change along the motion of the ground truth (dense pyramidal "
-    "Lucas-Kanade, occlusions left out by a forward-backward check), lower is better; blur scores well, too, so see "
-    "the ground truth's own.",
-    "lpips": "LPIPS: AlexNet, lower is better.",
-}
 
 
 def mean_figures(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
@@ -55,11 +34,6 @@ def mean_figures(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
     }
 
 
-def columns_of(metrics: Sequence[str]) -> list[str]:
-    """The columns of some metrics, in the order of the table."""
-    return [column for metric, columns in COLUMNS.items() if metric in metrics for column in columns]
-
-
 def mean_table(results: Results, metrics: Sequence[str], *, baseline: str = "bicubic") -> str:
     """The table of means in Markdown: a row for each method, in brackets what it gains over the baseline.
 
@@ -79,11 +53,16 @@ def mean_table(results: Results, metrics: Sequence[str], *, baseline: str = "bic
             base = means.get(baseline, {}).get(column) if method not in (baseline, GROUND_TRUTH) else None
             cells.append(_cell(figures.get(column), base, TITLES[column][1]))
         lines.append([method, *cells])
-    text = _aligned(lines)
-    notes = [f"{name} is missing: {reason}" for name, reason in results.missing.items()]
-    notes += [f"no {what} ({_listed(names)})" for what, names in results.skipped.items()]
+    text = aligned(lines)
+    notes = missing_notes(results)
     notes += [words for metric, words in DEFINITIONS.items() if metric in metrics]
     return "\n".join([text, "", *(f"- {note}" for note in notes)]) + "\n"
+
+
+def missing_notes(results: Results) -> list[str]:
+    """What has no figure, and why: for all clips, and for some."""
+    notes = [f"{name} is missing: {reason}" for name, reason in results.missing.items()]
+    return notes + [f"no {what} ({_listed(names)})" for what, names in results.skipped.items()]
 
 
 def clip_table(results: Results, metrics: Sequence[str]) -> str:
@@ -93,7 +72,7 @@ def clip_table(results: Results, metrics: Sequence[str]) -> str:
     for row in results.rows:
         cells = [_cell(row.figures.get(column), None, TITLES[column][1]) for column in columns]
         lines.append([row.clip, str(row.seed), row.method, *cells])
-    return _aligned(lines) + "\n"
+    return aligned(lines) + "\n"
 
 
 def to_csv(results: Results, metrics: Sequence[str]) -> str:
@@ -139,10 +118,17 @@ def _cell(value: float | None, base: float | None, decimals: int) -> str:
     return f"{text} ({value - base:+.{decimals}f})"
 
 
-def _aligned(lines: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; the figures of a column are flush right."""
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table.
+
+    Args:
+        lines: Cells, the titles first; columns called clip, metric, method and seed hold names, the others figures.
+
+    Returns:
+        The table, the figures of a column flush right.
+    """
     widths = [max(len(line[index]) for line in lines) for index in range(len(lines[0]))]
-    names = sum(title in ("clip", "method") for title in lines[0]) + ("seed" in lines[0])
+    names = sum(title in ("clip", "method", "metric") for title in lines[0]) + ("seed" in lines[0])
     rows = []
     for line in lines:
         cells = [

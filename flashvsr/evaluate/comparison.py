@@ -1,0 +1,187 @@
+"""A test set's table: what the paper reports beside what was measured, with intervals over clips."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from flashvsr.evaluate.columns import DEFINITIONS, LOWER_IS_BETTER, TITLES, columns_of, metric_of
+from flashvsr.evaluate.intervals import CONFIDENCE, half_width
+from flashvsr.evaluate.metrics import GROUND_TRUTH
+from flashvsr.evaluate.paper import cautions, published
+from flashvsr.evaluate.run import Results, Row
+from flashvsr.evaluate.suites import FoundSuite
+from flashvsr.evaluate.tables import aligned, missing_notes
+
+BASELINE = "bicubic"
+MISSING = "missing"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What is known about a figure.
+
+    Attributes:
+        mean: Over clips; a clip's figure is its mean over seeds.
+        half: Half of the t-interval over clips; None for one clip, or an infinite figure.
+        clips: How many have the figure.
+    """
+
+    mean: float
+    half: float | None
+    clips: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Estimate:
+        """From one value for each clip, at least one."""
+        return cls(math.fsum(values) / len(values), half_width(values), len(values))
+
+
+def estimates(rows: Sequence[Row]) -> dict[str, dict[str, Estimate]]:
+    """Every figure with its interval.
+
+    Args:
+        rows: Of one evaluation.
+
+    Returns:
+        By method, in the order of the rows, and column.
+    """
+    return {
+        method: {column: Estimate.of(list(clips.values())) for column, clips in columns.items()}
+        for method, columns in _by_clip(rows).items()
+    }
+
+
+def gains(rows: Sequence[Row], baseline: str = BASELINE) -> dict[str, dict[str, Estimate]]:
+    """What every method gains over the baseline, clip by clip, so that the spread between clips drops out.
+
+    Args:
+        rows: Of one evaluation.
+        baseline: A method; without it among the rows there are no gains.
+
+    Returns:
+        By method and column; nothing for the baseline, the ground truth, and figures that are infinite.
+    """
+    figures = _by_clip(rows)
+    base = figures.get(baseline, {})
+    found: dict[str, dict[str, Estimate]] = {}
+    for method, columns in figures.items():
+        if method in (baseline, GROUND_TRUTH):
+            continue
+        for column, clips in columns.items():
+            shared = [clip for clip in clips if clip in base.get(column, {})]
+            differences = [clips[clip] - base[column][clip] for clip in shared]
+            if differences and all(map(math.isfinite, differences)):
+                found.setdefault(method, {})[column] = Estimate.of(differences)
+    return found
+
+
+def suite_table(results: Results, metrics: Sequence[str], found: FoundSuite, setting: str) -> str:
+    """The table of a test set in Markdown: a row for each figure, a column for each model.
+
+    Args:
+        results: Of one evaluation.
+        metrics: Asked for; those that could not be computed keep their rows, with the reason below.
+        found: The test set.
+        setting: How it was run, in a sentence.
+
+    Returns:
+        Lines, aligned for reading as they are.
+    """
+    ours, gained, paper = estimates(results.rows), gains(results.rows), published(found.name)
+    lines = [["metric", *paper, *ours]]
+    for column in columns_of(metrics):
+        title, decimals = TITLES[column]
+        cells = [f"{title} {'↓' if column in LOWER_IS_BETTER else '↑'}"]
+        cells += [_plain(figures.get(column), decimals) for figures in paper.values()]
+        for method, figures in ours.items():
+            if metric_of(column) in results.missing:
+                cells.append(MISSING)
+            else:
+                cells.append(_cell(figures.get(column), gained.get(method, {}).get(column), decimals))
+        lines.append(cells)
+    notes = [f"{found.suite.title}: {setting}", _reading(results.rows), *missing_notes(results)]
+    notes += [words for metric, words in DEFINITIONS.items() if {metric, _SHARED.get(metric)} & set(metrics)]
+    notes += [*found.cautions, *cautions(found.name)]
+    return "\n".join([aligned(lines), "", *(f"- {note}" for note in notes)]) + "\n"
+
+
+def suite_csv(results: Results, metrics: Sequence[str], found: FoundSuite) -> str:
+    """The same figures, unrounded: a line for each model and figure, the paper's among them.
+
+    Args:
+        results: Of one evaluation.
+        metrics: Asked for; what is missing has a line with the reason.
+        found: The test set.
+
+    Returns:
+        Lines under ``column,method,source,mean,half_width,gain,gain_half_width,clips,missing``; a ``half_width`` is
+        half of the 95 % t-interval over clips, a ``gain`` is over bicubic.
+    """
+    ours, gained, paper = estimates(results.rows), gains(results.rows), published(found.name)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["column", "method", "source", "mean", "half_width", "gain", "gain_half_width", "clips", "missing"])
+    for column in columns_of(metrics):
+        for model, published_figures in paper.items():
+            if column in published_figures:
+                writer.writerow([column, model, "paper", published_figures[column], "", "", "", "", ""])
+        reason = results.missing.get(metric_of(column), "")
+        for method, figures in ours.items():
+            figure, gain = figures.get(column), gained.get(method, {}).get(column)
+            known = [figure.mean, _blank(figure.half)] if figure else ["", ""]
+            more = [gain.mean, _blank(gain.half)] if gain else ["", ""]
+            writer.writerow([column, method, "measured", *known, *more, figure.clips if figure else 0, reason])
+    return text.getvalue()
+
+
+_SHARED = {"psnr": "ssim"}  # one sentence defines both
+
+
+def _reading(rows: Sequence[Row]) -> str:
+    """How to read the cells."""
+    clips = len({row.clip for row in rows})
+    if clips == 1:
+        return "Cells: the figure of the one clip, which has no interval; in brackets the gain over bicubic."
+    return (
+        f"Cells: mean over clips ± half of Student's {CONFIDENCE:.0%} t-interval over clips ({clips} clips; seeds of a "
+        "clip are averaged first); in brackets the gain over bicubic, clip by clip, with its own interval."
+    )
+
+
+def _by_clip(rows: Sequence[Row]) -> dict[str, dict[str, dict[str, float]]]:
+    """Mean over seeds by method, column and clip."""
+    values: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for row in rows:
+        columns = values.setdefault(row.method, {})
+        for column, value in row.figures.items():
+            columns.setdefault(column, {}).setdefault(row.clip, []).append(value)
+    return {
+        method: {
+            column: {clip: math.fsum(found) / len(found) for clip, found in clips.items()}
+            for column, clips in columns.items()
+        }
+        for method, columns in values.items()
+    }
+
+
+def _cell(figure: Estimate | None, gain: Estimate | None, decimals: int) -> str:
+    if figure is None:
+        return "-"
+    text = _plain(figure.mean, decimals) + _spread(figure.half, decimals)
+    return text if gain is None else f"{text} ({gain.mean:+.{decimals}f}{_spread(gain.half, decimals)})"
+
+
+def _spread(half: float | None, decimals: int) -> str:
+    return "" if half is None else f" ±{half:.{decimals}f}"
+
+
+def _plain(value: float | None, decimals: int) -> str:
+    return "-" if value is None else f"{value:.{decimals}f}"
+
+
+def _blank(value: float | None) -> float | str:
+    return "" if value is None else value

@@ -1,0 +1,173 @@
+"""Metrics of other packages: made from weights that are there already, or missing with the reason.
+
+LPIPS and DISTS are torchmetrics'; NIQE, MUSIQ and CLIPIQA are pyiqa's, an extra; DOVER is in no package, and whoever
+has it gives a function. Nothing is downloaded: fetching weights is a decision of the user.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from io import StringIO
+from pathlib import Path
+from typing import Any, NoReturn
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+
+from flashvsr.evaluate.columns import check_metrics
+
+VideoScorer = Callable[[Tensor], float]
+"""``score(frames)``: a whole clip `[T, 3, H, W]`, uint8, to one number; higher is better."""
+
+_BACKBONES = {  # torchmetrics brings the rest of the weights
+    "lpips": ("alexnet", "alexnet-owt-7be5be79.pth", 233),
+    "dists": ("vgg16", "vgg16-397923af.pth", 528),
+}
+_PYIQA = ("niqe", "musiq", "clipiqa")
+
+
+def missing_metrics(
+    metrics: Sequence[str], dover: VideoScorer | None = None, device: torch.device | str = "cpu"
+) -> dict[str, str]:
+    """Which metrics cannot be computed here, and why; nothing is downloaded.
+
+    Args:
+        metrics: Names, of :data:`~flashvsr.evaluate.columns.COLUMNS`.
+        dover: Computes DOVER.
+        device: Where they shall be computed.
+
+    Returns:
+        Reasons by name; empty when all can.
+
+    Raises:
+        ValueError: If a name is unknown.
+    """
+    check_metrics(metrics)
+    missing = {}
+    if "vmaf" in metrics and find_spec("vmaf_torch") is None:
+        missing["vmaf"] = "the package vmaf-torch is not installed: pip install flashvsr[train]"
+    for metric, (network, file, size) in _BACKBONES.items():
+        weights = Path(torch.hub.get_dir()) / "checkpoints" / file
+        if metric not in metrics:
+            continue
+        if find_spec("torchvision") is None:
+            missing[metric] = "the package torchvision is not installed: pip install torchvision"
+        elif not weights.is_file():
+            fetch = f"python -c \"import torchvision; torchvision.models.{network}(weights='DEFAULT')\""
+            missing[metric] = f"its {network} weights ({size} MiB) are not at {weights}; fetch them once: {fetch}"
+    for metric in _PYIQA:
+        if metric in metrics and (reason := _pyiqa_lacks(metric, str(device))):
+            missing[metric] = reason
+    if "dover" in metrics and dover is None:
+        missing["dover"] = (
+            "no package offers it; install https://github.com/VQAssessment/DOVER and name a function that scores "
+            "frames [T, 3, H, W], uint8: --dover MODULE:FUNCTION"
+        )
+    return missing
+
+
+def load_video_scorer(said: str) -> VideoScorer:
+    """Import a function that scores whole clips.
+
+    Args:
+        said: ``module:function``; the module is found as ``python -m`` finds it.
+
+    Returns:
+        The function.
+
+    Raises:
+        ValueError: If it is not of that form, or there is no such module or function.
+    """
+    module, colon, function = said.partition(":")
+    if not (module and colon and function):
+        raise ValueError(f"a scorer is named as MODULE:FUNCTION, got {said!r}")
+    try:
+        scorer = getattr(import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"the scorer {said} cannot be loaded: {error}") from error
+    if not callable(scorer):
+        raise ValueError(f"the scorer {said} is a {type(scorer).__name__}, expected a function")
+    return scorer
+
+
+@cache
+def pair_scorer(metric: str, device: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """LPIPS or DISTS.
+
+    Args:
+        metric: ``"lpips"`` or ``"dists"``.
+        device: Where to compute.
+
+    Returns:
+        ``score(frame, truth)``: both `[1, 3, H, W]`, floating point in [0, 1], to a 0-d tensor.
+    """
+    if metric == "lpips":
+        from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+
+        return LearnedPerceptualImagePatchSimilarity(net_type="alex", normalize=True).to(device).eval()
+    from torchmetrics.functional.image.dists import DISTSNetwork  # the metric itself builds one for every frame
+
+    return DISTSNetwork().to(device).eval()
+
+
+@cache
+def frame_scorer(metric: str, device: str) -> Callable[[Tensor], Tensor]:
+    """NIQE, MUSIQ or CLIPIQA, by pyiqa.
+
+    Args:
+        metric: pyiqa's name of it.
+        device: Where to compute.
+
+    Returns:
+        ``score(frame)``: `[1, 3, H, W]`, floating point in [0, 1], to a tensor of one number.
+
+    Raises:
+        ImportError: If pyiqa or something that it needs is not installed.
+        OSError: If its weights are not on this machine.
+    """
+    pyiqa: Any = import_module("pyiqa")
+    with _offline(), redirect_stdout(StringIO()):  # it prints the paths of weights
+        return pyiqa.create_metric(metric, device=torch.device(device))
+
+
+def one_number(score: Any, metric: str) -> Tensor:
+    """The score of a frame or clip, a 0-d tensor in float64.
+
+    Raises:
+        ValueError: If it is not one number.
+    """
+    number = torch.as_tensor(score, dtype=torch.float64)
+    if number.numel() != 1:
+        raise ValueError(f"{metric} gave a score of shape {list(number.shape)}, expected one number")
+    return number.reshape(())
+
+
+def _pyiqa_lacks(metric: str, device: str) -> str | None:
+    """Why the metric cannot be made; None when it can."""
+    if find_spec("pyiqa") is None:
+        return "the package pyiqa is not installed: pip install flashvsr[iqa]"
+    try:
+        frame_scorer(metric, device)
+    except ImportError as error:
+        return f"pyiqa cannot be imported: {error}"
+    except (OSError, RuntimeError) as error:
+        fetch = f"python -c \"import pyiqa; pyiqa.create_metric('{metric}')\""
+        return f"pyiqa cannot load it: {str(error).splitlines()[0]}; fetch its weights once: {fetch}"
+    return None
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """No connection can be opened by this process: what would be downloaded is an error at once, not a wait."""
+
+    def refuse(*arguments: Any) -> NoReturn:
+        raise ConnectionError("its weights are not on this machine, and an evaluation downloads nothing")
+
+    with patch.object(socket.socket, "connect", refuse), patch.object(socket, "getaddrinfo", refuse):
+        yield
