@@ -21,6 +21,7 @@ COMMANDS = {
     "degrade": "a good video goes in, a small one with the faults of real video comes out",
     "info": "what this installation can run here, and why not the rest",
     "shards": "write training shards from videos and images, or look into them",
+    "curate": "raw videos and photographs go in, the good parts come out as shards, with a report",
     "bench": "speed and memory of each part of a model",
 }
 

@@ -26,7 +26,7 @@ from flashvsr.data.tracks import TrackQueue, describe_track
 _NO_TIMESTAMPS = 0x80  # AVFMT_NOTIMESTAMPS: raw H.264, HEVC and the like
 _TOLERANCE = Fraction(1, 4)  # seconds by which a file may end before the length that it states
 # tags in another encoding than UTF-8 are no reason to refuse a video; PyAV 19 thinks so itself and took the option away
-_LENIENT: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+LENIENT: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 
 
 class FileSource:
@@ -110,7 +110,7 @@ class FileSource:
             if path.is_file() and path.stat().st_size == 0:
                 raise VideoError(f"{source} is empty (0 bytes)\nexpected a video file")
         with plain_errors(f"cannot read {self.name} as video", "it is not a video, or its beginning or end is missing"):
-            return av.open("pipe:0" if source == "-" else source, "r", **_LENIENT)
+            return av.open("pipe:0" if source == "-" else source, "r", **LENIENT)
 
     def _plainly(self) -> Any:
         return plain_errors(

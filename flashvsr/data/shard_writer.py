@@ -264,13 +264,14 @@ def _write(folder: Path, samples: Iterator[Sample], rules: ShardRules) -> list[s
                 names.append(f"shard-{len(names):05d}.tar")
                 target = folder / names[-1]
                 tar, filled = current.enter_context(tarfile.open(target, "w", format=tarfile.USTAR_FORMAT)), 0
-            _add(tar, f"{sample.key}.{sample.ending}", sample.media)
-            _add(tar, f"{sample.key}.json", json.dumps(sample.metadata, sort_keys=True).encode())
+            add_member(tar, f"{sample.key}.{sample.ending}", sample.media)
+            add_member(tar, f"{sample.key}.json", json.dumps(sample.metadata, sort_keys=True).encode())
             filled += size
     return names
 
 
-def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+def add_member(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    """Add a file to a tar, with nothing of this machine or moment."""
     member = tarfile.TarInfo(name)  # owner, time and mode as they are here: nothing of this machine
     member.size = len(data)
     tar.addfile(member, io.BytesIO(data))
