@@ -34,11 +34,11 @@ class Axis:
         return min(max((self._scale(value) - low) / (high - low), 0.0), 1.0)
 
     def aligned(self, value: float, bins: int) -> Axis:
-        """The same, shifted by less than a bin so that a value lies between two bins."""
-        low, high = self._scale(self.low), self._scale(self.high)
-        width = (high - low) / bins
-        shift = (self._scale(value) - low) % width
-        low, high = low + shift - width, high + shift
+        """The same, longer by at most a bin so that a value lies between two bins."""
+        low, high, value = map(self._scale, (self.low, self.high, value))
+        width = (high - low) / (bins - 1)
+        low = value - math.ceil((value - low) / width) * width
+        high = low + bins * width
         return Axis(*((math.exp(low), math.exp(high)) if self.logarithmic else (low, high)), self.logarithmic)
 
     def ticks(self) -> list[float]:
@@ -89,7 +89,7 @@ def bin_counts(values: Sequence[float], axis: Axis, bins: int = _BINS) -> list[i
     """How many values lie in each of equally wide parts of an axis; those beyond its ends count in the outer ones."""
     counts = [0] * bins
     for value in values:
-        counts[min(int(axis.place(value) * bins), bins - 1)] += 1
+        counts[min(int(axis.place(value) * bins + 1e-9), bins - 1)] += 1  # what lies on an edge counts above it
     return counts
 
 
