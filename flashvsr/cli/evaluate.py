@@ -242,7 +242,8 @@ def _setting(args: argparse.Namespace, suite: FoundSuite) -> str:
     """How a suite was run, in a sentence."""
     clips = len(_chosen(suite, args.clips))
     said = f"{clips} of {len(suite.clips)} clips" + (f" in {suite.place}/" if suite.place else "")
-    said += f", the first {args.frames} frames of each" if args.frames else ", all frames"
+    first = "first frame" if args.frames == 1 else f"first {args.frames} frames"
+    said += f", the {first} of each" if args.frames else ", all frames"
     if args.crop:
         said += f", the middle {args.crop[0]}x{args.crop[1]} pixels"
     if not suite.suite.has_truth:

@@ -104,7 +104,8 @@ def suite_table(results: Results, metrics: Sequence[str], found: FoundSuite, set
                 cells.append(_cell(figures.get(column), gained.get(method, {}).get(column), decimals))
         lines.append(cells)
     notes = [f"{found.suite.title}: {setting}", _reading(results.rows), *missing_notes(results)]
-    notes += [words for metric, words in DEFINITIONS.items() if {metric, _SHARED.get(metric)} & set(metrics)]
+    used = {metric for metric in metrics if metric not in results.missing}
+    notes += [words for metric, words in DEFINITIONS.items() if {metric, _SHARED.get(metric)} & used]
     notes += [*found.cautions, *cautions(found.name)]
     return "\n".join([aligned(lines), "", *(f"- {note}" for note in notes)]) + "\n"
 

@@ -26,9 +26,9 @@ _FIGURES: dict[str, dict[str, tuple[float | None, ...]]] = {
 }
 
 CAUTION = (
-    "The paper's figures are from its own LR clips and its own settings of the metrics, which it does not publish: not "
-    "the seeds of the degradation, nor whether PSNR and SSIM are of luma or RGB (they stand beside RGB here), nor the "
-    "scale of DOVER."
+    "The paper's figures are from its own LR clips and its own settings of the metrics. Not known are the seeds of its "
+    "degradation, whether its PSNR and SSIM are of luma or RGB (they stand beside RGB here), which network its LPIPS "
+    "uses, and the scale of its DOVER."
 )
 REDS = "The paper says REDS, and not which clips."
 

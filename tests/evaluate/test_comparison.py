@@ -67,7 +67,7 @@ def test_the_caption_states_the_conventions():
         "torchmetrics",
     ):
         assert words in table
-    assert "nor whether PSNR and SSIM are of luma or RGB" in table and "says REDS, and not which clips" in table
+    assert "whether its PSNR and SSIM are of luma or RGB" in table and "says REDS, and not which clips" in table
     assert "PSNR and SSIM: torchmetrics" in suite_table(Results(ROWS), ("ssim",), _found(), "")
 
 
