@@ -35,6 +35,14 @@ def test_the_funnel_ends_with_what_the_records_say(many):
     assert rows[-1][5] == str(len(kept) - len(clips))
 
 
+def test_the_bars_of_the_funnel_are_as_long_as_what_is_left_and_what_went(tmp_path):
+    lost = [rejected("b.mp4", "motion", "motion 0.1 < 0.5 %/s", end=4.0), photo("a.jpg"), photo("b.jpg")]
+    text = write_report(write_run(tmp_path, [record("a.mp4", end=12.0), *lost])).read_text()
+    row = re.search(r'<th scope="row">motion<small>.*?</tr>', text).group()
+    bars = re.findall(r'<i class="(\w+)" style="width:([\d.]+)%">', row)
+    assert bars == [("kept", "75.00"), ("cut", "25.00"), ("other", "100.00")]
+
+
 def test_reasons_count_every_rejected_sample_once(many):
     out, records = many
     rows = read(out).tables["How much was rejected for each reason"]
@@ -55,8 +63,9 @@ def test_the_share_that_a_limit_cuts_leaves_out_what_equals_it(tmp_path):
         else rejected(f"{value}.mp4", "motion", f"motion {value} < 0.5 %/s", scores={"motion": value})
         for value in values
     ]
+    records.append(rejected("e.mp4", "duplicates", "copy of a.mp4", scores={"motion": 0.5}))
     texts = read(write_run(tmp_path, records)).texts
-    assert "(%/s) 2 of 4 beyond (50.0 %)" in texts
+    assert "(%/s) 2 of 5 beyond (40.0 %)" in texts
     assert texts.count("No sample reached this score.") == 4
 
 
