@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -84,9 +85,15 @@ def check_run(trainer: Trainer, model: LightningModule, ckpt_path: str | None) -
     Raises:
         FileExistsError: If a new run would mix with another one.
         FileNotFoundError: If the last checkpoint is wanted and there is none.
-        ValueError: If the export could not be made.
+        ValueError: If the export could not be made, or weights that are sharded would be averaged.
     """
+    sharded = isinstance(trainer.strategy, ModelParallelStrategy)
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, WeightAveraging) and sharded:
+            raise ValueError(
+                f"{type(callback).__name__} cannot average the sharded weights of ModelParallelStrategy: leave it out, "
+                "or train with the strategy ddp"
+            )
         if isinstance(callback, ExportModelFolder):
             callback.setup(trainer, model, "fit")
         if isinstance(callback, ModelCheckpoint) and callback.dirpath is not None:

@@ -253,6 +253,11 @@ def _optimizer_of(network: nn.Module, make: MakeOptimizer, scheduler: MakeSchedu
 def _shard(stage: LightningModule, network: nn.Module) -> None:
     if stage.device_mesh is None or isinstance(network, FSDPModule):
         return
+    if stage.device_mesh["tensor_parallel"].size() > 1:
+        raise ValueError(
+            "a decoder is sharded over data-parallel processes only; pass ModelParallelStrategy "
+            "data_parallel_size=<all processes> and tensor_parallel_size=1"
+        )
     fully_shard(network, mesh=stage.device_mesh["data_parallel"])
     for method in ("reconstruct", "encode", "decode"):
         if hasattr(network, method):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,7 +17,8 @@ from flashvsr.cli.recipe_errors import shorten
 from flashvsr.models.checkpoints import component
 from flashvsr.models.model_folder import read_model_folder
 
-sys.path.insert(0, str(Path(__file__).parent))
+TOYS = str(Path(__file__).parent)
+sys.path.insert(0, TOYS)
 
 RECIPE = """
 seed_everything: 0
@@ -99,7 +103,7 @@ def test_a_run_resumed_after_it_stopped_has_the_same_losses(recipe):
     assert all(torch.equal(value, resumed[name]) for name, value in weights.items())
 
 
-def test_a_killed_run_goes_on_from_its_last_checkpoint(recipe):
+def test_a_run_stopped_by_the_user_goes_on_from_its_last_checkpoint(recipe):
     assert main(recipe()) == 0
     whole = losses()
     for folder in ("logs", "made", "checkpoints"):
@@ -107,6 +111,22 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(recipe):
     assert main([*recipe(), "--model.stop_at=5"]) == 130  # two steps into the second epoch
     assert main([*recipe(), "--ckpt_path=checkpoints/last.ckpt"]) == 0
     assert losses() == whole[:5] and losses(1) == whole[3:]
+
+
+@pytest.mark.slow  # a process of its own imports Lightning
+def test_a_run_killed_in_the_middle_of_training_goes_on_to_the_same_losses_and_weights(recipe):
+    assert main(recipe()) == 0
+    whole, weights = losses(), component("made", "decoder").state_dict()
+    for folder in ("logs", "made", "checkpoints"):
+        Path(folder).rename(f"whole_{folder}")
+    command = [sys.executable, "-m", "flashvsr", *recipe(), "--model.kill_at=5"]  # two steps into the second epoch
+    killed = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": TOYS})
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not Path("made").exists()
+    assert main([*recipe(), "--ckpt_path=last"]) == 0
+    assert losses(len(list(Path("logs/toy").iterdir())) - 1) == whole[3:]
+    resumed = component("made", "decoder").state_dict()
+    assert all(torch.equal(value, resumed[name]) for name, value in weights.items())
 
 
 def test_ctrl_c_leaves_the_averaged_weights_in_the_model_folder(recipe):
@@ -167,6 +187,13 @@ def test_throughput_is_logged(recipe):
         (("components: {decoder", "components: {dekoder"), ("dekoder", "projection, dit, decoder, vae")),
         (("{decoder: decoder}", "{decoder: other}"), ("'other'", "class_path")),
         (("warmup: 1}", "warmup: 6}"), ("model.scheduler", "WarmupCosine", "got 6 and 6")),
+        (
+            (
+                "  max_steps: 6",
+                "  max_steps: 6\n  strategy: {class_path: lightning.pytorch.strategies.ModelParallelStrategy}",
+            ),
+            ("EMAWeightAveraging cannot average the sharded weights",),
+        ),
         (("lr: 1.0e-2", "lr: -1.0"), ("model.optimizer", "AdamW", "learning rate", "-1.0")),
     ],
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable, Iterable
 
 import torch
@@ -23,16 +25,19 @@ class ToyStage(LightningModule):
         scheduler: Callable[[Optimizer], LRScheduler] | None = None,
         manual: bool = False,
         stop_at: int | None = None,
+        kill_at: int | None = None,
     ) -> None:
         super().__init__()
         self.decoder, self.optimizer, self.scheduler = decoder, optimizer, scheduler
         self.other = nn.Linear(2, 2)
         self.automatic_optimization = not manual
-        self.stop_at = stop_at
+        self.stop_at, self.kill_at = stop_at, kill_at
 
     def training_step(self, batch, batch_idx):
         if self.stop_at is not None and self.global_step >= self.stop_at:
             raise KeyboardInterrupt
+        if self.kill_at is not None and self.global_step >= self.kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
         frames, _ = self.decoder(batch["latents"], None, None)
         loss = (frames - batch["hr"]).square().mean()
         self.log("train/loss", loss.detach(), batch_size=1)
