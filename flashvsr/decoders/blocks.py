@@ -14,36 +14,11 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
+from flashvsr.decoders.convolutions import band_rows, conv_relu, enlarge, interleave, picture_in_bands
 from flashvsr.decoders.tiny_state import MEMORY_BLOCKS, TinyDecoderState
 
 FRAMES_PER_LATENT = 4
 LEAD_FRAMES = 3  # the first latent of a clip stands for one picture: its first three decoded ones are dropped
-
-
-def conv_relu(x: Tensor, weight: Tensor, bias: Tensor | None, plus: Tensor | None = None) -> Tensor:
-    """``ReLU(conv(x) + bias + plus)`` with a 3x3 kernel and zero padding 1.
-
-    Without gradients on an NVIDIA GPU it is one cuDNN call: the bias, the sum and the ReLU, each a pass over memory
-    of its own otherwise, take as long as the convolution itself.
-
-    Args:
-        x: `[B, C, h, w]`, best in channels_last.
-        weight: `[O, C, 3, 3]`.
-        bias: `[O]`, or None.
-        plus: `[B, O, h, w]`, or None.
-
-    Returns:
-        `[B, O, h, w]`.
-    """
-    mixed = torch.is_autocast_enabled("cuda")  # the fused calls take one dtype and autocast does not know them
-    cudnn = x.is_cuda and torch.version.hip is None and torch.backends.cudnn.is_available()
-    if cudnn and not mixed and not torch.is_grad_enabled():
-        ones = (1, 1)  # stride, padding and dilation alike
-        if plus is None:
-            return torch.cudnn_convolution_relu(x, weight, bias, ones, ones, ones, 1)
-        return torch.cudnn_convolution_add_relu(x, weight, plus, 1.0, bias, ones, ones, ones, 1)
-    out = functional.conv2d(x, weight, bias, padding=1)
-    return torch.relu_(out if plus is None else out.add_(plus))
 
 
 class MemBlock(nn.Module):
@@ -118,8 +93,8 @@ def upsampling_kernels(grow: TimeGrow, conv: nn.Conv2d) -> list[Tensor]:
         conv: The bias-free 3x3 convolution with zero padding 1, from C to O channels.
 
     Returns:
-        Kernels `[C, O, 4, 4]` for :func:`enlarge`, one per frame out, in order of time. They are computed in fp32 or
-        better and rounded once, to the dtype of the weights.
+        Kernels `[C, O, 4, 4]` for :func:`~flashvsr.decoders.convolutions.enlarge`, one per frame out, in order of
+        time. They are computed in fp32 or better and rounded once, to the dtype of the weights.
     """
     dtype = torch.promote_types(conv.weight.dtype, torch.float32)
     with torch.autocast(conv.weight.device.type, enabled=False):  # it would round the taps before they are combined
@@ -128,16 +103,6 @@ def upsampling_kernels(grow: TimeGrow, conv: nn.Conv2d) -> list[Tensor]:
         taps = functional.pad(wide, (0, 0, 0, 1)) + functional.pad(wide, (0, 0, 1, 0))  # [O, C, 4, 4]
         frames = grow.conv.weight.to(dtype).flatten(1).chunk(grow.times)  # [C, C] each, out by in
         return [torch.einsum("omij,mc->coij", taps, frame).to(conv.weight.dtype) for frame in frames]
-
-
-def enlarge(x: Tensor, kernel: Tensor) -> Tensor:
-    """Apply one of :func:`upsampling_kernels` to `[N, C, h, w]`: `[N, O, 2h, 2w]`."""
-    return functional.conv_transpose2d(x, kernel, stride=2, padding=1)
-
-
-def interleave(frames: list[Tensor]) -> Tensor:
-    """Merge `[N, C, h, w]` each, the first, second, ... frames of N groups: `[N * len(frames), C, h, w]`, in order."""
-    return torch.stack([x.permute(0, 2, 3, 1) for x in frames], dim=1).flatten(0, 1).permute(0, 3, 1, 2)
 
 
 def learns(module: nn.Module, *inputs: Tensor | None) -> bool:
@@ -220,6 +185,7 @@ class TinyNetwork(nn.ModuleDict):
     ) -> list[Tensor]:
         """From `[B*T, C, 2h, 2w]` to frames `[B, 3, 8h, 8w]`, without the first ``drop``."""
         steps = x.shape[0] // batch
+        hidden, last = self["24"], self["26"]
         frames: list[Tensor] = []
         for step, half_kernel in product(range(steps), to_half):
             # one frame per sample, in strides that convolutions recognise as channels_last
@@ -228,7 +194,8 @@ class TinyNetwork(nn.ModuleDict):
                 if drop:
                     drop -= 1
                 else:
-                    frames.append(self._picture(torch.relu_(enlarge(half, full_kernel))))
+                    rows = band_rows(half, hidden.in_channels)
+                    frames.append(picture_in_bands(half, full_kernel, hidden, last, rows))
         return frames
 
     def _finish_together(
@@ -239,7 +206,8 @@ class TinyNetwork(nn.ModuleDict):
         half = self._remember(("17", "18", "19"), half, past, batch)
         full = interleave([torch.relu_(enlarge(half, kernel)) for kernel in to_full])
         shown = full.permute(0, 2, 3, 1).unflatten(0, (batch, -1))[:, drop:]  # [B, T', 8h, 8w, C]
-        frames = self._picture(shown.flatten(0, 1).permute(0, 3, 1, 2))
+        shown = shown.flatten(0, 1).permute(0, 3, 1, 2)
+        frames = self["26"](conv_relu(shown, self["24"].weight, self["24"].bias))
         return [frames.unflatten(0, (batch, -1)).transpose(1, 2)]
 
     def __getitem__(self, key: str) -> Any:
@@ -272,9 +240,6 @@ class TinyNetwork(nn.ModuleDict):
         for key in ("1", "3"):
             x = conv_relu(x, self[key].weight, self[key].bias)
         return self._remember(("5", "6", "7"), x, past, batch)
-
-    def _picture(self, x: Tensor) -> Tensor:
-        return self["26"](conv_relu(x, self["24"].weight, self["24"].bias))
 
     def _remember(self, keys: tuple[str, ...], x: Tensor, past: list[Tensor | None], batch: int) -> Tensor:
         for key in keys:

@@ -80,7 +80,9 @@ class TinyConditionalDecoder(nn.Module):
         together = latents.shape[2] if parallel else self.latents_per_pass
         passes = self._passes(latents, lr, together, lead=LEAD_FRAMES if state is None else 0)
         frames, state = self.decoder(passes, latents.shape[0], state, parallel=parallel)
-        return frames + lr if self.residual else frames.mul_(2).sub_(1), state
+        if not self.residual:
+            return frames.mul_(2).sub_(1), state
+        return frames.add_(lr) if frames.dtype == lr.dtype else frames + lr, state  # they differ under autocast
 
     def _passes(self, latents: Tensor, lr: Tensor, together: int, lead: int) -> Iterator[Tensor]:
         """Network inputs `[B*T, 768 + 16, H/8, W/8]`, channels_last; ``lead`` copies of frame 0 go in front."""

@@ -4,7 +4,8 @@ from torch import nn
 from torch.nn import functional
 
 from flashvsr.decoders import TinyDecoder, TinyDecoderState
-from flashvsr.decoders.blocks import MemBlock, TimeGrow, conv_relu, enlarge, upsampling_kernels
+from flashvsr.decoders.blocks import MemBlock, TimeGrow, upsampling_kernels
+from flashvsr.decoders.convolutions import enlarge
 
 
 def _channels_last(*shape: int) -> torch.Tensor:
@@ -66,26 +67,6 @@ def test_a_consumed_state_can_be_neither_used_nor_copied():
 def test_a_saved_state_with_other_keys_is_refused():
     with pytest.raises(ValueError, match=r"past.0 to past.8, got \['past.0'\]"):
         TinyDecoderState.from_state_dict({"past.0": torch.zeros(1, 4, 2, 2)})
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_the_fused_convolution_runs_and_errs_no_more_than_the_separate_steps(dtype, monkeypatch):
-    torch.manual_seed(0)
-    called = []
-    for name in ("cudnn_convolution_relu", "cudnn_convolution_add_relu"):
-        fused_call = getattr(torch, name)
-        monkeypatch.setattr(torch, name, lambda *a, name=name, call=fused_call: called.append(name) or call(*a))
-    x, plus = (torch.randn(2, 64, 24, 40, device="cuda").to(memory_format=torch.channels_last) for _ in range(2))
-    weight, bias = torch.randn(64, 64, 3, 3, device="cuda") / 24, torch.randn(64, device="cuda")
-    inputs = [tensor.to(dtype) for tensor in (x, weight, bias, plus)]
-    for count in (3, 4):
-        exact = conv_relu(*(tensor.double() for tensor in inputs[:count]))
-        separate = conv_relu(*inputs[:count])  # gradients are on: no cuDNN call
-        with torch.inference_mode():
-            fused = conv_relu(*inputs[:count])
-        assert (fused - exact).norm() <= 1.05 * (separate - exact).norm()
-    assert called == ["cudnn_convolution_relu", "cudnn_convolution_add_relu"]
 
 
 @pytest.mark.gpu
