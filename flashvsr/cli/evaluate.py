@@ -85,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=METRICS + MORE_METRICS,
         help=f"what to measure (default: {', '.join(METRICS)}; of a suite all)",
     )
-    add("--dover", metavar="MODULE:FUNCTION", help="scores frames [T, 3, H, W], uint8, with DOVER")
+    add("--dover", metavar="MODULE:FUNCTION", help="measure DOVER with this function of frames [T, 3, H, W], uint8")
     add("--out", type=Path, metavar="FOLDER", help="write tables and pictures there")
     add("--overwrite", action="store_true", help="replace results that are there already")
     add(
@@ -211,6 +211,8 @@ def _metrics(
     blind = suite is not None and not suite.suite.has_truth
     default = METRICS if suite is None else NO_REFERENCE if blind else METRICS + MORE_METRICS
     metrics = list(args.metrics or default)
+    if args.dover and "dover" not in metrics:
+        metrics.append("dover")
     missing = missing_metrics(metrics, dover, device)
     if blind:
         missing |= {name: "there is no ground truth" for name in metrics if name not in NO_REFERENCE}

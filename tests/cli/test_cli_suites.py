@@ -137,6 +137,13 @@ def test_videolq_has_no_ground_truth_and_its_clips_are_not_degraded(tmp_path, ca
     assert {"pictures/000.png", "videos/049.mp4"} <= set(_files(out))
 
 
+def test_a_scorer_that_is_named_is_used_whatever_else_is_measured(reds, tmp_path, monkeypatch, capsys):
+    (tmp_path / "my_scorer.py").write_text("def score(frames):\n    return 12.5\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert _run("--suite", "reds4", "--data", reds, "--model", "--metrics", "psnr", "--dover", "my_scorer:score") == 0
+    assert "| 12.500 ±0.000 |" in capsys.readouterr().out
+
+
 def test_metrics_that_need_a_ground_truth_are_named_as_missing_without_one(tmp_path, capsys):
     root = _clips(tmp_path / "mine", ["a"], size=(16, 16))
     assert _run("--suite", str(root), "--lr-only", "--model", "--metrics", "psnr", "niqe") == 0
