@@ -72,34 +72,36 @@ def _sheet(
         note += f", by {score}"
     elif len(shown) < group.count:
         note += ", a fixed random choice"
-    cards = tag("ul", join([_card(record, pictures) for record in shown], "\n"), class_="sheet", role="list")
+    found = [pictures.address(record["thumbnail"]) for record in shown]
+    cards = [_card(record, address, any(found)) for record, address in zip(shown, found, strict=True)]
     return tag(
         "section",
         tag(level, heading, " ", tag("small", note)),
-        cards if shown else tag("p", "Nothing.", class_="note"),
+        tag("ul", join(cards, "\n"), class_="sheet", role="list") if cards else tag("p", "Nothing.", class_="note"),
         id=mark,
     )
 
 
-def _card(record: dict[str, Any], pictures: Pictures) -> Markup:
-    source = record["source"]
-    when = f"{moment(record['start'])} to {moment(record['end'])}" if record["kind"] == "video" else "photograph"
-    address = pictures.address(record["thumbnail"])
-    picture = (
-        tag("img", src=address, alt=f"{shorten(source, 80)}, {when}", decoding="async")
-        if address
-        else tag("span", "no picture", class_="missing")
-    )
-    lines = [
-        tag("b", shorten(PurePosixPath(source).name, 44), title=shorten(source, 1000)),
-        tag("span", when),
-    ]
+def _card(record: dict[str, Any], address: str | None, placeholder: bool) -> Markup:
+    """One sample; without a picture a placeholder, unless its whole sheet has none."""
+    source, when = record["source"], _when(record)
+    picture = tag("span", "no picture", class_="missing") if placeholder else Markup("")
+    if address:
+        picture = tag("img", src=address, alt=f"{shorten(source, 80)}, {when}", decoding="async")
+    lines = [tag("b", shorten(PurePosixPath(source).name, 44), title=shorten(source, 1000)), tag("span", when)]
     if form := _form(record):
         lines.append(tag("span", form))
     if record["reason"]:
         lines.append(tag("span", shorten(record["reason"], 120), class_="why"))
     scores = " · ".join(f"{name} {value:.4g}" for name, value in sorted(record["scores"].items()) if value is not None)
     return tag("li", picture, tag("div", *lines, class_="caption"), title=scores or None)
+
+
+def _when(record: dict[str, Any]) -> str:
+    if record["kind"] == "photo":
+        return "photograph"
+    length = f"{moment(record['start'])} to {moment(record['end'])}"
+    return length if record["end"] > record["start"] else "video of unknown length"
 
 
 def _form(record: dict[str, Any]) -> str:

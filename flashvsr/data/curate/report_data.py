@@ -23,7 +23,7 @@ LISTED = 500
 """Rows of a list of files or shards."""
 
 _GROUPS = 40
-_DETAIL = re.compile(r"\s*([:<>('\"]| of ).*")
+_DETAIL = re.compile(r"\s*([:<>('\"]| (of|as|than|before|after) ).*")
 _NUMBER = re.compile(r"\d[\d.,:/x]*")
 
 

@@ -45,3 +45,10 @@ def test_a_picture_that_is_missing_damaged_huge_or_elsewhere_is_left_out(tmp_pat
     page = read(write_run(tmp_path, records))
     assert page.elements.count("img") == 1
     assert page.texts.count("no picture") == len(names) - 1
+
+
+def test_a_sheet_without_any_picture_has_no_room_for_them(tmp_path):
+    page = read(write_run(tmp_path, [rejected(f"{n}.mp4", "probe", "damaged", end=0.0) for n in range(3)]))
+    assert page.sheets["reason-0"] == 3
+    assert "no picture" not in page.texts
+    assert page.texts.count("video of unknown length") == 3

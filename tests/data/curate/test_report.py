@@ -138,12 +138,15 @@ def test_names_and_numbers_do_not_split_a_reason(tmp_path):
         rejected("b/c.mp4", "probe", "cannot read b/c.mp4: no such codec"),
         rejected("d.mp4", "duplicates", "copy of a.mp4"),
         rejected("e.mp4", "duplicates", "copy of the other one"),
+        rejected("h.mp4", "duplicates", "the same bytes as a.mp4"),
+        rejected("i.mp4", "duplicates", "the same bytes as b/c.mp4"),
         rejected("f.mp4", "scenes", "holds 1 frames"),
         rejected("g.mp4", "scenes", "holds 0 frames"),
     ]
     rows = read(write_run(tmp_path, lost)).tables["How much was rejected for each reason"]
-    assert [row[0] for row in rows[1:-1]] == ["probe: cannot read", "scenes: holds n frames", "duplicates: copy"]
-    assert [row[2] for row in rows[1:-1]] == ["2", "2", "2"]
+    words = ["probe: cannot read", "scenes: holds n frames", "duplicates: copy", "duplicates: the same bytes"]
+    assert [row[0] for row in rows[1:-1]] == words
+    assert [row[2] for row in rows[1:-1]] == ["2"] * 4
 
 
 def test_files_that_cannot_be_used_are_listed_with_their_reasons(tmp_path):
