@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, IterableDataset
@@ -78,13 +79,24 @@ class AttentionDistillation(LightningModule):
             made["lr_scheduler"] = {"scheduler": self.scheduler(made["optimizer"]), "interval": "step"}
         return made
 
+    def configure_model(self) -> None:
+        """Shard the student when the strategy has a device mesh."""
+        if self.device_mesh is None or isinstance(self.student, FSDPModule):
+            return
+        if self.device_mesh["tensor_parallel"].size() > 1:
+            raise ValueError(
+                "an attention layer is sharded over data-parallel processes only; pass ModelParallelStrategy "
+                "data_parallel_size=<all processes> and tensor_parallel_size=1"
+            )
+        fully_shard(self.student, mesh=self.device_mesh["data_parallel"])
+
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Log the gradient norm, before clipping."""
-        gradients = [p.grad for p in self.student.parameters() if p.grad is not None]
-        self.log("train/grad_norm_student", torch.nn.utils.get_total_norm(gradients), batch_size=1)
+        norm: Any = torch.nn.utils.get_total_norm([p.grad for p in self.student.parameters() if p.grad is not None])
+        self.log("train/grad_norm_student", norm.full_tensor() if hasattr(norm, "full_tensor") else norm, batch_size=1)
 
     def _run(self, layer: Any, tokens: Tensor, grid: TokenGrid) -> tuple[Tensor, Tensor]:
-        """Output in raster order and block scores of a layer."""
+        """Output in raster order and block scores of a layer: first the output, for which FSDP gathers the weights."""
         size = (grid.frames, grid.rows, grid.columns)
         x = partition_blocks(tokens.unflatten(1, size)) if layer.order == "block" else tokens
         rope = rope_table(grid, tokens.shape[2] // layer.heads, order=layer.order, device=tokens.device)

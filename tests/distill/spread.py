@@ -6,6 +6,7 @@ Saves what plain gradient descent changed in each parameter, which is the sum of
 import os
 import sys
 import warnings
+from functools import partial
 
 import torch
 from lightning.pytorch import Trainer
@@ -14,7 +15,18 @@ from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
 from toy_stages import batch, make_stage
 
+from flashvsr.distill import PatchDiscriminator
+
 STEPS = 2
+NAMES = ("joint", "sparse", "sparse_lora", "one_step", "one_step_adversarial")
+
+
+def make_spread_stage(name: str):
+    if name != "one_step_adversarial":
+        return make_stage(name, text_dim=8)
+    sgd = partial(torch.optim.SGD, lr=0.1)
+    more = {"discriminator": PatchDiscriminator(4), "discriminator_optimizer": sgd, "adversarial_weight": 0.1}
+    return make_stage("one_step", text_dim=8, **more)
 
 
 def whole(x: torch.Tensor) -> torch.Tensor:
@@ -26,8 +38,8 @@ def main(out: str) -> None:
     warnings.filterwarnings("ignore")
     changes = {}
     for strategy in ("ddp_find_unused_parameters_true", "fsdp2") if world > 1 else ("auto",):
-        for name in ("joint", "sparse", "one_step"):
-            stage = make_stage(name, text_dim=8)
+        for name in NAMES:
+            stage = make_spread_stage(name)
             before = {key: parameter.detach().clone() for key, parameter in stage.named_parameters()}
             per_rank = 2 // world
             samples = [

@@ -7,14 +7,17 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from spread import NAMES
 from torch.utils.data import DataLoader
 from toy_stages import batch, make_stage, sample
 
 from flashvsr.distill import PatchDiscriminator, WarmupCosine
+from flashvsr.distill.clips import trained
 
 STAGES = ("joint", "sparse", "one_step")
 
@@ -52,6 +55,24 @@ def test_a_teacher_stage_trains_transformer_and_projection_only(name, tmp_path):
     assert _changed(stage, before) == {"dit", "projection"}
     assert {"train/flow", "train/grad_norm_dit", "train/grad_norm_projection"} <= set(trainer.logged_metrics)
     assert all(parameter.grad is None for parameter in stage.vae.parameters())
+
+
+@pytest.mark.parametrize("name", ["joint", "sparse"])
+def test_a_teacher_stage_halves_its_loss_on_one_batch_with_noise_and_level_fixed(name):
+    stage = make_stage(name, **({"random_history": False} if name == "sparse" else {}))
+    trainer = SimpleNamespace(fit_loop=SimpleNamespace(total_batch_idx=0))  # noise and level are those of step 0
+    stage.trainer, stage.log = trainer, lambda *_, **__: None
+    given, losses = batch([0], images=name == "joint"), []
+    optimizer = torch.optim.Adam(trained({"dit": stage.dit, "projection": stage.projection}), 0.01)
+    for _ in range(100):
+        loss = stage.training_step(given, 0)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+        if losses[-1] < losses[0] / 2:
+            return
+    pytest.fail(f"from {losses[0]} to {min(losses)} only")
 
 
 @pytest.mark.parametrize(
@@ -257,10 +278,10 @@ def _spread(world: int, out: Path) -> list[dict[str, torch.Tensor]]:
     return torch.load(out, weights_only=True)
 
 
-@pytest.mark.slow  # three processes import Lightning and train three stages under two strategies: 40 s
+@pytest.mark.slow  # three processes import Lightning and train five stages under two strategies
 def test_two_processes_of_ddp_and_of_fsdp2_train_every_stage_as_one_process_does(tmp_path):
     one, two = _spread(1, tmp_path / "one.pt"), _spread(2, tmp_path / "two.pt")
-    for name in STAGES:
+    for name in NAMES:
         alone = one[f"{name} auto"]
         for strategy in ("ddp_find_unused_parameters_true", "fsdp2"):
             spread = two[f"{name} {strategy}"]

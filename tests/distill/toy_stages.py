@@ -12,7 +12,7 @@ from flashvsr.attention import FullAttention, LocalSparseAttention
 from flashvsr.decoders import TinyConditionalDecoder
 from flashvsr.distill import ReconstructionLoss
 from flashvsr.distill.lit import JointStage, OneStepStage, SparseCausalStage
-from flashvsr.models import FlowSchedule, LRProjection, VideoDiT
+from flashvsr.models import FlowSchedule, LRProjection, VideoDiT, with_lora
 
 CHANNELS = 4
 FRAMES, SIZE = 17, 128
@@ -71,13 +71,15 @@ def batch(indices: list[int], images: bool = False) -> dict:
 
 
 def make_stage(name: str, text_dim: int | None = None, **arguments):
-    """A stage with equal weights in every process and run."""
+    """A stage with equal weights in every process and run: "joint", "sparse" or "one_step", or "sparse_lora"."""
     torch.manual_seed(0)
     schedule, sgd = FlowSchedule(), partial(torch.optim.SGD, lr=0.1)
     prompt = torch.randn(1, 3, text_dim) if text_dim else None
-    if name in ("joint", "sparse"):
+    if name in ("joint", "sparse", "sparse_lora"):
         stage = JointStage if name == "joint" else SparseCausalStage
-        networks = toy_dit(name == "sparse", text_dim), toy_projection(), ToyVAE()
+        networks = toy_dit(name != "joint", text_dim), toy_projection(), ToyVAE()
+        if name == "sparse_lora":
+            with_lora(networks[0], rank=2)
         return stage(*networks, schedule, sgd, **{"prompt": prompt, "validation_steps": 2, **arguments})
     given = {"prompt": prompt, "generator_every": 1, "train_decoder": True, "latent_weight": 0.1, **arguments}
     return OneStepStage(

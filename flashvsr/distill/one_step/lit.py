@@ -237,9 +237,7 @@ class OneStepStage(LightningModule):
             for name, part in parts.items():
                 self.log(f"train/{name}", part.mean(), batch_size=sr.shape[0])
         if self.discriminator is not None:
-            self.discriminator.requires_grad_(False)  # the generator's loss leaves no gradient here
             losses["adversarial"] = self.adversarial_weight, hinge_generator_loss(self.discriminator(sr))
-            self.discriminator.requires_grad_(True)
         return losses
 
     def _update_discriminator(self, sr: Tensor, hr: Tensor) -> None:
@@ -256,6 +254,8 @@ class OneStepStage(LightningModule):
         optimizer = optimizers[index] if isinstance(optimizers, list) else optimizers
         optimizer.zero_grad()
         self.manual_backward(loss)
+        if name == "generator" and self.discriminator is not None:
+            self.discriminator.zero_grad()  # requires_grad cannot be switched off meanwhile: FSDP does not follow it
         log_gradient_norms(self, networks[name])
         if self.gradient_clip is not None:
             clip_gradients(cast(Tensor, gradient_norm(parameters)), parameters, self.gradient_clip)
