@@ -117,6 +117,35 @@ def test_gather_keeps_memory_proportional_to_what_is_kept():
     assert sizes[2] < sizes[8] < 64 * SIZE * 64 * SIZE
 
 
+@pytest.mark.parametrize("spread", [1, 4])
+@torch.no_grad()
+def test_gather_in_bf16_errs_no_more_than_the_reference_and_a_dropped_block_does(spread):
+    torch.manual_seed(0)
+    query, key, value = (x.detach() for x in _inputs(8, 12))
+    query, mask = query * spread, torch.rand(2, 3, 8, 12) < 0.5
+    inputs = [x.bfloat16() for x in (query, key, value)]
+    exact = block_sparse_attention(*(x.double() for x in inputs), mask, SIZE, impl="reference")
+
+    def error(impl, mask):
+        return (block_sparse_attention(*inputs, mask, SIZE, impl=impl) - exact).norm() / exact.norm()
+
+    bound = error("reference", mask)
+    fewer = mask.clone().scatter_(3, mask.float().argmax(3, keepdim=True), False)  # one block less in every row
+    assert error("gather", mask) <= 1.25 * bound
+    assert error("gather", fewer) > 3 * bound
+
+
+@torch.no_grad()
+def test_gather_is_the_same_however_few_rows_share_a_call(monkeypatch):
+    from flashvsr.attention import impl_gather
+
+    inputs, mask = _inputs(8, 12, dtype=torch.float64), torch.rand(2, 3, 8, 12) < 0.5
+    together = block_sparse_attention(*inputs, mask, SIZE, impl="gather")
+    monkeypatch.setattr(impl_gather, "BLOCKS_PER_CALL", 1)
+    alone = block_sparse_attention(*inputs, mask, SIZE, impl="gather")
+    torch.testing.assert_close(alone, together, rtol=0, atol=1e-12)
+
+
 class _Unsized(TorchDispatchMode):
     """Names the operations whose result has a size, or a value, that the host has to wait for."""
 
