@@ -67,10 +67,18 @@ def _frame_by_frame(match: Callable[[Tensor, Tensor], Tensor], frames: Tensor, l
 
 
 def _match_statistics(frame: Tensor, lr: Tensor) -> Tensor:
-    variance, mean = torch.var_mean(frame, dim=(2, 3), correction=0, keepdim=True)
-    lr_variance, lr_mean = torch.var_mean(lr, dim=(2, 3), correction=0, keepdim=True)
+    variance, mean = _statistics(frame)
+    lr_variance, lr_mean = _statistics(lr)
     gain = ((lr_variance + _EPSILON) / (variance + _EPSILON)).sqrt()
     return (frame - mean).mul_(gain).add_(lr_mean)
+
+
+def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Variance and mean of each channel `[B, C, 1, 1]`, by hand on a CPU, where ``var_mean`` takes 16 times as long."""
+    if x.device.type != "cpu":
+        return torch.var_mean(x, dim=(2, 3), correction=0, keepdim=True)
+    mean = x.mean((2, 3), keepdim=True)
+    return (x - mean).square().mean((2, 3), keepdim=True), mean
 
 
 def _match_low_band(frame: Tensor, lr: Tensor) -> Tensor:

@@ -92,12 +92,32 @@ class StackedConv3d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, T, h, w, in]` to `[B, (T - 2) / 2, h, w, out]`; the border is replicated in space, not in time."""
-        x = torch.cat((x[:, :, :1], x, x[:, :, -1:]), 2)
-        x = torch.cat((x[:, :, :, :1], x, x[:, :, :, -1:]), 3)
-        stacked = torch.cat([x[:, k : x.shape[1] - 3 + k : 2] for k in range(STEP_FRAMES)], -1)
+        learns = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
+        stacked = stack_frames(x) if learns else stack_frames_once(x)
         weight = self.weight.transpose(1, 2).flatten(1, 2)  # [out, 4*in, 3, 3], a view
         out = functional.conv2d(stacked.flatten(0, 1).permute(0, 3, 1, 2), weight, self.bias)
         return out.permute(0, 2, 3, 1).unflatten(0, stacked.shape[:2])
+
+
+def stack_frames(x: Tensor) -> Tensor:
+    """`[B, T, h, w, C]` to `[B, (T - 2) / 2, h + 2, w + 2, 4*C]`: every second four frames, the border replicated."""
+    x = torch.cat((x[:, :, :1], x, x[:, :, -1:]), 2)
+    x = torch.cat((x[:, :, :, :1], x, x[:, :, :, -1:]), 3)
+    return torch.cat([x[:, k : x.shape[1] - 3 + k : 2] for k in range(STEP_FRAMES)], -1)
+
+
+def stack_frames_once(x: Tensor) -> Tensor:
+    """Do what :func:`stack_frames` does in one pass over memory instead of three, without gradients."""
+    batch, frames, height, width, channels = x.shape
+    stacked = x.new_empty(batch, (frames - 2) // 2, height + 2, width + 2, STEP_FRAMES * channels)
+    inner = stacked[:, :, 1:-1, 1:-1].unflatten(-1, (STEP_FRAMES, channels))
+    for k in range(STEP_FRAMES):
+        inner[..., k, :] = x[:, k : frames - 3 + k : 2]
+    for side, beside in ((0, 1), (-1, -2)):
+        stacked[:, :, side, 1:-1] = stacked[:, :, beside, 1:-1]
+    for side, beside in ((0, 1), (-1, -2)):  # with the corners
+        stacked[:, :, :, side] = stacked[:, :, :, beside]
+    return stacked
 
 
 class ChannelNorm(nn.Module):

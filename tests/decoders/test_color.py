@@ -54,3 +54,14 @@ def test_constant_frames_and_frames_smaller_than_the_blur_are_legal(correct):
 def test_lr_frames_of_another_size_are_refused(correct):
     with pytest.raises(ValueError, match=r"got \(1, 3, 1, 8, 8\) and \(1, 3, 1, 2, 2\): resize the LR"):
         correct(torch.zeros(1, 3, 1, 8, 8), torch.zeros(1, 3, 1, 2, 2))
+
+
+def test_colour_statistics_are_exact_where_the_mean_is_far_above_the_deviation():
+    torch.manual_seed(0)
+    lr = 0.9 + 0.01 * torch.randn(1, 3, 1, 200, 300)
+    frames = 0.5 * (lr - 0.9) - 0.8
+    (variance, mean), (lr_variance, lr_mean) = (
+        torch.var_mean(x.double(), dim=(3, 4), correction=0, keepdim=True) for x in (frames, lr)
+    )
+    exact = (frames.double() - mean) * ((lr_variance + 1e-5) / (variance + 1e-5)).sqrt() + lr_mean
+    torch.testing.assert_close(adain_color(frames, lr).double(), exact.clamp(-1, 1), rtol=0, atol=1e-6)

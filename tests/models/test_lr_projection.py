@@ -7,7 +7,15 @@ import copy
 import pytest
 import torch
 
-from flashvsr.models.lr_projection import ChannelNorm, LRProjection, LRProjectionState, StackedConv3d
+from flashvsr.models import lr_projection
+from flashvsr.models.lr_projection import (
+    ChannelNorm,
+    LRProjection,
+    LRProjectionState,
+    StackedConv3d,
+    stack_frames,
+    stack_frames_once,
+)
 
 VARIANTS = {"buffered": "layers1", "causal": "layers1_v11"}
 
@@ -216,3 +224,21 @@ def test_frames_that_do_not_fit_are_refused(lr, later, message):
 def test_an_unknown_variant_is_refused():
     with pytest.raises(ValueError, match="one of causal, buffered; got 'v2'"):
         LRProjection(variant="v2")
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 3, 5, 4), (1, 4, 1, 1, 3), (1, 10, 2, 1, 1)])
+def test_frames_stacked_in_one_pass_are_those_stacked_step_by_step(shape):
+    x = torch.randn(shape)
+    assert torch.equal(stack_frames_once(x), stack_frames(x))
+
+
+def test_frames_are_stacked_in_one_pass_where_no_gradient_is_recorded(monkeypatch):
+    called = []
+    for name in ("stack_frames", "stack_frames_once"):
+        stack = getattr(lr_projection, name)
+        monkeypatch.setattr(lr_projection, name, lambda x, name=name, stack=stack: called.append(name) or stack(x))
+    conv, x = StackedConv3d(3, 4), torch.randn(1, 6, 3, 5, 3)
+    recorded = conv(x)
+    with torch.inference_mode():
+        torch.testing.assert_close(conv(x), recorded)
+    assert called == ["stack_frames", "stack_frames_once"]
