@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 import flashvsr
 from flashvsr.cli import main
 from flashvsr.cli.fit import RecipeCLI, RecipeParser
 from flashvsr.data import VideoInfo, VideoWriter
 from flashvsr.data.shard_writer import ShardRules, make_shards
+from flashvsr.models import VideoDiT, video_dit_1b
+from flashvsr.models.class_paths import build
+from flashvsr.models.model_folder import read_model_folder
 
 RECIPES = Path(flashvsr.__file__).parents[1] / "recipes"
 STAGES = ("vae", "stage1_joint", "stage2_sparse_causal", "decoder", "stage3_one_step")
@@ -130,6 +135,71 @@ def test_an_override_on_the_command_line_reaches_what_is_interpolated():
     assert said["trainer"]["callbacks"][-2]["init_args"]["dirpath"] == "runs/nano/checkpoints/other"
 
 
+class BuildModel(RecipeCLI):
+    """Builds everything but the trainer, which would ask for 32 GPUs."""
+
+    def before_instantiate_classes(self):
+        pass
+
+    def instantiate_trainer(self, **unused):
+        pass
+
+    def after_instantiate_classes(self):
+        pass
+
+
+def _component(folder: str, name: str, *, overrides: dict | None = None, dtype: str = "fp32") -> nn.Module:
+    """`flashvsr.models.component` without files: the published network of that name, empty."""
+    built = {
+        "dit": ("flashvsr.models.video_dit_1b", {}),
+        "projection": ("flashvsr.models.lr_projection_1b", {}),
+        "decoder": ("flashvsr.models.tiny_conditional_decoder_1b", {}),
+        "vae": ("flashvsr.decoders.WanVAE", {}),
+    }
+    class_path, init_args = built[name]
+    return build(class_path, {**init_args, **(overrides or {})})
+
+
+def _load_wan_base(
+    path: str, *, attention: Callable[[int, int], nn.Module], activation_checkpointing: bool = False
+) -> VideoDiT:
+    """`flashvsr.models.load_wan_base` without files."""
+    return video_dit_1b(attention, activation_checkpointing=activation_checkpointing)
+
+
+LORA_384 = 30 * (8 * 384 * (1536 + 1536) + 2 * 384 * (1536 + 8960))
+PROJECTION = 287_845_888
+
+
+@pytest.mark.parametrize(
+    ("stage", "trained"),
+    [
+        ("vae", {"decoder": 126_892_531}),
+        ("stage1_joint", {"dit": LORA_384, "projection": PROJECTION}),
+        ("stage2_sparse_causal", {"dit": LORA_384, "projection": PROJECTION}),
+        ("decoder", {"decoder": 45_338_371}),
+        (
+            "stage3_one_step",
+            {"dit": LORA_384, "projection": PROJECTION, "fake_score": LORA_384, "fake_projection": PROJECTION},
+        ),
+    ],
+)
+def test_a_recipe_of_the_paper_builds_its_stage_and_trains_what_it_says(stage, trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("flashvsr.models.component", _component)
+    monkeypatch.setattr("flashvsr.models.load_wan_base", _load_wan_base)
+    monkeypatch.setattr("flashvsr.distill.reconstruction._lpips", lambda net: torch.nn.Linear(1, 1))  # a download
+    Path("models/FlashVSR-v1.1").mkdir(parents=True)
+    torch.save(torch.zeros(1, 512, 4096, dtype=torch.bfloat16), "models/FlashVSR-v1.1/posi_prompt.pth")
+    with torch.device("meta"):
+        model = BuildModel("fit", ["-c", str(RECIPES / "wan_1b" / f"{stage}.yaml")]).model
+    counted = {
+        name: sum(p.numel() for p in network.parameters() if p.requires_grad)
+        for name, network in model.named_children()
+    }
+    assert {name: count for name, count in counted.items() if count} == trained
+
+
 def test_the_paper_trains_32_clips_at_a_time_at_a_rate_of_1e_5():
     for stage in STAGES:
         said = parse(RECIPES / "wan_1b" / f"{stage}.yaml")
@@ -169,3 +239,17 @@ def test_nano_trains_from_shards_stage_after_stage_and_the_last_one_streams(shar
     assert system.upscale(torch.zeros(3, 3, 32, 32, dtype=torch.uint8)).shape == (3, 3, 128, 128)
     parameters = sum(parameter.numel() for parameter in system.parameters())
     assert parameters <= 8_000_000
+
+
+@pytest.mark.slow  # two trainings at nano's real size
+def test_the_control_and_the_reconstruction_alone_train_without_any_stage_before_them(shards, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for ablation, overrides in (
+        ("control", {"model.scheduler.init_args.warmup": "1"}),
+        ("reconstruction_only", {}),
+    ):
+        more = ("-c", str(RECIPES / "ablations" / f"{ablation}.yaml"))
+        assert fit(base_of(ablation), shards, *more, **overrides) == 0
+    assert set(read_model_folder("runs/nano/decoder_control").components) == {"decoder"}
+    system = flashvsr.load("runs/nano/reconstruction_only", device="cpu")
+    assert system.upscale(torch.zeros(1, 3, 32, 32, dtype=torch.uint8)).shape == (1, 3, 128, 128)
