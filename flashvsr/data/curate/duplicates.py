@@ -18,9 +18,9 @@ _FAR = 64.0
 def mark_duplicates(rows: Sequence[Row], rules: CurateRules) -> tuple[list[Row], list[tuple[str, str]]]:
     """Reject near-duplicates among rows that no stage rejected so far.
 
-    Rows are visited in an order of their own, largest picture first, then by the hash of their source and by time,
-    and each is compared with those kept before it, of other sources or other scenes of its own: neighbours of one
-    scene may look alike. Videos are compared with videos, photographs with photographs.
+    Rows are visited in an order of their own, largest picture first, then by bit rate, by the hash of their source
+    and by time, and each is compared with those kept before it, of other sources or other scenes of its own:
+    neighbours of one scene may look alike. Videos are compared with videos, photographs with photographs.
 
     Args:
         rows: Segments and photographs.
@@ -52,7 +52,7 @@ def mark_duplicates(rows: Sequence[Row], rules: CurateRules) -> tuple[list[Row],
 
 
 def _rank(row: Row) -> tuple[Any, ...]:
-    return -row.size[0] * row.size[1], row.sha256, row.start
+    return -row.size[0] * row.size[1], -row.bit_rate, row.sha256, row.start
 
 
 def _when(row: Row) -> str:

@@ -74,6 +74,10 @@ class Child:
             env=environment,
         )
         there.close()
+        try:
+            self._pipe.recv()  # loading takes seconds that are not those of a call
+        except EOFError as error:
+            raise RuntimeError(f"the process that looks at files cannot be started: {self._last_words()}") from error
 
     def _last_words(self) -> str:
         """The signal, or the kind of exception, that ended the child."""
@@ -99,6 +103,7 @@ def serve() -> None:
     cv2.setNumThreads(1)  # one core each: the engine counts them, and results do not depend on their number
     torch.set_num_threads(1)
     pipe: Connection[Any, Any] = Connection(int(sys.argv[1]))
+    pipe.send("ready")
     while True:
         try:
             function, arguments = pipe.recv()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from flashvsr.data.curate.records import STAGES
@@ -58,7 +58,7 @@ class ShardPlan:
     def fingerprint(self, rules: CurateRules) -> str:
         """Of all that decides about the shard's bytes."""
         clips = [
-            asdict(replace(clip, row=replace(clip.row, path="", timing={}, thumbnail=None))) for clip in self.clips
+            [clip.key, clip.split, clip.licence, clip.parts, clip.row.name, clip.row.as_json()] for clip in self.clips
         ]
         writing = [rules.copy, rules.copy_trim, rules.crf, rules.photo_quality]
         return hashlib.sha256(json.dumps([self.name, clips, writing], sort_keys=True).encode()).hexdigest()

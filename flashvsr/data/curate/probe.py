@@ -84,6 +84,7 @@ def _video(row: Row, rules: CurateRules) -> Row:
         if rate is None or length is None or stream.time_base is None:
             return row.rejected(_STAGE, "states no frame rate or no length")
         row = replace(row, fps=str(rate), time_base=str(stream.time_base), end=round(length / stream.time_base))
+        row = replace(row, bit_rate=round(8 * Path(row.path).stat().st_size / max(length, 1e-3)))
         frame = next(container.decode(stream), None)
         if frame is None:
             return row.rejected(_STAGE, "holds no frame that can be decoded")

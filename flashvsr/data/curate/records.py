@@ -14,7 +14,8 @@ photograph, and every source that was rejected whole:
      "reason": null,                    a few words such as "motion 0.1 < 0.5 %/s"; null if kept
      "scores": {"motion": 3.2},         the scores that were computed, by the names of run.json's thresholds
      "thumbnail": "thumbnails/<id>.jpg",  JPEG of the middle frame, at most 160 pixels wide, below the same folder;
-                                        null if nothing could be decoded
+                                        null for sources that were rejected before frames were
+                                        looked at
      "split": "train",                  "train" or "val"; null if rejected
      "shard": "train/shard-00000.tar"}  below OUT; null if rejected
 

@@ -26,6 +26,7 @@ class Row:
         box: Top, left, rows, columns of the picture without black bars, after rotation; None: all of it.
         fps: Average frame rate, such as "30000/1001"; None for photographs.
         time_base: Seconds per tick of ``start`` and ``end``, such as "1/90000".
+        bit_rate: Of the whole file, in bits per second; 0 for photographs.
         copyable: Its bytes may go into a shard as they are: nothing to turn, crop, deinterlace or tone-map.
         start: First tick.
         end: Tick after the last frame.
@@ -53,6 +54,7 @@ class Row:
     box: tuple[int, int, int, int] | None = None
     fps: str | None = None
     time_base: str = "1/1"
+    bit_rate: int = 0
     copyable: bool = False
     start: int = 0
     end: int = 0
