@@ -8,6 +8,9 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import Any
 
+from scenedetect import FrameTimecode
+from scenedetect.detectors import AdaptiveDetector
+
 from flashvsr.data.curate.rows import Row
 from flashvsr.data.curate.rules import CurateRules
 from flashvsr.data.curate.spans import length_of, open_picture
@@ -57,9 +60,6 @@ def _end(times: list[int], index: int) -> int:
 
 def _watch(row: Row, rules: CurateRules) -> tuple[list[int], list[int], bool]:
     """Times of all frames, the numbers of those that begin a scene, and whether the frame rate is constant."""
-    from scenedetect import FrameTimecode
-    from scenedetect.detectors import AdaptiveDetector
-
     rate = Fraction(row.fps or 25)
     detector = AdaptiveDetector(rules.scene_ratio, min_scene_len=max(2, round(rate / 5)))
     times: list[int] = []
