@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -47,8 +47,8 @@ def choose_tiles(device: torch.device, dtype: torch.dtype) -> Tiles:
         return LARGE
     if dtype == torch.float32:
         return SINGLE
-    shared = torch.cuda.get_device_properties(device).shared_memory_per_block_optin
-    return LARGE if shared >= 224 * 1024 else SMALL
+    properties: Any = torch.cuda.get_device_properties(device)  # whose type stub lacks this field in PyTorch 2.14
+    return LARGE if properties.shared_memory_per_block_optin >= 224 * 1024 else SMALL
 
 
 class BlockLists(NamedTuple):
