@@ -24,7 +24,7 @@ def copy_packets(row: Row, trim: float) -> tuple[bytes, int, int, int] | None:
 
     Returns:
         The file, its first tick, the tick after its end, its number of frames; None when it cannot be copied: no key
-        frame is near enough, or what came out does not decode.
+        frame is near enough, two frames have one time, MP4 does not take it, or what came out does not decode.
     """
     slack = round(trim / Fraction(row.time_base))
     with open_picture(row.path) as (container, stream):
@@ -32,13 +32,16 @@ def copy_packets(row: Row, trim: float) -> tuple[bytes, int, int, int] | None:
         if not packets or packets[0].pts - row.start > slack:
             return None
         packets = packets[: _closed_prefix([packet.pts for packet in packets], row.end)]
-        if not packets:
+        if not packets or len({packet.pts for packet in packets}) < len(packets):
             return None
         end = max(packet.pts + (packet.duration or 0) for packet in packets)
-        if row.end - end > slack or any(packet.dts is None for packet in packets):
+        if row.end - end > slack:
             return None
         start, count = packets[0].pts, len(packets)
-        media = _mux(stream, packets)
+        try:
+            media = _mux(stream, packets)
+        except av.FFmpegError:  # what MP4 does not take can still be encoded
+            return None
     return (media, start, min(end, row.end), count) if _decodes(media, count) else None
 
 
@@ -76,6 +79,22 @@ def _closed_prefix(times: list[int], end: int) -> int:
     return best
 
 
+def _decoding_times(times: list[int]) -> list[int]:
+    """When to decode each packet: the n-th when the (n - delay)-th frame is shown, where B-frames cause the delay.
+
+    They are made anew because not every container has them (Matroska does not), and what FFmpeg guesses instead has
+    gaps at the beginning.
+
+    Args:
+        times: Of presentation, different from each other, in decoding order; the first is the smallest.
+    """
+    shown = sorted(times)
+    place = {time: number for number, time in enumerate(shown)}
+    delay = max(number - place[time] for number, time in enumerate(times))
+    ahead = shown[delay] - shown[0]
+    return [shown[n] - ahead if n < delay else shown[n - delay] for n in range(len(times))]
+
+
 def _mux(template: Any, packets: list[Any]) -> bytes:
     buffer, origin = io.BytesIO(), packets[0].pts
     with av.open(buffer, "w", format="mp4", container_options={"fflags": "+bitexact"}) as output:
@@ -84,8 +103,8 @@ def _mux(template: Any, packets: list[Any]) -> bytes:
         stream.metadata.clear()
         if template.codec_context.name == "hevc":
             stream.codec_context.codec_tag = "hvc1"
-        for packet in packets:
-            packet.pts, packet.dts, packet.stream = packet.pts - origin, packet.dts - origin, stream
+        for packet, decoded in zip(packets, _decoding_times([packet.pts for packet in packets]), strict=True):
+            packet.pts, packet.dts, packet.stream = packet.pts - origin, decoded - origin, stream
             output.mux(packet)
     return buffer.getvalue()
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -112,15 +112,11 @@ def _look(container: Any, stream: Any, length: float) -> tuple[list[tuple[Any, A
     origin = stream.start_time or 0
     for number in range(_LOOKS):
         at = origin + int((number + 0.5) / _LOOKS * length / stream.time_base)
-        pair = [frame for _, frame in zip(range(2), _frames_until_two(container, stream, at), strict=False)]
+        pair = list(islice(frames_from(container, stream, at), 2))
         if len(pair) == 2:
             flags += bool(pair[0].interlaced_frame)
             pairs.append(tuple(pixels(frame).permute(1, 2, 0).numpy() for frame in pair))
     return pairs, 2 * flags > len(pairs) > 0  # type: ignore[return-value]
-
-
-def _frames_until_two(container: Any, stream: Any, at: int) -> Iterator[Any]:
-    yield from frames_from(container, stream, at)
 
 
 def combing(first: np.ndarray[Any, Any], second: np.ndarray[Any, Any]) -> float:

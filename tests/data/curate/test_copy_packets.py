@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -10,7 +11,7 @@ import torch
 from footage import RULES, pan, write_video
 
 from flashvsr.data.clips import decode_clip
-from flashvsr.data.curate.copy_packets import copy_packets
+from flashvsr.data.curate.copy_packets import _decoding_times, copy_packets
 from flashvsr.data.curate.probe import probe
 from flashvsr.data.curate.rows import Row
 from flashvsr.data.curate.scenes import cut
@@ -71,3 +72,12 @@ def test_matroska_is_copied_too(tmp_path):
     clip = decode_clip(media, 0, 50, (0, 0), SIZE)
     assert clip.shape[0] == frames >= 47
     assert torch.equal(clip, decode_clip(path.read_bytes(), 0, frames, (0, 0), SIZE))
+
+
+@pytest.mark.parametrize("decoded", [[0, 1, 2, 3], [0, 4, 2, 1, 3, 8, 6, 5, 7], [0, 1, 4, 2, 3], [0]])
+def test_decoding_times_grow_and_none_is_after_its_frame_is_shown(decoded):
+    times = [40 * number for number in decoded]
+    ahead = _decoding_times(times)
+    assert all(first < second for first, second in pairwise(ahead))
+    assert all(time <= shown for time, shown in zip(ahead, times, strict=True))
+    assert any(time == shown for time, shown in zip(ahead, times, strict=True)), "no later than they must be"
