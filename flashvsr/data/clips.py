@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 from collections import OrderedDict
+from collections.abc import Iterator
+from fractions import Fraction
 from typing import Any
 
 import av
@@ -15,6 +17,8 @@ from torch import Tensor
 from flashvsr.data.info import VideoError, plain_errors
 from flashvsr.data.pixels import ToRGB, frame_colors, resolve_colors
 from flashvsr.data.shards import Entry
+
+_MOST_REORDERED = 16  # frames that a codec may store after one that is shown later
 
 
 def decode_clip(media: bytes, start: int, frames: int, corner: tuple[int, int], crop: tuple[int, int]) -> Tensor:
@@ -40,15 +44,11 @@ def decode_clip(media: bytes, start: int, frames: int, corner: tuple[int, int], 
             raise VideoError("cannot decode: no video stream")
         stream = container.streams.video[0]
         stream.thread_type, stream.codec_context.thread_count = "NONE", 1
-        rate, time_base = stream.average_rate, stream.time_base
-        if rate is None or time_base is None:
+        rate = stream.average_rate
+        if rate is None or stream.time_base is None:
             raise VideoError("cannot decode: states no frame rate")
-        origin = stream.start_time or 0
-        if start:
-            container.seek(origin + round(start / rate / time_base), stream=stream, backward=True)
         convert: ToRGB | None = None
-        for frame in container.decode(stream):
-            number = round(((frame.pts or 0) - origin) * time_base * rate)
+        for number, frame in _numbered_from(container, stream, start, rate):
             if number < start:
                 continue
             part = _cut_out(frame, top, left, *crop)
@@ -60,6 +60,24 @@ def decode_clip(media: bytes, start: int, frames: int, corner: tuple[int, int], 
     if not pictures:
         raise VideoError(f"cannot decode: no frame {start}")
     return torch.stack(pictures)
+
+
+def _numbered_from(container: Any, stream: Any, start: int, rate: Fraction) -> Iterator[tuple[int, av.VideoFrame]]:
+    """Decoded frames with their numbers, from a key frame at or before the one asked for.
+
+    Where B-frames are shown before a key frame but stored after it (an open group of pictures), a seek to one of them
+    ends at that key frame, which is too late: then it is tried further back.
+    """
+    origin, frames_per_tick = stream.start_time or 0, stream.time_base * rate
+    for first in dict.fromkeys((start, max(0, start - _MOST_REORDERED), 0)):
+        if start:
+            container.seek(origin + round(first / frames_per_tick), stream=stream, backward=True)
+        frames = ((round(((frame.pts or 0) - origin) * frames_per_tick), frame) for frame in container.decode(stream))
+        found = next(frames, None)
+        if found is not None and (found[0] <= start or first == 0):
+            yield found
+            yield from frames
+            return
 
 
 def _cut_out(frame: av.VideoFrame, top: int, left: int, height: int, width: int) -> av.VideoFrame:

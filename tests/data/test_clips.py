@@ -1,3 +1,8 @@
+import io
+from fractions import Fraction
+
+import av
+import numpy as np
 import pytest
 import torch
 
@@ -17,6 +22,23 @@ def test_seeking_gives_the_frames_of_decoding_everything(longest, start):
     whole = decode_clip(longest, 0, 30, (0, 0), (96, 128))
     part = decode_clip(longest, start, 4, (0, 0), (96, 128))
     assert torch.equal(part, whole[start : start + 4])
+
+
+def test_frames_that_are_stored_after_a_later_key_frame_are_found():
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        options = {"preset": "ultrafast", "x265-params": "log-level=none:bframes=4:keyint=20:min-keyint=20:open-gop=1"}
+        stream = container.add_stream("libx265", rate=25, options=options)
+        stream.height, stream.width, stream.pix_fmt = 64, 96, "yuv420p"
+        picture = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
+        for number in range(50):
+            frame = av.VideoFrame.from_ndarray(np.roll(picture, number, 1).copy(), format="rgb24")
+            frame.pts, frame.time_base = number, Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    whole = decode_clip(buffer.getvalue(), 0, 50, (0, 0), (64, 96))
+    for start in range(1, 50):
+        assert torch.equal(decode_clip(buffer.getvalue(), start, 1, (0, 0), (64, 96)), whole[start : start + 1]), start
 
 
 def test_a_crop_is_that_part_of_the_whole(longest):
