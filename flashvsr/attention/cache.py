@@ -23,7 +23,7 @@ class KVCache:
 
     Args:
         layers: Attention layers that share the cache.
-        history: Slots kept per layer, at least 1.
+        history: Slots kept per layer; 0 keeps nothing.
         slot_tokens: Tokens per slot, a multiple of 128.
         heads: Attention heads.
         head_dim: Channels per head.
@@ -32,7 +32,7 @@ class KVCache:
         device: Where they live.
 
     Raises:
-        ValueError: If a size is not positive or `slot_tokens` is not whole blocks.
+        ValueError: If a size is not positive, `history` is negative or `slot_tokens` is not whole blocks.
     """
 
     def __init__(
@@ -47,9 +47,9 @@ class KVCache:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
-        if min(layers, history, slot_tokens, heads, head_dim, batch) < 1 or slot_tokens % BLOCK_SIZE:
+        if min(layers, history + 1, slot_tokens, heads, head_dim, batch) < 1 or slot_tokens % BLOCK_SIZE:
             raise ValueError(
-                "sizes are positive and slot_tokens a multiple of 128: got "
+                "sizes are positive, history at least 0 and slot_tokens a multiple of 128: got "
                 f"{layers=}, {history=}, {slot_tokens=}, {heads=}, {head_dim=}, {batch=}"
             )
         self.history, self.slot_tokens = history, slot_tokens

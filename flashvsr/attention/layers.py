@@ -230,7 +230,7 @@ class LocalSparseAttention(nn.Module):
         window_hw: Rows and columns of the window, in blocks.
         boundary: What the window does at the border, see :func:`~flashvsr.attention.window_mask`.
         sparse_ratio: Density, see :class:`BlockSelection`.
-        history: Earlier slots a chunk sees.
+        history: Earlier slots a chunk sees; 0 for none.
         rule: What a budget that covers everything does, see :func:`~flashvsr.attention.select_blocks`.
         eps: Of the norms of query and key.
         impl: Of :func:`~flashvsr.attention.block_sparse_attention`.
@@ -261,8 +261,8 @@ class LocalSparseAttention(nn.Module):
         self.heads = heads
         self.q, self.k, self.v, self.o = _projections(dim, heads)
         self.norm_q, self.norm_k = RMSNorm(dim, eps), RMSNorm(dim, eps)  # over all heads together
-        if history < 1:
-            raise ValueError(f"history counts the earlier slots a chunk sees, at least 1; got {history}")
+        if history < 0:
+            raise ValueError(f"history counts the earlier slots a chunk sees, at least 0; got {history}")
         self.history = history
         self.impl = impl
         self.selection = BlockSelection(window_hw, boundary, sparse_ratio, rule)

@@ -60,5 +60,5 @@ def test_a_saved_cache_with_other_keys_is_refused():
 def test_sizes_that_make_no_sense_are_refused_by_value():
     with pytest.raises(ValueError, match="slot_tokens=100"):
         KVCache(1, 3, 100, 2, 4)
-    with pytest.raises(ValueError, match="history=0"):
-        KVCache(1, 0, 128, 2, 4)
+    with pytest.raises(ValueError, match="history=-1"):
+        KVCache(1, -1, 128, 2, 4)

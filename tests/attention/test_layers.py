@@ -31,7 +31,7 @@ def _rope(grid: TokenGrid) -> torch.Tensor:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("history", [1, 2, 3])
+@pytest.mark.parametrize("history", [0, 1, 2, 3])
 def test_a_whole_sequence_equals_its_chunks(history):
     layer, slots = _layer(history=history), 6
     kept = []
@@ -99,7 +99,7 @@ def test_cross_attention_broadcasts_one_prompt_over_the_batch():
     ("build", "message"),
     [
         (partial(LocalSparseAttention, 32, 3), "got 32 and 3"),
-        (partial(LocalSparseAttention, 32, 2, history=0), "got 0"),
+        (partial(LocalSparseAttention, 32, 2, history=-1), "got -1"),
         (partial(LocalSparseAttention, 32, 2, rule="mine"), "'mine'"),
         (partial(BlockSelection, (3, 3), "mirror"), "'mirror'"),
     ],
