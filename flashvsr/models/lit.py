@@ -1,16 +1,18 @@
-"""Lightning callbacks around models: the model folder that a stage leaves behind, throughput, whole checkpoints."""
+"""Lightning callbacks around models: the folder a stage leaves, averaged weights, throughput, whole checkpoints."""
 
 from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.callbacks import EMAWeightAveraging, WeightAveraging
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
@@ -157,6 +159,63 @@ def whole_tensors(module: nn.Module, *, keep: bool = True) -> dict[str, Tensor]:
         if keep:
             whole[name] = gathered.detach().to("cpu", copy=True)
     return whole
+
+
+class WeightAverage(EMAWeightAveraging):
+    """Lightning's moving average of the weights, kept on their device and of use from the first step.
+
+    The first ``1 / (1 - decay)`` steps count alike, later ones ``1 - decay`` each: a short run leaves the mean of what
+    it went through, and nothing of what it began with. Lightning's own makes its copy before the model moves to a GPU:
+    every step then waits until all weights have come to the CPU, those that nobody trains too.
+
+    Args:
+        decay: Of the average per step, at least 0 and below 1.
+
+    Raises:
+        ValueError: If `decay` is out of range.
+    """
+
+    def __init__(self, decay: float = 0.995) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay is at least 0 and below 1, got {decay}")
+        super().__init__(decay=decay)
+        self.decay, self.updates = decay, 0
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Make the copy on the device that the model will be on."""
+        self._device = trainer.strategy.root_device
+        with warnings.catch_warnings():  # of sharded weights, which `flashvsr fit` refuses
+            warnings.filterwarnings("ignore", "You're using the WeightAveraging callback with a model that overrides")
+            super().setup(trainer, pl_module, stage)
+
+    @torch.no_grad()
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Move the average when an optimizer was stepped, without waiting for the device."""
+        if trainer.global_step <= self._latest_update_step or self._average_model is None:
+            return
+        self._latest_update_step = trainer.global_step
+        self.updates += 1
+        average: Any = self._average_model.module
+        parameters = zip(average.parameters(), pl_module.parameters(), strict=True)
+        moved: list[tuple[Tensor, Tensor]] = [pair for pair in parameters if pair[1].requires_grad]
+        for kept, current in zip(average.buffers(), pl_module.buffers(), strict=True):
+            if current.is_floating_point():
+                moved.append((kept, current))
+            else:
+                kept.copy_(current)
+        averages, currents = zip(*moved, strict=True)
+        torch._foreach_lerp_(averages, currents, max(1 - self.decay, 1 / self.updates))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Lightning's, and how often the average was moved."""
+        return {**super().state_dict(), "updates": self.updates}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a state."""
+        super().load_state_dict(state_dict)
+        self.updates = state_dict["updates"]
 
 
 class Throughput(Callback):

@@ -32,7 +32,7 @@ trainer:
   logger: {class_path: lightning.pytorch.loggers.CSVLogger, init_args: {save_dir: logs, name: toy}}
   plugins: [{class_path: flashvsr.models.lit.AtomicCheckpointIO}]
   callbacks:
-    - class_path: lightning.pytorch.callbacks.EMAWeightAveraging
+    - class_path: flashvsr.models.lit.WeightAverage
       init_args: {decay: 0.5}
     - class_path: lightning.pytorch.callbacks.ModelCheckpoint
       init_args: {dirpath: checkpoints, filename: last, enable_version_counter: false, save_on_train_epoch_end: true}
@@ -192,7 +192,7 @@ def test_throughput_is_logged(recipe):
                 "  max_steps: 6",
                 "  max_steps: 6\n  strategy: {class_path: lightning.pytorch.strategies.ModelParallelStrategy}",
             ),
-            ("EMAWeightAveraging cannot average the sharded weights",),
+            ("WeightAverage cannot average the sharded weights",),
         ),
         (("lr: 1.0e-2", "lr: -1.0"), ("model.optimizer", "AdamW", "learning rate", "-1.0")),
     ],
@@ -240,7 +240,7 @@ def test_another_runs_results_are_not_overwritten(recipe, capsys, change, said):
 
 def test_the_export_stands_after_the_averaging_or_is_refused(recipe, capsys):
     text = RECIPE
-    start = text.index("    - class_path: lightning.pytorch.callbacks.EMA")
+    start = text.index("    - class_path: flashvsr.models.lit.WeightAverage")
     end = text.index("    - class_path: lightning.pytorch.callbacks.ModelCheckpoint")
     moved = text[:start] + text[end:].replace("model:\n", text[start:end] + "model:\n", 1)
     Path("recipe.yaml").write_text(moved)

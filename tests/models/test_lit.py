@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from safetensors.torch import load_file
 from torch import nn
 
@@ -12,7 +12,7 @@ from flashvsr.attention import FullAttention, LocalSparseAttention
 from flashvsr.decoders import TinyDecoder
 from flashvsr.models import VideoDiT, component
 from flashvsr.models.export import plain_part, trained_component
-from flashvsr.models.lit import AtomicCheckpointIO, ExportModelFolder, Throughput, whole_tensors
+from flashvsr.models.lit import AtomicCheckpointIO, ExportModelFolder, Throughput, WeightAverage, whole_tensors
 from flashvsr.models.model_folder import Component, read_model_folder, save_model_folder
 
 SIZES = {"dim": 32, "layers": 1, "heads": 2, "ffn_dim": 48, "text_dim": None}
@@ -38,9 +38,14 @@ class Stage(LightningModule):
         return torch.optim.SGD([p for p in self.parameters() if p.requires_grad], 1e-3)
 
 
-def train(stage, callback, **options):
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
-    trainer = Trainer(max_steps=2, enable_model_summary=False, callbacks=[callback], **quiet, **options)
+def train(stage, callbacks, **options):
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    trainer = Trainer(callbacks=callbacks, **{"max_steps": 2, "accelerator": "cpu", **quiet, **options})
     trainer.fit(stage)
     return stage
 
@@ -155,6 +160,44 @@ def test_nothing_is_written_in_a_fast_dev_run(tmp_path):
     assert not (tmp_path / "made").exists()
 
 
+class Watch(Callback):
+    """Keeps the weights after every step."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_train_batch_end(self, trainer, pl_module, *unused):
+        self.seen.append(pl_module.trained.weight.detach().clone())
+
+
+@pytest.mark.parametrize("decay", [0.9, 0.0])
+def test_a_short_run_leaves_the_mean_of_the_weights_it_went_through(decay):
+    stage, watch = Stage(trained=nn.Linear(2, 1), kept=nn.Linear(2, 1).requires_grad_(False)), Watch()
+    stage.register_buffer("count", torch.zeros((), dtype=torch.int64))
+    kept = stage.kept.weight.clone()
+    train(stage, [watch, WeightAverage(decay)])
+    first, last = watch.seen
+    assert not torch.equal(first, last)
+    torch.testing.assert_close(stage.trained.weight.detach(), (first + last) / 2 if decay else last)
+    assert torch.equal(stage.kept.weight, kept)
+
+
+def test_later_steps_count_by_the_decay():
+    stage, watch = Stage(trained=nn.Linear(2, 1)), Watch()
+    train(stage, [watch, WeightAverage(0.5)], max_steps=4, max_epochs=2)
+    expected = watch.seen[0]
+    for weight in watch.seen[1:]:
+        expected = (expected + weight) / 2
+    torch.testing.assert_close(stage.trained.weight.detach(), expected)
+
+
+@pytest.mark.gpu
+def test_the_average_lies_on_the_gpu_that_trains():
+    average = WeightAverage()
+    train(Stage(trained=nn.Linear(2, 1)), average, accelerator="gpu", devices=1)
+    assert {parameter.device.type for parameter in average._average_model.parameters()} == {"cuda"}
+
+
 def test_gathered_tensors_are_copies():
     module = nn.Linear(2, 2)
     whole = whole_tensors(module)
@@ -171,6 +214,8 @@ def test_arguments_out_of_range_are_refused():
         ExportModelFolder("made", {"dit": "dit"}, dtype="int8")
     with pytest.raises(ValueError, match="got 0"):
         Throughput(0)
+    with pytest.raises(ValueError, match=r"got 1\.0"):
+        WeightAverage(1.0)
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):
