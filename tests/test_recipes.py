@@ -160,6 +160,31 @@ def _component(folder: str, name: str, *, overrides: dict | None = None, dtype: 
     return build(class_path, {**init_args, **(overrides or {})})
 
 
+def _nano_component(folder: str, name: str, *, overrides: dict | None = None, dtype: str = "fp32") -> nn.Module:
+    """`flashvsr.models.component` without files: the network of that name that a nano recipe trains."""
+    recipe = {"vae": "vae", "decoder": "decoder"}.get(name, "stage1_joint")
+    part = parse(RECIPES / "nano" / f"{recipe}.yaml")["model"]["init_args"][name]
+    return build(part["class_path"], {**part.get("init_args", {}), **(overrides or {})})
+
+
+@pytest.mark.parametrize("stage", [*STAGES, *ABLATIONS])
+def test_every_recipe_of_nano_and_every_ablation_builds_its_stage(stage, monkeypatch):
+    monkeypatch.setattr("flashvsr.models.component", _nano_component)
+    files = [base_of(stage), RECIPES / "ablations" / f"{stage}.yaml"] if stage in ABLATIONS else []
+    files = files or [RECIPES / "nano" / f"{stage}.yaml"]
+    with torch.device("meta"):
+        model = BuildModel("fit", [argument for file in files for argument in ("-c", str(file))]).model
+    assert any(parameter.requires_grad for parameter in model.parameters())
+    if stage.startswith("history_"):
+        assert model.dit.history == int(stage.removeprefix("history_"))
+
+
+@pytest.mark.parametrize("stage", ["stage1_joint", "stage2_sparse_causal", "decoder"])
+def test_the_folder_that_a_stage_completes_is_the_one_that_it_reads(stage):
+    said = parse(RECIPES / "nano" / f"{stage}.yaml", **{"model.vae.init_args.folder": "elsewhere"})
+    assert said["trainer"]["callbacks"][-1]["init_args"]["base"] == "elsewhere"
+
+
 def _load_wan_base(
     path: str, *, attention: Callable[[int, int], nn.Module], activation_checkpointing: bool = False
 ) -> VideoDiT:
@@ -235,6 +260,7 @@ def test_nano_trains_from_shards_stage_after_stage_and_the_last_one_streams(shar
         stage = recipe.partition("_")[0]
         assert all(steps >= 2 for steps in steps_of_optimizers(stage))
         assert len(steps_of_optimizers(stage)) == (2 if recipe == "stage3_one_step" else 1)
+    assert {read_model_folder(f"runs/nano/{stage.partition('_')[0]}").color for stage in STAGES} == {"none"}
     system = flashvsr.load("runs/nano/stage3", device="cpu")
     assert system.upscale(torch.zeros(3, 3, 32, 32, dtype=torch.uint8)).shape == (3, 3, 128, 128)
     parameters = sum(parameter.numel() for parameter in system.parameters())
@@ -251,5 +277,7 @@ def test_the_control_and_the_reconstruction_alone_train_without_any_stage_before
         more = ("-c", str(RECIPES / "ablations" / f"{ablation}.yaml"))
         assert fit(base_of(ablation), shards, *more, **overrides) == 0
     assert set(read_model_folder("runs/nano/decoder_control").components) == {"decoder"}
+    assert read_model_folder("runs/nano/decoder_control").color == "none"
     system = flashvsr.load("runs/nano/reconstruction_only", device="cpu")
+    assert system.color.method == "none"
     assert system.upscale(torch.zeros(1, 3, 32, 32, dtype=torch.uint8)).shape == (1, 3, 128, 128)
