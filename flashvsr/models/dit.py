@@ -189,7 +189,8 @@ class VideoDiT(nn.Module):
         segment = torch.repeat_interleave(
             torch.arange(len(grids), device=x.device), torch.tensor(lengths, device=x.device), output_size=sum(lengths)
         )
-        rope = torch.cat([rope_table(grid, self.head_dim, device=x.device) for grid in grids])
+        tables = {grid: rope_table(grid, self.head_dim, device=x.device) for grid in set(grids)}
+        rope = torch.cat([tables[grid] for grid in grids])
         embedding, modulation = self._time(timesteps, x.dtype)
         context = self._context(prompt)
         for index, block in enumerate(self.blocks):
