@@ -137,6 +137,21 @@ def test_ctrl_c_leaves_the_averaged_weights_in_the_model_folder(recipe):
     assert all(torch.equal(value, averaged[f"decoder.{name}"]) for name, value in written.items())
 
 
+def test_a_limit_of_time_ends_a_run_which_a_later_limit_lets_go_on(recipe):
+    arguments = [*recipe(), "--trainer.max_steps=1000000"]
+
+    def run(seconds, *more):
+        assert main([*arguments, f"--trainer.max_time=00:00:00:{seconds:02}", *more]) == 0
+        checkpoint = torch.load("checkpoints/last.ckpt", weights_only=True)
+        written = component("made", "decoder").state_dict()
+        assert all(torch.equal(value, checkpoint["state_dict"][f"decoder.{name}"]) for name, value in written.items())
+        return checkpoint["global_step"]
+
+    steps = run(1)
+    assert 0 < steps < 1000000
+    assert run(2, "--ckpt_path=last") > steps
+
+
 def test_the_model_folder_says_how_the_network_is_built(recipe):
     main(recipe())
     part = read_model_folder("made").component("decoder")
