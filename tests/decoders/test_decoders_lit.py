@@ -68,6 +68,18 @@ def _loss(stage, batch):
         return stage.training_step(batch, 0)
 
 
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_trains_in_bf16(name, precision):
+    losses = {}
+    for kind in ("32-true", precision):
+        stage = make_stage(name)
+        stage.log = lambda key, value, kind=kind, **_: losses.setdefault(f"{kind} {key}", float(value))
+        fit(stage, [make_batch(range(2), images=True)], precision=kind)
+    assert losses[f"{precision} train/loss"] == pytest.approx(losses["32-true train/loss"], rel=0.05)
+    assert all(math.isfinite(value) for value in losses.values())
+
+
 def test_the_teacher_is_the_vae_and_its_weight_counts():
     batch = make_batch(range(2))
     losses = [_loss(make_stage("conditional", teacher_weight=weight), batch) for weight in (0.0, 1.0, 2.0)]
