@@ -9,7 +9,9 @@ from typing import Any
 import av
 
 from flashvsr.data.curate.rows import Row
-from flashvsr.data.curate.spans import open_picture
+from flashvsr.data.curate.spans import open_picture, seek
+
+_EARLY = 1  # seconds before a clip to begin reading: MPEG-TS seeks past a key frame that is aimed at
 
 
 def copy_packets(row: Row, trim: float) -> tuple[bytes, int, int, int] | None:
@@ -47,7 +49,7 @@ def copy_packets(row: Row, trim: float) -> tuple[bytes, int, int, int] | None:
 
 def _packets(container: Any, stream: Any, start: int, end: int) -> list[Any]:
     """Packets from the first key frame at ``start`` or later, in decoding order, until all before ``end`` came."""
-    container.seek(max(start, stream.start_time or 0), stream=stream, backward=True)
+    seek(container, stream, start - round(_EARLY / stream.time_base))
     packets: list[Any] = []
     for packet in container.demux(stream):
         if packet.pts is None or not packet.size:

@@ -17,6 +17,7 @@ from flashvsr.data.pixels import ToRGB, bit_depth, frame_colors, resolve_colors
 from flashvsr.data.tone_map import tone_map
 
 _STEPS_BACK = (0, 5, 30)  # seconds before a wanted frame to try, then the beginning: not every index is exact
+_BEFORE = 10  # seconds: MPEG-TS finds its first key frame only from well before it
 
 
 @contextmanager
@@ -39,23 +40,27 @@ def open_picture(path: str) -> Iterator[tuple[Any, Any]]:
 
 def frames_from(container: Any, stream: Any, start: int) -> Iterator[av.VideoFrame]:
     """Decoded frames from a tick on, in order, each with a time."""
-    for back in _STEPS_BACK:
-        target = start - round(back / stream.time_base)
-        container.seek(max(target, stream.start_time or 0), stream=stream, backward=True)
+    beginning = stream.start_time or 0
+    for target in (*(start - round(back / stream.time_base) for back in _STEPS_BACK), beginning):
+        seek(container, stream, target if target > beginning else beginning - round(_BEFORE / stream.time_base))
         frames = container.decode(stream)
         first = next(frames, None)
         if first is not None and first.pts is not None and first.pts <= start:
             break
-    else:
-        container.seek(stream.start_time or 0, stream=stream, backward=True)
-        frames = container.decode(stream)
-        first = next(frames, None)
     latest = None
     while first is not None:
         if first.pts is not None and first.pts >= start and (latest is None or first.pts > latest):
             latest = first.pts
             yield first
         first = next(frames, None)
+
+
+def seek(container: Any, stream: Any, target: int) -> None:
+    """Go to a key frame at or before a tick, as far as the container's index is right."""
+    try:
+        container.seek(target, stream=stream, backward=True)
+    except av.FFmpegError:  # some know no time before their first
+        container.seek(max(target, stream.start_time or 0), stream=stream, backward=True)
 
 
 class Pixels:
