@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
+import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -12,6 +14,7 @@ from typing import Any
 from flashvsr.data.info import VideoError
 
 _BLOCKS = 20_000  # tasks that a stage is cut into, at most
+_PATIENCE = 10  # seconds for a cluster to answer
 _STORE = 512 * 2**20  # bytes of shared memory of a Ray that is started here
 
 
@@ -66,14 +69,21 @@ def run_ray(items: Sequence[Any], stages: Sequence[Stage]) -> Iterator[Any]:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     gpus = int(ray.cluster_resources().get("GPU", 0))
     data = ray.data.from_items([{"item": pickle.dumps(item)} for item in items])
     data = data.repartition(min(len(items), _BLOCKS))
     for stage in stages:
         if stage.make is not None:
-            pool = ray.data.ActorPoolStrategy(min_size=1, max_size=max(1, gpus))
+            most = max(1, gpus)
+            pool = ray.data.ActorPoolStrategy(min_size=1, max_size=most, initial_size=most)
             data = data.map_batches(
-                _Actor, fn_constructor_args=(stage.make,), batch_size=1, compute=pool, num_gpus=1 if gpus else 0
+                _Actor,
+                fn_constructor_args=(stage.make,),
+                batch_size=1,
+                compute=pool,
+                num_cpus=0,
+                num_gpus=int(gpus > 0),
             )
         else:
             data = data.flat_map(_Task(stage.call))
@@ -122,7 +132,6 @@ class RayHere:
     def __enter__(self) -> None:
         # Ray asks for these before it is imported
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         try:
             ray = import_module("ray")
@@ -140,8 +149,10 @@ class RayHere:
         else:
             options["address"] = self._address
         try:
+            if self._address is not None:
+                _knock(self._address)
             ray.init(**options)
-        except (ConnectionError, RuntimeError) as error:
+        except (OSError, RuntimeError) as error:
             where = self._address or "here"
             raise VideoError(f"Ray cannot be started or reached ({where}): {error}\ncheck --cluster") from error
         self._ours = True
@@ -149,3 +160,14 @@ class RayHere:
     def __exit__(self, *problem: object) -> None:
         if self._ours:
             import_module("ray").shutdown()
+
+
+def _knock(address: str) -> None:
+    """Whether anything answers there; Ray itself would try for minutes.
+
+    Raises:
+        OSError: If not.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE).close()
