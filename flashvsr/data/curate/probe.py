@@ -63,6 +63,8 @@ def _photo(row: Row, rules: CurateRules) -> Row | None:
             row = replace(row, kind="photo", size=_upright_size(image), frames=1)
             if getattr(image, "is_animated", False):
                 return row.rejected(_STAGE, "an animation, not a photograph")
+            if image.mode[0] in "IF":  # Pillow would cut them off at 255
+                return row.rejected(_STAGE, f"pixels of mode {image.mode}, not of 8 bits")
             image.load()
     except Image.UnidentifiedImageError:
         return None

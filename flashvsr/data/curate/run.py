@@ -87,9 +87,11 @@ def curate(
         What was made.
 
     Raises:
-        VideoError: If ``out`` cannot be used, scorers are missing, or nothing is kept; the message then shows the
-            funnel.
+        VideoError: If ``out`` cannot be used, ``workers`` is negative, scorers are missing, or nothing is kept; the
+            message then shows the funnel.
     """
+    if workers < 0:
+        raise VideoError(f"workers={workers}\nexpected a number of processes, or 0 for this one")
     rules, out = rules or CurateRules(), Path(out)
     found, lines = find_sources(sources)
     for line in lines:

@@ -39,9 +39,21 @@ class Scorers:
         self._metrics = {name: _pyiqa(name, self._device) for name in rules.scorers}
         self._raft = _raft(self._device) if rules.flow == "raft" else None
 
-    @torch.no_grad()
     def __call__(self, row: Row) -> Row:
-        """The row with these scores too; its pictures are dropped."""
+        """The row with these scores too; its pictures are dropped.
+
+        What a scorer cannot digest, such as a picture too large for its memory, is rejected. A GPU that fails ends the
+        run instead: the pictures are not to blame, and a later run goes on.
+        """
+        try:
+            return self._scored(row)
+        except torch.AcceleratorError:
+            raise
+        except (RuntimeError, ValueError, AssertionError) as error:
+            return row.rejected("quality", f"a scorer failed: {type(error).__name__}")
+
+    @torch.no_grad()
+    def _scored(self, row: Row) -> Row:
         pictures, later = row.pictures, row.later
         if pictures is None:
             return row

@@ -64,6 +64,26 @@ def test_a_limit_on_a_scorer_rejects(calls):
     assert row.reason.startswith("musiq 0.")
 
 
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory: 57.3 GiB"), AssertionError("too small")])
+def test_a_picture_that_a_scorer_cannot_digest_is_rejected_in_words_that_do_not_vary(monkeypatch, error):
+    def fail(picture):
+        raise error
+
+    monkeypatch.setitem(sys.modules, "pyiqa", SimpleNamespace(create_metric=lambda name, device: fail))
+    row = Scorers(WITH_BOTH)(looked_at())
+    assert (row.stage, row.reason) == ("quality", f"a scorer failed: {type(error).__name__}")
+    assert row.pictures is None
+
+
+def test_a_gpu_that_fails_ends_the_run_and_rejects_nothing(monkeypatch):
+    def fail(picture):
+        raise torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered")
+
+    monkeypatch.setitem(sys.modules, "pyiqa", SimpleNamespace(create_metric=lambda name, device: fail))
+    with pytest.raises(torch.AcceleratorError):
+        Scorers(WITH_BOTH)(looked_at())
+
+
 def test_what_has_no_pictures_passes(calls):
     row = Row("/x/a", "a").rejected("probe", "small")
     assert Scorers(WITH_BOTH)(row) is row
