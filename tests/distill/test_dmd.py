@@ -1,9 +1,10 @@
 """Distribution matching: the gradient is the formula, per sample, and goes to the generated latents only."""
 
+import pytest
 import torch
 from torch import nn
 
-from flashvsr.distill import dmd_loss
+from flashvsr.distill import dmd_loss, flow_matching_loss
 from flashvsr.models import FlowSchedule
 
 SCHEDULE = FlowSchedule()
@@ -88,6 +89,39 @@ def test_latents_reach_the_real_distribution_within_100_steps():
         ).sum().backward()
         optimizer.step()
     assert (x - target).square().mean().item() < start / 2
+
+
+def _velocity_to(mean, variance):
+    """The exact velocity for latents of a normal distribution."""
+
+    def predict(noisy, timestep):
+        sigma = (timestep / 1000).view(-1, 1, 1, 1, 1)
+        gain = variance * (1 - sigma) / ((1 - sigma) ** 2 * variance + sigma**2)
+        return (noisy - mean - gain * (noisy - (1 - sigma) * mean)) / sigma
+
+    return predict
+
+
+def test_a_generator_and_a_fake_score_that_learns_from_it_reach_the_real_distribution():
+    torch.manual_seed(0)
+    spread, mean = nn.Parameter(torch.tensor(1.0)), nn.Parameter(torch.tensor(-1.0))
+    fake_mean, fake_log = nn.Parameter(torch.tensor(-1.0)), nn.Parameter(torch.tensor(0.0))
+    generator, fake = torch.optim.Adam([spread, mean], 0.03), torch.optim.Adam([fake_mean, fake_log], 0.06)
+    real = _velocity_to(torch.tensor(2.0), torch.tensor(0.09))
+    for step in range(900):
+        x = spread * torch.randn(32, 1, 1, 8, 8) + mean
+        sigma = SCHEDULE.sigma(torch.rand(2, 32)).clamp(0.02, 0.98)
+        if step % 3 == 0:
+            guess = _velocity_to(fake_mean.detach(), fake_log.detach().exp())
+            generator.zero_grad()
+            dmd_loss(x, real, guess, torch.randn_like(x), sigma[0], SCHEDULE).mean().backward()
+            generator.step()
+        fake.zero_grad()
+        guess = _velocity_to(fake_mean, fake_log.exp())
+        flow_matching_loss(guess, x.detach(), torch.randn_like(x), sigma[1], SCHEDULE).mean().backward()
+        fake.step()
+    assert mean.item() == pytest.approx(2.0, abs=0.1)
+    assert abs(spread.item()) == pytest.approx(0.3, abs=0.05)
 
 
 def test_the_loss_of_bf16_latents_is_fp32_and_their_gradient_bf16():
