@@ -7,12 +7,14 @@ blocks look back in time, and only by one frame, so the state of a stream is one
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from itertools import product
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
+from torch.amp import is_autocast_available
 
 from flashvsr.decoders.convolutions import band_rows, conv_relu, enlarge, interleave, picture_in_bands
 from flashvsr.decoders.tiny_state import MEMORY_BLOCKS, TinyDecoderState
@@ -97,12 +99,17 @@ def upsampling_kernels(grow: TimeGrow, conv: nn.Conv2d) -> list[Tensor]:
         time. They are computed in fp32 or better and rounded once, to the dtype of the weights.
     """
     dtype = torch.promote_types(conv.weight.dtype, torch.float32)
-    with torch.autocast(conv.weight.device.type, enabled=False):  # it would round the taps before they are combined
+    with _without_autocast(conv.weight.device.type):  # it would round the taps before they are combined
         flipped = conv.weight.to(dtype).flip(2, 3)
         wide = functional.pad(flipped, (0, 1)) + functional.pad(flipped, (1, 0))  # [O, C, 3, 4]
         taps = functional.pad(wide, (0, 0, 0, 1)) + functional.pad(wide, (0, 0, 1, 0))  # [O, C, 4, 4]
         frames = grow.conv.weight.to(dtype).flatten(1).chunk(grow.times)  # [C, C] each, out by in
         return [torch.einsum("omij,mc->coij", taps, frame).to(conv.weight.dtype) for frame in frames]
+
+
+def _without_autocast(device_type: str) -> AbstractContextManager[Any]:
+    """Autocast switched off, on devices that have it; "meta" has none."""
+    return torch.autocast(device_type, enabled=False) if is_autocast_available(device_type) else nullcontext()
 
 
 def learns(module: nn.Module, *inputs: Tensor | None) -> bool:
@@ -145,6 +152,7 @@ class TinyNetwork(nn.ModuleDict):
                 "26": nn.Conv2d(fourth, 3, 3, padding=1),
             }
         )
+        nn.init.constant_(self["26"].bias, 0.5)  # grey: frames are 2x - 1, and black ones have to be unlearned first
 
     def forward(
         self, passes: Iterable[Tensor], batch: int, state: TinyDecoderState | None, *, parallel: bool = False
