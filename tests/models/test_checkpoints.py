@@ -30,8 +30,8 @@ DIT = "diffusion_pytorch_model_streaming_dmd.safetensors"
 PROMPT_SHAPE = (1, 5, 24)
 
 
-def tiny_dit(attention=LocalSparseAttention):
-    return VideoDiT(32, 2, 2, 48, text_dim=24, attention=attention)
+def tiny_dit(attention=LocalSparseAttention, **options):
+    return VideoDiT(32, 2, 2, 48, text_dim=24, attention=attention, **options)
 
 
 def tiny_projection(variant="causal"):
