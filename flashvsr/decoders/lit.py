@@ -36,7 +36,8 @@ class AutoencoderStage(LightningModule):
             Whole clips are compared, so ``first`` is None: every sample has its frame 0, none deserves more weight.
         optimizer: Makes the optimizer of everything in `vae` that has ``requires_grad``.
         scheduler: Makes the schedule of its learning rate, stepped after every step; None keeps the rate.
-        kl_weight: Of the divergence, in nats per latent value (averaged, not summed).
+        kl_weight: Of the divergence, in nats per latent value (averaged, not summed). Far smaller ones let the latents
+            grow until the decoder's soft clamp holds them.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class AutoencoderStage(LightningModule):
         optimizer: MakeOptimizer,
         *,
         scheduler: MakeScheduler | None = None,
-        kl_weight: float = 1e-6,
+        kl_weight: float = 1e-4,
     ) -> None:
         super().__init__()
         self.vae, self.reconstruction = vae, reconstruction
