@@ -152,7 +152,6 @@ class TinyNetwork(nn.ModuleDict):
                 "26": nn.Conv2d(fourth, 3, 3, padding=1),
             }
         )
-        nn.init.constant_(self["26"].bias, 0.5)  # grey: frames are 2x - 1, and black ones have to be unlearned first
 
     def forward(
         self, passes: Iterable[Tensor], batch: int, state: TinyDecoderState | None, *, parallel: bool = False
