@@ -2,12 +2,32 @@ from __future__ import annotations
 
 import sys
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
+import flashvsr
 from flashvsr.cli import main
 from flashvsr.data import VideoInfo, VideoWriter
+
+RECIPES = Path(flashvsr.__file__).parents[1] / "recipes"
+
+
+def picture(seed, height, width):
+    """`[3, h, w]` uint8, another for every seed."""
+    noise = torch.rand(1, 3, height // 4, width // 4, generator=torch.Generator().manual_seed(seed))
+    return (torch.nn.functional.interpolate(noise, (height, width), mode="bilinear")[0] * 255).to(torch.uint8)
+
+
+def write_pan(path, scene):
+    """A camera that moves over a picture, for 1.2 s."""
+    _, height, width = scene.shape
+    info = VideoInfo(width, height, Fraction(25), Fraction(1, 90000))
+    with VideoWriter(path, width=width, height=height, info=info) as writer:
+        for number in range(30):
+            writer.write(scene.roll(2 * number, 2), Fraction(number, 25))
 
 
 @pytest.fixture
@@ -15,13 +35,8 @@ def footage(tmp_path):
     """A clip that moves, one that is small."""
     folder = tmp_path / "raw"
     folder.mkdir()
-    for name, height, width in (("good", 480, 640), ("small", 96, 128)):
-        noise = torch.rand(1, 3, height // 4, width // 4, generator=torch.Generator().manual_seed(0))
-        scene = (torch.nn.functional.interpolate(noise, (height, width), mode="bilinear")[0] * 255).to(torch.uint8)
-        info = VideoInfo(width, height, Fraction(25), Fraction(1, 90000))
-        with VideoWriter(folder / f"{name}.mp4", width=width, height=height, info=info) as writer:
-            for number in range(30):
-                writer.write(scene.roll(2 * number, 2), Fraction(number, 25))
+    write_pan(folder / "good.mp4", picture(0, 480, 640))
+    write_pan(folder / "small.mp4", picture(0, 96, 128))
     return folder
 
 
@@ -36,6 +51,23 @@ def test_the_default_recipe_runs_without_a_checkout_and_says_what_it_did(footage
     assert f"report: {tmp_path.name}" in said or "report: shards" in said
     assert len(list((tmp_path / "shards" / "train").glob("*.tar"))) == 1
     assert (tmp_path / "shards" / "report.html").is_file()
+
+
+@pytest.mark.slow  # a step of training
+def test_training_starts_from_the_result_with_an_unchanged_recipe(footage, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for number in range(1, 4):
+        write_pan(footage / f"good_{number}.mp4", picture(number, 480, 640))
+        photo = picture(10 + number, 480, 640).permute(1, 2, 0).contiguous().numpy()
+        Image.fromarray(photo).save(footage / f"photo_{number}.png")
+    assert main(["curate", str(footage), "--out", "shards", "--workers", "0"]) == 0
+    assert list(Path("shards/train").glob("*.tar"))
+    assert list(Path("shards/val").glob("*.tar"))
+    one_step = ["--trainer.max_steps=1", "--model.scheduler.warmup=0", "--data.batch_size=1", "--data.epoch_batches=1"]
+    here = ["--trainer.accelerator=cpu", "--trainer.precision=32-true", "--data.workers=0"]  # bf16 is slow on a CPU
+    here += ["--data.frames=9", "--data.crop=128", "--trainer.enable_progress_bar=false"]
+    assert main(["fit", "-c", str(RECIPES / "nano" / "vae.yaml"), *one_step, *here]) == 0
+    assert (Path("runs/nano/vae") / "vae.safetensors").is_file()
 
 
 def test_nothing_kept_ends_with_an_error_and_still_leaves_a_report(footage, tmp_path, capsys):

@@ -82,16 +82,20 @@ def _continues(run: list[Row], row: Row, rules: CurateRules) -> bool:
     return row.kind == "video" and same and together <= rules.clip_seconds
 
 
-def split_of(sha256s: Iterable[str], linked: Iterable[tuple[str, str]], seed: int, share: float) -> dict[str, str]:
+def split_of(
+    sha256s: Iterable[str], linked: Iterable[tuple[str, str]], seed: int, share: float, kept: Iterable[str] = ()
+) -> dict[str, str]:
     """On which side each source falls: by its bytes and the seed, never by its name or place.
 
-    Sources that share pictures fall on the same side, the one of the smallest hash among them.
+    Sources that share pictures fall on the same side, the one of the smallest hash among them. Where chance would leave
+    a side without any source that is kept, the nearest to the border changes: recipes want both.
 
     Args:
         sha256s: Of all sources.
         linked: Pairs that share pictures.
         seed: Another one, another split.
-        share: Of validation data.
+        share: Of validation data; 0 for none.
+        kept: Sources of which something is kept.
 
     Returns:
         Hash to ``"train"`` or ``"val"``.
@@ -106,7 +110,15 @@ def split_of(sha256s: Iterable[str], linked: Iterable[tuple[str, str]], seed: in
     for one, other in linked:
         first, second = sorted((find(one), find(other)))
         leader[second] = first
-    return {sha: "val" if _uniform(seed, find(sha)) < share else "train" for sha in leader}
+    place = {find(sha): _uniform(seed, find(sha)) for sha in leader}
+    val = {group for group, at in place.items() if at < share}
+    groups = {find(sha) for sha in kept}
+    if share > 0 and len(groups) > 1:
+        if not groups & val:
+            val.add(min(groups, key=place.__getitem__))
+        elif groups <= val:
+            val.remove(max(groups, key=place.__getitem__))
+    return {sha: "val" if find(sha) in val else "train" for sha in leader}
 
 
 def _uniform(seed: int, sha256: str) -> float:
@@ -121,7 +133,8 @@ def make_clips(
     rules: CurateRules,
 ) -> list[Clip]:
     """The clips of all kept rows, in an order that mixes sources and depends on their bytes alone."""
-    sides = split_of({row.sha256 for row in rows if row.sha256}, linked, seed, rules.val_fraction)
+    kept = {row.sha256 for row in rows if row.stage is None}
+    sides = split_of({row.sha256 for row in rows if row.sha256}, linked, seed, rules.val_fraction, kept)
     clips = []
     for run in merge(rows, rules):
         row = replace(run[0], end=run[-1].end, frames=sum(part.frames for part in run))

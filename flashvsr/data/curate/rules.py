@@ -78,7 +78,7 @@ class CurateRules:
         copy_trim: Seconds by which a clip may be shortened at either end to reach a key frame and be copied.
         crf: Quality of what must be encoded (libx264); lower is better.
         photo_quality: Of photographs that must be encoded (WebP), 1 to 100.
-        val_fraction: Share of sources that become validation data.
+        val_fraction: Share of sources that become validation data; unless 0, at least one of two that are kept.
         shard_samples: At most in one shard.
         shard_seconds: Of video at most in one shard, unless one clip is longer.
         timeout: Seconds after which one step on one file is stopped and the file rejected.

@@ -56,6 +56,18 @@ def test_the_split_is_by_bytes_and_seed_and_near_the_share_asked_for():
     assert set(split_of(SOURCES, [], 0, 0.0).values()) == {"train"}
 
 
+def test_neither_side_is_empty_when_two_sources_are_kept():
+    for share in (0.001, 0.999):
+        sides = split_of(SOURCES[:20], [], 0, share, SOURCES[5:9])
+        assert {sides[source] for source in SOURCES[5:9]} == {"train", "val"}
+        changed = [one for one in SOURCES[:20] if sides[one] != split_of(SOURCES[:20], [], 0, share)[one]]
+        assert len(changed) == 1
+    assert set(split_of(SOURCES[:20], [], 0, 0.0, SOURCES[5:9]).values()) == {"train"}
+    assert set(split_of(SOURCES[:1], [], 0, 0.001, SOURCES[:1]).values()) == {"train"}
+    pair = split_of(SOURCES[:2], [(SOURCES[0], SOURCES[1])], 0, 0.001, SOURCES[:2])
+    assert set(pair.values()) == {"train"}, "they share pictures"
+
+
 def test_sources_that_share_pictures_fall_on_one_side():
     links = [(SOURCES[number + 1], SOURCES[number]) for number in range(0, 398, 2)]
     sides = split_of(SOURCES, links, 0, 0.5)
