@@ -25,6 +25,7 @@ def make_spread_stage(name: str):
     if name != "one_step_adversarial":
         return make_stage(name, text_dim=8)
     sgd = partial(torch.optim.SGD, lr=0.1)
+    torch.manual_seed(0)  # or the discriminator would begin with what the stages before left of the generator's state
     more = {"discriminator": PatchDiscriminator(4), "discriminator_optimizer": sgd, "adversarial_weight": 0.1}
     return make_stage("one_step", text_dim=8, **more)
 
