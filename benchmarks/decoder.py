@@ -9,12 +9,10 @@ is taken against the released operations in a wider dtype, in the same run.
 
 from __future__ import annotations
 
-import argparse
 import sys
-from pathlib import Path
 
 import torch
-from interleaved import DTYPES, Row, compare, convolution_ceiling, print_head, write_rows
+from interleaved import Row, compare, convolution_ceiling, print_head, run
 from torch import Tensor
 from torch.nn import functional
 
@@ -142,28 +140,5 @@ def measure(
     return rows
 
 
-def main() -> int:
-    """Measure what the command line asks for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", default="192x320", metavar="HxW", help="output size, multiples of 8")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", choices=DTYPES, help="default: fp32 on a CPU, bf16 on a GPU")
-    parser.add_argument("--channels", nargs=4, type=int, help="default: nano's on a CPU, the released ones on a GPU")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--out", type=Path, help="write the rows to this JSON file")
-    arguments = parser.parse_args()
-    device = torch.device(arguments.device)
-    height, width = (int(part) for part in arguments.size.split("x"))
-    if height % 8 or width % 8:
-        print(f"--size is rows x columns in multiples of 8, got {arguments.size}", file=sys.stderr)
-        return 2
-    cpu = device.type == "cpu"
-    channels = tuple(arguments.channels or (NANO if cpu else RELEASED))
-    dtype = DTYPES[arguments.dtype or ("fp32" if cpu else "bf16")]
-    with torch.inference_mode():
-        write_rows(measure((height, width), channels, device, dtype, arguments.repeats), arguments.out)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(__doc__, measure, size="192x320", multiple=8, nano=NANO, released=RELEASED))

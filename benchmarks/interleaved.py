@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -113,7 +116,46 @@ def print_head(device: torch.device, dtype: str, ceiling: float) -> None:
     print("| part | path | ms | TFLOP | TFLOP/s | of ceiling | error |\n|---|---|---|---|---|---|---|")
 
 
-def write_rows(rows: list[Row], path: Path | None) -> None:
-    """Write the rows as JSON, if a path is given."""
-    if path is not None:
-        path.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+def run(
+    description: str | None,
+    measure: Callable[[tuple[int, int], Any, torch.device, torch.dtype, int], list[Row]],
+    *,
+    size: str,
+    multiple: int,
+    nano: tuple[int, ...],
+    released: tuple[int, ...],
+) -> int:
+    """Measure what the command line asks for, and write it to a file if that says so.
+
+    Args:
+        description: Of the command.
+        measure: Called with size, widths, device, dtype and repeats.
+        size: Output size by default.
+        multiple: Of which both sides are.
+        nano: Widths of the networks of nano, the default on a CPU.
+        released: Those of the released ones, the default on a GPU.
+
+    Returns:
+        The exit status.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", default=size, metavar="HxW", help=f"output size, multiples of {multiple}")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", choices=DTYPES, help="default: fp32 on a CPU, bf16 on a GPU")
+    parser.add_argument("--widths", nargs=len(nano), type=int, help="default: nano's on a CPU, the released on a GPU")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--out", type=Path, help="write the rows to this JSON file")
+    arguments = parser.parse_args()
+    device = torch.device(arguments.device)
+    height, width = (int(part) for part in arguments.size.split("x"))
+    if height % multiple or width % multiple:
+        print(f"--size is rows x columns in multiples of {multiple}, got {arguments.size}", file=sys.stderr)
+        return 2
+    cpu = device.type == "cpu"
+    widths = tuple(arguments.widths or (nano if cpu else released))
+    dtype = DTYPES[arguments.dtype or ("fp32" if cpu else "bf16")]
+    with torch.inference_mode():
+        rows = measure((height, width), widths, device, dtype, arguments.repeats)
+    if arguments.out is not None:
+        arguments.out.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    return 0

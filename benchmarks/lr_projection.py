@@ -9,15 +9,13 @@ in the same run.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from unittest.mock import patch
 
 import torch
-from interleaved import DTYPES, Row, compare, convolution_ceiling, print_head, write_rows
+from interleaved import Row, compare, convolution_ceiling, print_head, run
 from torch import Tensor
 from torch.nn import functional
 
@@ -60,39 +58,16 @@ def measure(
     print_head(device, str(dtype).removeprefix("torch."), ceiling)
     exact = with_convolution(lambda: wide(lr.to(wider), wide(start.to(wider))[1])[0])
 
-    def run() -> Tensor:
+    def project() -> Tensor:
         return projection(lr, state.clone())[0]
 
     calls: dict[str, Callable[[], Tensor]] = {
-        "Conv3d": lambda: with_convolution(run),
-        "stacked in three passes": lambda: with_stacking(stack_frames, run),
-        "stacked in one pass": lambda: with_stacking(stack_frames_once, run),
+        "Conv3d": lambda: with_convolution(project),
+        "stacked in three passes": lambda: with_stacking(stack_frames, project),
+        "stacked in one pass": lambda: with_stacking(stack_frames_once, project),
     }
     return compare("LR projection", calls, exact, device, ceiling, repeats)
 
 
-def main() -> int:
-    """Measure what the command line asks for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", default="256x384", metavar="HxW", help="output size, multiples of 16")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", choices=DTYPES, help="default: fp32 on a CPU, bf16 on a GPU")
-    parser.add_argument("--widths", nargs=3, type=int, help="default: nano's on a CPU, the released ones on a GPU")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--out", type=Path, help="write the rows to this JSON file")
-    arguments = parser.parse_args()
-    device = torch.device(arguments.device)
-    height, width = (int(part) for part in arguments.size.split("x"))
-    if height % 16 or width % 16:
-        print(f"--size is rows x columns in multiples of 16, got {arguments.size}", file=sys.stderr)
-        return 2
-    cpu = device.type == "cpu"
-    widths = tuple(arguments.widths or (NANO if cpu else RELEASED))
-    dtype = DTYPES[arguments.dtype or ("fp32" if cpu else "bf16")]
-    with torch.inference_mode():
-        write_rows(measure((height, width), widths, device, dtype, arguments.repeats), arguments.out)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(__doc__, measure, size="256x384", multiple=16, nano=NANO, released=RELEASED))
