@@ -66,6 +66,7 @@ def test_a_named_kernel_never_falls_back_and_an_unknown_one_is_refused():
 def test_the_kernel_equals_plain_pytorch_under_the_interpreter():
     code = (
         "import torch\n"
+        "torch.manual_seed(0)\n"
         "from flashvsr.attention import TokenGrid, rope_table\n"
         "from flashvsr.attention.norm_rope import norm_rope\n"
         "from flashvsr.attention.triton_norm_rope import launch_norm_rope\n"
@@ -73,8 +74,9 @@ def test_the_kernel_equals_plain_pytorch_under_the_interpreter():
         "for dtype in (torch.float32, torch.float16):\n"
         "    x, weight = torch.randn(2, 12, 96).to(dtype), torch.randn(96).to(dtype)\n"
         "    expected = norm_rope(x, weight, table, heads=3, eps=1e-6).flatten(2)\n"
-        "    eps = 2 * torch.finfo(dtype).eps\n"
-        "    torch.testing.assert_close(launch_norm_rope(x, weight, 1e-6, table, 3), expected, rtol=eps, atol=eps)\n"
+        "    tolerance = 8 * torch.finfo(dtype).eps\n"  # a rotation that cancels leaves the error of its summands
+        "    out = launch_norm_rope(x, weight, 1e-6, table, 3)\n"
+        "    torch.testing.assert_close(out, expected, rtol=tolerance, atol=tolerance)\n"
     )
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
