@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from torch import Generator
-from torch.utils.data import DataLoader
 
+from flashvsr.data.batches import BatchLoader
 from flashvsr.data.sampling import derive_seed
 
 
@@ -23,7 +23,7 @@ class EchoLoader:
         refill: Batches of the loader that come before the first step, to fill the pool: under its ``before``.
     """
 
-    def __init__(self, loader: DataLoader, times: int, had: int = 0, refill: int = 0) -> None:
+    def __init__(self, loader: BatchLoader, times: int, had: int = 0, refill: int = 0) -> None:
         self.loader, self.times, self.had, self.refill = loader, times, had, refill
         self.sampler = loader.sampler
 

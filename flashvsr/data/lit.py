@@ -11,8 +11,9 @@ import lightning as L
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 
+from flashvsr.data.batches import BatchLoader, OneByOne
 from flashvsr.data.echo import ClipPool, EchoLoader
 from flashvsr.data.info import VideoError
 from flashvsr.data.motion import CameraMotion
@@ -56,8 +57,8 @@ class ShardDataModule(L.LightningDataModule):
         val_batch_size: Clips per process in validation.
         val_crop: As ``crop``; None: as ``crop``.
         seed: Of the run.
-        workers: Processes that make batches; 0 makes them here.
-        prefetch: Batches that each worker makes ahead.
+        workers: Processes that make clips; 0 makes them here.
+        prefetch: Clips that each worker makes ahead.
         cache_mib: Memory for decoded photographs in each worker.
         cache_dir: For shards fetched from URLs.
 
@@ -124,7 +125,7 @@ class ShardDataModule(L.LightningDataModule):
         if self._val is not None and "val" not in self._found:
             self._found["val"] = self._open(self._val, self._val_crop)
 
-    def train_dataloader(self) -> DataLoader | EchoLoader:
+    def train_dataloader(self) -> BatchLoader | EchoLoader:
         """Batches of this process, from where the state says on."""
         index, videos, photos = self._split("train")
         fraction = self._photo_fraction
@@ -148,7 +149,8 @@ class ShardDataModule(L.LightningDataModule):
             position=lambda: self._start,
             before=self._missing,
         )
-        loader = self._loader(self._dataset(index, videos, photos, crop=self._crop, augment=True), plan)
+        dataset = self._dataset(index, videos, photos, crop=self._crop, augment=True)
+        loader = BatchLoader(self._loader(dataset, OneByOne(plan)), self._batch_size)
         repeats = self._echo > 1 or self._pool_size > 1
         return EchoLoader(loader, self._echo, self._echoed, self._missing()) if repeats else loader
 
@@ -230,11 +232,11 @@ class ShardDataModule(L.LightningDataModule):
             cache_mib=self._cache_mib,
         )
 
-    def _loader(self, dataset: ClipDataset, plan: Any) -> DataLoader:
+    def _loader(self, dataset: ClipDataset, plans: Sampler) -> DataLoader:
         return DataLoader(
             dataset,
             batch_size=None,
-            sampler=plan,
+            sampler=plans,
             num_workers=self._workers,
             prefetch_factor=self._prefetch if self._workers else None,
             persistent_workers=self._workers > 0,

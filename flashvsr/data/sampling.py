@@ -29,6 +29,14 @@ class BatchPlan:
     clips: tuple[Draw, ...]
     images: tuple[Draw, ...] = ()
 
+    def split(self) -> list[BatchPlan]:
+        """Plans of one clip each, with the images dealt out in order."""
+        parts, images = len(self.clips), len(self.images)
+        return [
+            BatchPlan(self.epoch, self.batch, (clip,), self.images[i * images // parts : (i + 1) * images // parts])
+            for i, clip in enumerate(self.clips)
+        ]
+
 
 def derive_seed(*parts: int | str) -> int:
     """A number in [0, 2**62) that depends on all parts and looks random."""
@@ -108,7 +116,7 @@ class EpochPlan(DistributedSampler):
         super().__init__(range(batches), num_replicas=world, rank=rank, shuffle=False)  # type: ignore[arg-type]
         self._counts, self._batches, self._seed = counts, batches, seed
         self._position, self._before = position, before
-        self._batch_size, self._images, self._photo_fraction = batch_size, images, photo_fraction
+        self.batch_size, self._images, self._photo_fraction = batch_size, images, photo_fraction
 
     def __len__(self) -> int:
         return self._batches
@@ -120,7 +128,7 @@ class EpochPlan(DistributedSampler):
         for number in range(coming - self._before(), coming + self._batches):
             epoch, batch = divmod(number, self._batches)
             if epoch != drawn:
-                clips = self._draws("clips", epoch, self._batch_size, self._photo_fraction)
+                clips = self._draws("clips", epoch, self.batch_size, self._photo_fraction)
                 images = self._draws("images", epoch, self._images, 1.0)
                 drawn = epoch
             yield BatchPlan(epoch, batch, clips(batch), images(batch))

@@ -17,6 +17,15 @@ def test_ranks_are_disjoint_and_their_union_is_the_batch_of_one_process():
         assert set(batch.images) == set(first.images) | set(second.images)
 
 
+def test_a_split_batch_deals_out_its_clips_and_images_in_order():
+    for images in (0, 3, 4, 9):
+        batch = next(iter(plan(images=images)))
+        parts = batch.split()
+        assert [part.clips for part in parts] == [(clip,) for clip in batch.clips]
+        assert sum((part.images for part in parts), ()) == batch.images
+        assert {(part.epoch, part.batch) for part in parts} == {(batch.epoch, batch.batch)}
+
+
 def test_seeds_differ_between_epochs_positions_and_runs():
     first, again, other = plan(), plan(position=lambda: (1, 0)), plan(seed=4)
     seeds = [draw.seed for batch in first for draw in batch.clips]

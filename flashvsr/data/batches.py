@@ -1,0 +1,71 @@
+"""Batches put together from clips that the workers of a data loader make one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from flashvsr.data.sampling import BatchPlan, EpochPlan
+
+
+class OneByOne(Sampler):
+    """The batches of a plan as plans of one clip each.
+
+    Args:
+        plan: Gives batches of one size.
+    """
+
+    def __init__(self, plan: EpochPlan) -> None:
+        self.plan = plan
+
+    def __len__(self) -> int:
+        return len(self.plan) * self.plan.batch_size
+
+    def __iter__(self) -> Iterator[BatchPlan]:
+        for batch in self.plan:
+            yield from batch.split()
+
+
+class BatchLoader:
+    """Whole batches of a loader that gives one clip at a time, in its order.
+
+    All workers help with every batch. If each made one of its own, the first of a run would come, and a worker could be
+    stopped, only after as many clips as a batch holds: 16 degraded clips of 33x256x256 take 25 seconds.
+
+    Args:
+        loader: Over the plans of :class:`OneByOne`.
+        clips: Of a batch.
+    """
+
+    def __init__(self, loader: DataLoader, clips: int) -> None:
+        self.loader, self.clips = loader, clips
+        self.sampler = loader.sampler
+
+    def __len__(self) -> int:
+        return len(self.loader) // self.clips
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        made = iter(self.loader)
+        for first in made:
+            yield join([first, *islice(made, self.clips - 1)])
+
+
+def join(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """One batch of parts that `ClipDataset` made: tensors one after another, nested dicts likewise, all broken samples.
+
+    A part without images adds none.
+    """
+    joined = dict(parts[0])
+    for name in {name for part in parts for name in part} - {"position"}:
+        values = [part[name] for part in parts if name in part]
+        if isinstance(values[0], dict):
+            joined[name] = join(values)
+        elif isinstance(values[0], list):
+            joined[name] = [line for value in values for line in value]
+        elif len(values) > 1:
+            joined[name] = torch.cat(values)
+    return joined
