@@ -1,7 +1,7 @@
 """Samples per second of the data path: decoding and cropping, degradation by part, in a worker and as a batch.
 
 Seconds are CPU seconds of one core, everything in one thread: what a worker of the data loader spends on one sample,
-whatever else the machine does. On a GPU the batch's own part is in seconds of the clock.
+whatever else the machine does. Where there is a GPU the batched degradation runs on it, in seconds of the clock.
 
     python benchmarks/data.py --out benchmarks/results/data_NAME.json
     python benchmarks/data.py --shards shards/train --sizes 33x256x256     # your own clips instead of the made one
@@ -200,11 +200,12 @@ def measure(size: Size, options: argparse.Namespace) -> list[dict[str, Any]]:
     worker = Degradation()
     calls = [lambda seed=seed, frames=frames: worker(frames, seed) for seed, frames in enumerate(clips)]
     add("degradation, worker", typical(calls, WORKER, cpu, options.repeats))
-    add("degradation, batch on CPU", typical(batches(clips, "cpu"), BATCH, cpu, options.repeats))
     if torch.cuda.is_available():
         calls = batches(clips, "cuda")
         calls[0]()  # warm up
         add("degradation, batch on GPU", typical(calls, BATCH, _synchronised, options.repeats))
+    else:
+        add("degradation, batch on CPU", typical(batches(clips, "cpu"), BATCH, cpu, options.repeats))
     return rows
 
 
@@ -246,13 +247,12 @@ def per_sample(rows: list[dict[str, Any]]) -> dict[tuple[str, str], float]:
     found: dict[tuple[str, str], float] = {}
     for size in dict.fromkeys(row["size"] for row in rows):
         own = {row["what"]: row["seconds"] for row in rows if row["size"] == size}
+        (codec,) = (seconds["codec"] for what, seconds in own.items() if "batch" in what)
         for what, decode in own.items():
             if what.startswith("decode"):
                 kind = what.partition(", ")[2]
                 found[size, f"{kind}; all in workers"] = decode["all"] + own["degradation, worker"]["all"]
-                found[size, f"{kind}; degradation on the GPU"] = (
-                    decode["all"] + own["degradation, batch on CPU"]["codec"]
-                )
+                found[size, f"{kind}; degradation on the GPU"] = decode["all"] + codec
     return found
 
 

@@ -9,7 +9,7 @@ import torch.distributed as distributed
 from einops import rearrange
 from torch import Tensor, nn
 
-from flashvsr.decoders.blocks import FRAMES_PER_LATENT, LEAD_FRAMES, MemBlock, check_latents, learns
+from flashvsr.decoders.blocks import FRAMES_PER_LATENT, LEAD_FRAMES, MemBlock, check_latents, initialise, learns
 from flashvsr.decoders.tiny import TinyDecoder
 from flashvsr.decoders.tiny_state import TinyDecoderState
 
@@ -65,6 +65,7 @@ class TinyEncoder(nn.Module):
         self.to_eighth = nn.Conv2d(2 * second, third, 3, stride=2, padding=1)
         self.eighth = nn.ModuleList([MemBlock(third), MemBlock(third)])
         self.head = nn.Conv2d(third, out_channels, 3, padding=1)
+        initialise(self)
 
     def forward(self, frames: Tensor, past: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Encode consecutive frames.
@@ -131,6 +132,9 @@ class TinyVAE(nn.Module):
         self.latents_per_pass = latents_per_pass
         self.encoder = TinyEncoder(2 * latent_channels, encoder_channels)
         self.decoder = TinyDecoder(latent_channels, channels, latents_per_pass)
+        with torch.no_grad():  # the head's ReLU is missing; log-variances begin near their bias
+            self.encoder.head.weight.mul_(0.5**0.5)
+            self.encoder.head.weight[latent_channels:].mul_(0.1)
         nn.init.constant_(self.encoder.head.bias[latent_channels:], _FIRST_LOG_VARIANCE)  # type: ignore[index]
         self.register_buffer("mean", torch.zeros(latent_channels, 1, 1, 1))
         self.register_buffer("mean_square", torch.ones(latent_channels, 1, 1, 1))

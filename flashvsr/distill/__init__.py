@@ -2,6 +2,7 @@
 
 from flashvsr.distill.adversarial import PatchDiscriminator, hinge_discriminator_loss, hinge_generator_loss
 from flashvsr.distill.dmd import dmd_loss
+from flashvsr.distill.fan_in_adamw import FanInAdamW
 from flashvsr.distill.flow_matching import flow_matching_loss, packed_flow_matching_loss
 from flashvsr.distill.history import draw_history
 from flashvsr.distill.one_step import OneStepObjective
@@ -13,6 +14,7 @@ from flashvsr.distill.warmup_cosine import WarmupCosine
 from flashvsr.distill.window import decode_window, draw_window
 
 __all__ = [
+    "FanInAdamW",
     "OneStepObjective",
     "PatchDiscriminator",
     "ReconstructionLoss",

@@ -28,9 +28,9 @@ def squared_error(sr, hr, first):
     return loss, {"mse": loss.detach()}
 
 
-def toy_vae() -> TinyVAE:
+def toy_vae(width: int = 4) -> TinyVAE:
     torch.manual_seed(0)
-    return TinyVAE(encoder_channels=(4, 4, 4), channels=CHANNELS)
+    return TinyVAE(encoder_channels=(width,) * 3, channels=(width,) * 4)
 
 
 def make_stage(name: str, optimizer=SGD, **arguments) -> LightningModule:
