@@ -1,10 +1,13 @@
 """Correctness and speed of block-sparse attention on a GPU, at the shapes of FlashVSR.
 
 Prints as it goes; a section that fails is reported and the others still run, the exit status tells. Without
-``--sweep`` it takes under three minutes, most of them compilation.
+``--sweep`` it takes a few minutes, most of them compilation. Operations are counted on kept blocks only, and "of
+roofline" is the time that they, or the bytes moved at least, would take at the rates of a large matrix product and a
+large copy in the same run, over the time taken.
 
     python benchmarks/attention.py --out attention.json
     python benchmarks/attention.py --sections speed --sweep      # other tiles of the Triton kernels too
+    python benchmarks/attention.py --sections masks --impls hopper triton flex
 """
 
 from __future__ import annotations
@@ -14,43 +17,28 @@ import json
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from statistics import median
 from types import ModuleType, TracebackType
-from typing import NamedTuple
 
 import torch
+from attention_masks import (
+    BLOCK_SIZE,
+    GRIDS,
+    HEAD_DIM,
+    MASKS,
+    SCALE,
+    Problem,
+    chunk_problem,
+    make_problem,
+)
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from flashvsr.attention import window_mask
-
-BLOCK_SIZE, HEADS, HEAD_DIM, SLOTS = 128, 12, 128, 4
-SCALE = HEAD_DIM**-0.5
-KEPT_PER_ROW = 120
-"""Key blocks kept per query block on average: sparse_ratio 2.0, at any resolution."""
-GRIDS = {"768x1408": (6, 11), "2176x3840": (17, 30)}
-"""Blocks per slot, rows and columns; one query slot attends to four slots, three of them from a ring."""
-
-
-class Problem(NamedTuple):
-    """One attention call; every tensor is a view of token-major storage."""
-
-    query: Tensor  # [B, heads, N, D]
-    keys: tuple[Tensor, ...]
-    values: tuple[Tensor, ...]
-    mask: Tensor  # [B, heads, N/128, M/128]
-
-    @property
-    def inputs(self) -> list[Tensor]:
-        """What gradients are taken of."""
-        return [self.query, *self.keys, *self.values]
-
-    @property
-    def flops(self) -> float:
-        """Operations of the forward pass on kept blocks: two products, two operations per multiply-add."""
-        return 4 * HEAD_DIM * BLOCK_SIZE**2 * self.mask.sum().item()
+SECTIONS = ["check", "masks", "speed"]
 
 
 class Section:
@@ -73,37 +61,6 @@ class Section:
         traceback.print_exception(error)
         self.failed.append(self.name)
         return True
-
-
-def make_problem(
-    batch: int, heads: int, query_blocks: int, key_blocks: list[int], mask: Tensor, dtype: torch.dtype
-) -> Problem:
-    """Normal random queries, keys and values."""
-    tensors = [
-        torch.randn(batch, blocks * BLOCK_SIZE, heads, HEAD_DIM, device="cuda")
-        .to(dtype)
-        .transpose(1, 2)
-        .requires_grad_()
-        for blocks in (query_blocks, *key_blocks, *key_blocks)
-    ]
-    pieces = len(key_blocks)
-    return Problem(tensors[0], tuple(tensors[1 : pieces + 1]), tuple(tensors[pieces + 1 :]), mask)
-
-
-def selected_mask(grid: tuple[int, int]) -> Tensor:
-    """What the joint selection leaves: the best pairs per head inside the window, unevenly spread over the rows."""
-    window = window_mask(grid, (11, 11)).cuda().repeat(1, SLOTS)  # [S, 4 S]
-    score = torch.rand(HEADS, *window.shape, device="cuda") + 0.3 * torch.randn(HEADS, len(window), 1, device="cuda")
-    score = score.masked_fill(~window, float("-inf")).flatten(1)
-    threshold = score.topk(KEPT_PER_ROW * len(window)).values[:, -1:]
-    return (score >= threshold).view(1, HEADS, *window.shape)
-
-
-def chunk_problem(name: str, dtype: torch.dtype = torch.bfloat16) -> Problem:
-    """One streaming step: a query slot against a ring of three slots and its own keys."""
-    grid = GRIDS[name]
-    size = grid[0] * grid[1]
-    return make_problem(1, HEADS, size, [(SLOTS - 1) * size, size], selected_mask(grid), dtype)
 
 
 def load(impl: str) -> ModuleType:
@@ -185,10 +142,27 @@ def milliseconds(
     return median(times)
 
 
-def report(shape: str, what: str, time: float, flops: float) -> dict[str, object]:
+@cache
+def ceilings() -> tuple[float, float]:
+    """Operations per second of a large bf16 matrix product, and bytes per second, read and written, of a large copy."""
+    a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    product = 2 * 8192**3 / (milliseconds(lambda: a @ b) / 1e3)
+    source = torch.randn(1 << 28, device="cuda")
+    target = torch.empty_like(source)
+    copy = 2 * source.nbytes / (milliseconds(lambda: target.copy_(source)) / 1e3)
+    print(f"a matrix product reaches {product / 1e12:.0f} TFLOP/s, a copy {copy / 1e9:.0f} GB/s", flush=True)
+    return product, copy
+
+
+def report(shape: str, what: str, time: float, flops: float, moved: float = 0.0) -> dict[str, object]:
     """Print one line and return it as a record."""
-    print(f"{shape:10} {what:44} {time:8.3f} ms {flops / time / 1e9:7.0f} TFLOP/s", flush=True)
-    return {"shape": shape, "what": what, "ms": time, "tflops": flops / time / 1e9}
+    product, copy = ceilings()
+    floor = 1e3 * max(flops / product, moved / copy)
+    print(
+        f"{shape:10} {what:44} {time:8.3f} ms {flops / time / 1e9:7.0f} TFLOP/s {floor / time:6.0%} of roofline",
+        flush=True,
+    )
+    return {"shape": shape, "what": what, "ms": time, "tflops": flops / time / 1e9, "of_roofline": floor / time}
 
 
 def time_backward(function: Callable[[], Tensor], problem: Problem) -> float:
@@ -203,23 +177,39 @@ def time_backward(function: Callable[[], Tensor], problem: Problem) -> float:
 
 
 def time_impl(impl: str, shape: str) -> Iterator[dict[str, object]]:
-    """Forward without gradients, as in streaming, and backward; operations counted on kept blocks only."""
+    """Forward without gradients, as in streaming, and backward."""
     torch.manual_seed(0)
     problem = chunk_problem(shape)
     with torch.no_grad():
-        yield report(shape, f"{impl} forward", milliseconds(lambda: attend(impl, problem)), problem.flops)
+        time = milliseconds(lambda: attend(impl, problem))
+    yield report(shape, f"{impl} forward", time, problem.flops, problem.bytes)
     yield report(shape, f"{impl} backward", time_backward(lambda: attend(impl, problem), problem), 2.5 * problem.flops)
 
 
 def time_dense(shape: str) -> Iterator[dict[str, object]]:
     """SDPA over all keys with no mask: what attention costs when nothing is dropped."""
     torch.manual_seed(0)
-    problem = chunk_problem(shape)
-    flops = problem.flops / problem.mask.float().mean().item()
+    problem = chunk_problem(shape, mask="density 1.0")
     key, value = (torch.cat(x, 2).detach() for x in (problem.keys, problem.values))
     query = problem.query.detach()
-    time = milliseconds(lambda: scaled_dot_product_attention(query, key, value, scale=SCALE))
-    yield report(shape, "SDPA over all keys, forward", time, flops)
+    for backend in (SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION):
+        with sdpa_kernel(backend):
+            time = milliseconds(lambda: scaled_dot_product_attention(query, key, value, scale=SCALE))
+        yield report(shape, f"SDPA over all keys, {backend.name}", time, problem.flops, problem.bytes)
+
+
+def time_masks(impls: list[str], shape: str) -> Iterator[dict[str, object]]:
+    """Forward without gradients on masks of many kinds, after the share of blocks and the rows that they keep."""
+    for mask in MASKS:
+        torch.manual_seed(0)
+        problem = chunk_problem(shape, mask=mask)
+        kept = problem.mask.sum(-1).float()
+        density, longest, empty = problem.mask.float().mean(), kept.max() / kept.mean(), (kept == 0).float().mean()
+        print(f"-- {mask}: density {density:.2f}, longest row {longest:.1f} of the mean, {empty:.0%} of rows empty")
+        for impl in impls:
+            with torch.no_grad():
+                time = milliseconds(lambda impl=impl, problem=problem: attend(impl, problem))
+            yield report(shape, f"{impl}, {mask}", time, problem.flops, problem.bytes)
 
 
 def time_triton_parts(shape: str) -> Iterator[dict[str, object]]:
@@ -287,7 +277,7 @@ def sweep_tiles(shape: str) -> Iterator[dict[str, object]]:
 def main() -> None:
     """Run the sections that the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sections", nargs="+", choices=["check", "speed"], default=["check", "speed"])
+    parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=SECTIONS)
     parser.add_argument("--impls", nargs="+", default=["triton", "flex"])
     parser.add_argument("--sweep", action="store_true", help="also time other tiles of the Triton kernels")
     parser.add_argument("--out", type=Path, help="write all records to this JSON file")
@@ -299,6 +289,8 @@ def main() -> None:
     jobs: list[tuple[str, Iterator[dict[str, object]]]] = []
     for impl in arguments.impls if "check" in arguments.sections else []:
         jobs += [(f"check {impl} {dtype}", check([impl], dtype)) for dtype in (torch.bfloat16, torch.float16)]
+    if "masks" in arguments.sections:
+        jobs.append(("masks", time_masks(arguments.impls, "768x1408")))
     for shape in GRIDS if "speed" in arguments.sections else ():
         jobs += [(f"speed {impl} {shape}", time_impl(impl, shape)) for impl in arguments.impls]
         jobs.append((f"speed dense {shape}", time_dense(shape)))

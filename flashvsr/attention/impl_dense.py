@@ -7,7 +7,9 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 
-def unavailable(device: torch.device, dtype: torch.dtype, head_dim: int, requires_grad: bool) -> str | None:
+def unavailable(
+    device: torch.device, dtype: torch.dtype, head_dim: int, requires_grad: bool, block_size: int = 128
+) -> str | None:
     """Say why this implementation cannot run; None when it can."""
     return None
 

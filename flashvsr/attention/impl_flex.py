@@ -14,7 +14,9 @@ SHAPES = 64
 """How many shapes are compiled before FlexAttention gives up with an error; torch's own limit is 8."""
 
 
-def unavailable(device: torch.device, dtype: torch.dtype, head_dim: int, requires_grad: bool) -> str | None:
+def unavailable(
+    device: torch.device, dtype: torch.dtype, head_dim: int, requires_grad: bool, block_size: int = 128
+) -> str | None:
     """Say why FlexAttention cannot run; None when it can.
 
     Args:
@@ -22,6 +24,7 @@ def unavailable(device: torch.device, dtype: torch.dtype, head_dim: int, require
         dtype: bf16, fp16 or fp32.
         head_dim: At least 16.
         requires_grad: Whether gradients are wanted.
+        block_size: Of no matter here; :func:`attend` refuses those it does not take.
 
     Returns:
         The reason in one line, or None.

@@ -21,7 +21,9 @@ BLOCKS_PER_THREAD = 64
 """The same on a CPU, per thread: what is gathered stays in the caches, and in memory that needs no new pages."""
 
 
-def unavailable(device: torch.device, dtype: torch.dtype, head_dim: int, requires_grad: bool) -> str | None:
+def unavailable(
+    device: torch.device, dtype: torch.dtype, head_dim: int, requires_grad: bool, block_size: int = 128
+) -> str | None:
     """Say why this implementation cannot run; None when it can."""
     return None
 

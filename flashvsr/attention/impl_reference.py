@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 
-def unavailable(device: torch.device, dtype: torch.dtype, head_dim: int, requires_grad: bool) -> str | None:
+def unavailable(
+    device: torch.device, dtype: torch.dtype, head_dim: int, requires_grad: bool, block_size: int = 128
+) -> str | None:
     """Say why this implementation cannot run; None when it can."""
     return None
 

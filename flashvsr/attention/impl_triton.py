@@ -9,16 +9,18 @@ needs no copy. There are no atomics, so results repeat bit for bit.
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from flashvsr.attention.triton_autograd import attend_with
 
 HEAD_DIMS = (16, 32, 64, 128)
 
 
-def unavailable(device: torch.device, dtype: torch.dtype, head_dim: int, requires_grad: bool) -> str | None:
+def unavailable(
+    device: torch.device, dtype: torch.dtype, head_dim: int, requires_grad: bool, block_size: int = 128
+) -> str | None:
     """Say why the kernels cannot run; None when they can.
 
     Args:
@@ -26,6 +28,7 @@ def unavailable(device: torch.device, dtype: torch.dtype, head_dim: int, require
         dtype: bf16, fp16 or fp32; not bf16 under the interpreter, which gets its products wrong.
         head_dim: One of :data:`HEAD_DIMS`.
         requires_grad: Of no matter here.
+        block_size: Likewise; :func:`attend` refuses those it does not take.
 
     Returns:
         The reason in one line, or None.
@@ -85,49 +88,6 @@ def attend(
         raise ValueError(f"impl 'triton' takes blocks of 16, 32, 64, 128, ... tokens, got {block_size}")
     if not scale > 0:
         raise ValueError(f"impl 'triton' takes a positive scale, got {scale}")
-    if len(keys) > 2:
-        keys, values = (torch.cat(keys[:-1], 2), keys[-1]), (torch.cat(values[:-1], 2), values[-1])
-    return _Attention.apply(block_mask, block_size, scale, query, *keys, *values)
+    from flashvsr.attention import triton_launch  # Triton is imported here, at the first call
 
-
-class _Attention(torch.autograd.Function):
-    """Joins the launches to autograd; Triton is imported here, at the first call."""
-
-    @staticmethod
-    def forward(ctx: Any, block_mask: Tensor, block_size: int, scale: float, query: Tensor, *pieces: Tensor) -> Tensor:
-        from flashvsr.attention import triton_launch as launch
-
-        query, pieces = _with_contiguous_channels(query), tuple(map(_with_contiguous_channels, pieces))
-        half = len(pieces) // 2
-        operands = launch.Operands(query, pieces[:half], pieces[half:], block_size, scale)
-        out, lse = launch.forward(operands, launch.BlockLists.of(block_mask))
-        ctx.block_size, ctx.scale = block_size, scale
-        ctx.save_for_backward(block_mask, out, lse, query, *pieces)
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        from flashvsr.attention import triton_launch as launch
-
-        block_mask, out, lse, query, *pieces = ctx.saved_tensors
-        half = len(pieces) // 2
-        operands = launch.Operands(query, tuple(pieces[:half]), tuple(pieces[half:]), ctx.block_size, ctx.scale)
-        grad = _with_contiguous_channels(grad)
-        delta = launch.dot_rows(out, grad, ctx.block_size)
-
-        query_wanted, *wanted = ctx.needs_input_grad[3:]
-        grad_query: Tensor | None = None
-        grads: list[Tensor | None] = [None] * len(pieces)
-        if query_wanted:
-            grad_query = launch.grad_query(operands, grad, lse, delta, launch.BlockLists.of(block_mask))
-        if any(wanted):
-            lists = launch.BlockLists.of(block_mask.transpose(2, 3))
-            for i in range(half):
-                if wanted[i] or wanted[half + i]:
-                    grads[i], grads[half + i] = launch.grad_key_value(operands, i, grad, lse, delta, lists)
-        return None, None, None, grad_query, *grads
-
-
-def _with_contiguous_channels(x: Tensor) -> Tensor:
-    return x if x.stride(3) == 1 else x.contiguous()  # an expanded gradient, as of out.sum(), has stride 0
+    return attend_with(triton_launch, query, keys, values, block_mask, block_size=block_size, scale=scale)

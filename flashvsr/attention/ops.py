@@ -12,8 +12,8 @@ from torch import Tensor
 
 from flashvsr.attention.blocks import BLOCK_SIZE
 
-IMPLS = ("triton", "gather", "flex", "dense", "reference")
-"""Implementations of :func:`block_sparse_attention`, as ``auto`` prefers them; the last two it never takes."""
+IMPLS = ("triton", "gather", "flex", "hopper", "dense", "reference")
+"""Implementations of :func:`block_sparse_attention`, as ``auto`` prefers them; the last three it never takes."""
 
 PACKED_IMPLS = ("xformers", "sdpa", "flex")
 """Implementations of :func:`packed_attention`, as ``auto`` prefers them."""
@@ -59,7 +59,7 @@ def block_sparse_attention(
     _check_mask(block_mask, query, sum(piece.shape[2] for piece in keys), block_size)
     block_mask = block_mask.expand(*query.shape[:2], -1, -1)
     requires_grad = torch.is_grad_enabled() and any(x.requires_grad for x in (query, *keys, *values))
-    module = _resolve(impl, IMPLS, "impl_", query, requires_grad)
+    module = _resolve(impl, query, requires_grad, block_size=block_size)
     scale = query.shape[3] ** -0.5 if scale is None else scale
     return module.attend(query, keys, values, block_mask, block_size=block_size, scale=scale)
 
@@ -94,14 +94,20 @@ def packed_attention(
             f"got query {list(query.shape)}, key {list(key.shape)}"
         )
     requires_grad = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
-    module = _resolve(impl, PACKED_IMPLS, "impl_packed_", query, requires_grad)
+    module = _resolve(impl, query, requires_grad, packed=True)
     scale = query.shape[3] ** -0.5 if scale is None else scale
     return module.attend_packed(query, key, value, lengths, scale=scale)
 
 
 @cache
 def choose_impl(
-    device: torch.device | str, dtype: torch.dtype, head_dim: int, requires_grad: bool, *, packed: bool = False
+    device: torch.device | str,
+    dtype: torch.dtype,
+    head_dim: int,
+    requires_grad: bool,
+    *,
+    packed: bool = False,
+    block_size: int = BLOCK_SIZE,
 ) -> tuple[str, str]:
     """Which implementation ``auto`` runs, and why.
 
@@ -111,6 +117,7 @@ def choose_impl(
         head_dim: Channels per head.
         requires_grad: Whether gradients are wanted.
         packed: Ask for :func:`packed_attention` instead of :func:`block_sparse_attention`.
+        block_size: Tokens per block; packed attention has none.
 
     Returns:
         The name, and a reason in one line.
@@ -118,8 +125,8 @@ def choose_impl(
     Raises:
         RuntimeError: If none can run.
     """
-    reasons = explain_impls(device, dtype, head_dim, requires_grad, packed=packed)
-    candidates = PACKED_IMPLS if packed else IMPLS[:-2]
+    reasons = explain_impls(device, dtype, head_dim, requires_grad, packed=packed, block_size=block_size)
+    candidates = PACKED_IMPLS if packed else IMPLS[:-3]
     for index, name in enumerate(candidates):
         if reasons[name] is None:
             passed_over = "; ".join(f"{other}: {reasons[other]}" for other in candidates[:index])
@@ -128,7 +135,13 @@ def choose_impl(
 
 
 def explain_impls(
-    device: torch.device | str, dtype: torch.dtype, head_dim: int, requires_grad: bool, *, packed: bool = False
+    device: torch.device | str,
+    dtype: torch.dtype,
+    head_dim: int,
+    requires_grad: bool,
+    *,
+    packed: bool = False,
+    block_size: int = BLOCK_SIZE,
 ) -> dict[str, str | None]:
     """For every implementation, None if it can run, else the reason why not.
 
@@ -138,28 +151,33 @@ def explain_impls(
         head_dim: As for :func:`choose_impl`.
         requires_grad: As for :func:`choose_impl`.
         packed: As for :func:`choose_impl`.
+        block_size: As for :func:`choose_impl`.
 
     Returns:
         Reasons by name.
     """
-    names, prefix = (PACKED_IMPLS, "impl_packed_") if packed else (IMPLS, "impl_")
-    device = torch.device(device)
-    return {name: _load(prefix, name).unavailable(device, dtype, head_dim, requires_grad) for name in names}
+    where = (torch.device(device), dtype, head_dim, requires_grad)
+    if packed:
+        return {name: _load(name, packed).unavailable(*where) for name in PACKED_IMPLS}
+    return {name: _load(name, packed).unavailable(*where, block_size) for name in IMPLS}
 
 
-def _load(prefix: str, name: str) -> ModuleType:
-    return import_module(f"flashvsr.attention.{prefix}{name}")
+def _load(name: str, packed: bool) -> ModuleType:
+    return import_module(f"flashvsr.attention.impl_{'packed_' if packed else ''}{name}")
 
 
-def _resolve(impl: str, names: tuple[str, ...], prefix: str, query: Tensor, requires_grad: bool) -> ModuleType:
+def _resolve(
+    impl: str, query: Tensor, requires_grad: bool, *, packed: bool = False, block_size: int = BLOCK_SIZE
+) -> ModuleType:
     """Return the module of the implementation that is to run; a named one runs or raises."""
+    names = PACKED_IMPLS if packed else IMPLS
     where = (query.device, query.dtype, query.shape[3], requires_grad)
     if impl == "auto":
-        return _load(prefix, choose_impl(*where, packed=names is PACKED_IMPLS)[0])
+        return _load(choose_impl(*where, packed=packed, block_size=block_size)[0], packed)
     if impl not in names:
         raise ValueError(f"impl is 'auto' or one of {', '.join(names)}; got {impl!r}")
-    module = _load(prefix, impl)
-    reason = module.unavailable(*where)
+    module = _load(impl, packed)
+    reason = module.unavailable(*where) if packed else module.unavailable(*where, block_size)
     if reason is not None:
         raise RuntimeError(f"impl {impl!r} cannot run here: {reason}")
     return module
