@@ -3,8 +3,10 @@ import sys
 
 import pytest
 import torch
+from torchvision.transforms.functional import gaussian_blur
 
 import flashvsr
+from flashvsr.data.example import ExampleSource
 from flashvsr.streaming import resize_bicubic
 
 
@@ -18,13 +20,26 @@ def test_nano_has_at_most_eight_million_parameters(nano):
 
 
 @pytest.mark.parametrize(("frames", "height", "width"), [(1, 17, 33), (3, 45, 80), (23, 16, 16)])
-def test_untrained_nano_is_the_plain_enlargement_and_never_noise(nano, frames, height, width):
-    video = torch.randint(0, 256, (frames, 3, height, width), dtype=torch.uint8)
-    assert torch.equal(nano.upscale(video), resize_bicubic(video, (4 * height, 4 * width)))
+def test_nano_gives_a_picture_of_the_input_at_four_times_the_size(nano, frames, height, width):
+    video = resize_bicubic(torch.randint(0, 256, (frames, 3, 8, 8), dtype=torch.uint8), (height, width))
+    plain, made = resize_bicubic(video, (4 * height, 4 * width)), nano.upscale(video)
+    assert made.shape == plain.shape
+    assert made.dtype == torch.uint8
+    difference = (made.float() - plain.float()).abs()
+    assert 0 < difference.mean() < 8  # of 255 levels
+
+
+def test_nano_restores_what_blur_took_better_than_bicubic(nano):
+    truth = torch.stack([frame.pixels for frame in ExampleSource().frames(0)])[:21, :, :176]
+    small = resize_bicubic(gaussian_blur(truth, 21, 3.5), (44, 80))
+    plain, made = (
+        10 * torch.log10(255**2 / (video.float() - truth.float()).square().mean())
+        for video in (resize_bicubic(small, (176, 320)), nano.upscale(small))
+    )
+    assert made > plain + 0.1  # dB
 
 
 def test_every_network_of_nano_has_weights_that_do_something(nano):
-    # the output alone cannot tell: the decoder's last layer is zero
     lr, noise = torch.rand(1, 3, 25, 128, 128), torch.randn(1, 16, 6, 16, 16)
     with torch.no_grad():
         tokens, _ = nano.projection(lr, None)
