@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import io
 from fractions import Fraction
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import av
 import torch
 from torch import Tensor
 
+from flashvsr.data.encode import x264_assembly
 from flashvsr.data.info import Colors
 from flashvsr.data.pixels import FromRGB, tag
 
@@ -38,7 +37,8 @@ class ClipEncoder:
         self._buffer = io.BytesIO()
         self._container = av.open(self._buffer, "w", format="mp4", container_options={"fflags": "+bitexact"})
         settings = {"crf": f"{crf:g}", "preset": "medium", "threads": "1", "flags": "+bitexact"}
-        settings["x264-params"] = f"keyint={_KEY_FRAME_EVERY}:scenecut=0:open-gop=0:bframes=2:threads=1{_assembly()}"
+        fixed = f"keyint={_KEY_FRAME_EVERY}:scenecut=0:open-gop=0:bframes=2:threads=1"
+        settings["x264-params"] = fixed + x264_assembly()
         self._stream: Any = self._container.add_stream("libx264", rate=self.rate, options=settings)
         self._stream.width, self._stream.height = self.size
         self._stream.pix_fmt = "yuv420p"
@@ -64,10 +64,3 @@ class ClipEncoder:
         self._container.mux(self._stream.encode(None))
         self._container.close()
         return self._buffer.getvalue()
-
-
-@cache
-def _assembly() -> str:
-    """What keeps x264 from its AVX-512 code, whose lookahead gives other bytes from run to run; AVX2's does not."""
-    cpu = Path("/proc/cpuinfo")
-    return ":asm=AVX2" if cpu.is_file() and "avx512" in cpu.read_text() else ""
