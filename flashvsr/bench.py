@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
+from flashvsr.models.dit_blocks import FeedForward
 from flashvsr.models.system import FlashVSR
 from flashvsr.streaming import Stream
 
@@ -230,6 +231,9 @@ def _count(system: FlashVSR, stream: Stream, frames: Tensor) -> dict[str, float]
     def count_linear(layer: Any, args: Any, out: Tensor) -> None:
         flops["dit"] += 2 * out.numel() * layer.in_features
 
+    def count_feed_forward(layer: Any, args: Any, out: Tensor) -> None:
+        flops["dit"] += 4 * out.numel() * layer[0].out_features
+
     def count_cross_attention(layer: Any, args: Any, out: Tensor) -> None:
         flops["dit"] += 4 * out.numel() * args[1][0].shape[1]  # [B, N, dim] against L prompt tokens
 
@@ -242,7 +246,10 @@ def _count(system: FlashVSR, stream: Stream, frames: Tensor) -> dict[str, float]
             module.register_forward_pre_hook(lambda *_, counter=counter: counter.__enter__() and None),
             module.register_forward_hook(lambda *_, counter=counter: counter.__exit__(None, None, None)),
         ]
-    linear = [layer for layer in system.dit.modules() if isinstance(layer, nn.Linear)]
+    feed_forward = [layer for layer in system.dit.modules() if isinstance(layer, FeedForward)]
+    inside = {id(layer) for pair in feed_forward for layer in pair}  # their products may run without a call of them
+    linear = [layer for layer in system.dit.modules() if isinstance(layer, nn.Linear) and id(layer) not in inside]
+    handles += [layer.register_forward_hook(count_feed_forward) for layer in feed_forward]
     handles += [layer.register_forward_hook(count_linear) for layer in linear]
     for block in system.dit.blocks:
         handles.append(block.self_attn.selection.register_forward_hook(count_kept))

@@ -79,7 +79,7 @@ class TinyConditionalDecoder(nn.Module):
         parallel = learns(self, latents, lr)
         together = latents.shape[2] if parallel else self.latents_per_pass
         passes = self._passes(latents, lr, together, lead=LEAD_FRAMES if state is None else 0)
-        frames, state = self.decoder(passes, latents.shape[0], state, parallel=parallel)
+        frames, state = self.decoder(passes, *latents.shape[:3:2], state, parallel=parallel)
         if not self.residual:
             return frames.mul_(2).sub_(1), state
         return frames.add_(lr) if frames.dtype == lr.dtype else frames + lr, state  # they differ under autocast

@@ -30,14 +30,16 @@ class LRProjectionState:
     consumed: bool = False
 
     def take(self) -> tuple[Tensor | None, Tensor | None]:
-        """Hand out the frames and the features and mark the state as consumed.
+        """Hand out the frames and the features, keep neither, and mark the state as consumed.
 
         Raises:
             RuntimeError: If the state was consumed before.
         """
         self._check_fresh()
         self.consumed = True
-        return self.frames, self.features
+        taken = self.frames, self.features
+        self.frames = self.features = None
+        return taken
 
     def clone(self) -> LRProjectionState:
         """Return an independent copy, to branch a stream.

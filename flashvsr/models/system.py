@@ -54,11 +54,14 @@ class ColorMatch(nn.Module):
         if match is None:
             return frames
         height, width = content or frames.shape[3:]
-        matched = match(frames[..., :height, :width], lr[..., :height, :width])
+        original, shown = frames[..., :height, :width], lr[..., :height, :width]
+        if not frames.requires_grad:
+            match(original, shown, out=original)
+            return frames
+        matched = match(original, shown)
         if matched.shape == frames.shape:
             return matched
-        if frames.requires_grad:
-            frames = frames.clone()  # the gradient of the match needs the original
+        frames = frames.clone()  # the gradient of the match needs the original
         frames[..., :height, :width] = matched
         return frames
 
