@@ -33,6 +33,7 @@ def load(
     color: str = "auto",
     prompt: str | Path | Tensor | None = None,
     sparse_ratio: float | None = None,
+    cache_gib: float | None = None,
     trust_code: bool = False,
 ) -> FlashVSR:
     """Load a system that is ready to stream.
@@ -50,6 +51,7 @@ def load(
         color: ``"adain"``, ``"wavelet"`` or ``"none"``; ``"auto"`` is what the model wants.
         prompt: Text embedding of a published folder, or its file, if it does not lie in the folder.
         sparse_ratio: Density of attention; None keeps the model's own.
+        cache_gib: GiB on the device for keys and values of a stream, see :class:`~flashvsr.models.VideoDiT`.
         trust_code: Allow a folder to name classes outside this library.
 
     Returns:
@@ -80,6 +82,7 @@ def load(
             f"{folder.path} has full attention and cannot stream; `flashvsr evaluate` runs it on whole clips"
         )
     _adjust_attention(dit, impl, sparse_ratio)
+    dit.cache_gib = cache_gib
     embedding = None if folder.prompt is None else folder.prompt.to(device, dtype, copy=True)
     system = FlashVSR(projection, dit, chosen, embedding, color=folder.color if color == "auto" else color)
     return system.requires_grad_(False).eval()

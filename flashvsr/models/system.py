@@ -229,12 +229,12 @@ class FlashVSR(nn.Module):
         Returns:
             A state for :meth:`step`.
         """
-        saved = _copy_to(saved, self.device)
+        rest = _copy_to({name: saved[name] for name in ("projection", "decoder", "lr")}, self.device)
         return SystemState(
-            self.projection.state_type.from_state_dict(saved["projection"]),
-            DiTState.from_state_dict(saved["dit"]),
-            self.decoder.state_type.from_state_dict(saved["decoder"]),
-            saved["lr"],
+            self.projection.state_type.from_state_dict(rest["projection"]),
+            DiTState.from_state_dict(saved["dit"], device=self.device, cache_gib=self.dit.cache_gib),
+            self.decoder.state_type.from_state_dict(rest["decoder"]),
+            rest["lr"],
         )
 
     def stream(
