@@ -50,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="attention implementation; flashvsr info lists them (default: auto)",
     )
     add("--sparse-ratio", type=float, metavar="R", help="density of attention, lower is faster (default: the model's)")
+    add("--fp8", action="store_true", help="two thirds of the products in 8-bit floats: faster, less exact")
     add(
         "--cache-gib",
         type=float,

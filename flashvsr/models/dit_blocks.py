@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
 from flashvsr.attention import CrossAttention
+from flashvsr.models.fp8 import Fp8Linear
 
 PIECE_TOKENS = 1 << 14
 """Tokens that pass the layers after the attention together, in inference: enough to fill a GPU."""
@@ -109,9 +110,15 @@ class FeedForward(nn.Sequential):
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__(nn.Linear(dim, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, dim))
 
+    def to_fp8(self) -> None:
+        """Exchange both layers for :class:`~flashvsr.models.fp8.Fp8Linear`, for good."""
+        self[0], self[2] = Fp8Linear(self[0]), Fp8Linear(self[2])
+
     def forward(self, x: Tensor) -> Tensor:
         """`[B, N, dim]` to the same."""
         first, activation, second = self
+        if isinstance(first, Fp8Linear):
+            return second(first(x), gelu=True)
         plain = type(first) is nn.Linear  # an adapter (LoRA) in its place computes more than a product
         if not (plain and x.is_cuda and alone(x)):
             return second(activation(first(x)))
