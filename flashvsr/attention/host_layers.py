@@ -31,7 +31,7 @@ class HostLayers:
         self._fetched: int | None = None  # the layer that was asked for last
         self._inward: Any = torch.cuda.Stream(device) if cuda else None
         self._outward: Any = torch.cuda.Stream(device) if cuda else None
-        if cuda:
+        if self._inward is not None:
             self._staged.record_stream(self._inward)  # freed memory is not reused before a copy on its way has ended
         self._arrived: list[Any] = [torch.cuda.Event() if cuda else None for _ in range(STAGED)]
         self._written: list[Any] = [torch.cuda.Event() if cuda else None for _ in range(layers)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -112,11 +113,12 @@ class FeedForward(nn.Sequential):
 
     def to_fp8(self) -> None:
         """Exchange both layers for :class:`~flashvsr.models.fp8.Fp8Linear`, for good."""
-        self[0], self[2] = Fp8Linear(self[0]), Fp8Linear(self[2])
+        for index in (0, 2):
+            self[index] = Fp8Linear(cast(nn.Linear, self[index]))
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, N, dim]` to the same."""
-        first, activation, second = self
+        first, activation, second = cast(Any, tuple(self))
         if isinstance(first, Fp8Linear):
             return second(first(x), gelu=True)
         plain = type(first) is nn.Linear  # an adapter (LoRA) in its place computes more than a product

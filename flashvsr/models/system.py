@@ -13,6 +13,7 @@ from flashvsr.attention import choose_impl
 from flashvsr.decoders import adain_color, wavelet_color
 from flashvsr.models.dit import VideoDiT
 from flashvsr.models.dit_state import DiTState
+from flashvsr.models.fp8 import Fp8Linear
 from flashvsr.streaming import Geometry, Stream, upscale
 
 logger = logging.getLogger(__name__)
@@ -237,6 +238,20 @@ class FlashVSR(nn.Module):
             rest["lr"],
         )
 
+    def paths(self) -> dict[str, str]:
+        """What a stream will run, in words: attention, linear layers, and where keys and values lie."""
+        impl, reason = self.dit.blocks[0].self_attn.impl, "as asked"
+        if impl == "auto":
+            impl, reason = choose_impl(self.device, self.dtype, self.dit.head_dim, requires_grad=False)
+        dtype = str(self.dtype).removeprefix("torch.")
+        fp8 = isinstance(self.dit.blocks[0].ffn[0], Fp8Linear)
+        room = self.dit.cache_gib
+        return {
+            "attention": f"{impl} ({reason})",
+            "linear layers": f"{dtype}, feed-forward networks in 8-bit floats" if fp8 else dtype,
+            "keys and values": "on the device" if room is None else f"{room} GiB on the device, the rest on the host",
+        }
+
     def stream(
         self,
         *,
@@ -260,9 +275,8 @@ class FlashVSR(nn.Module):
         Returns:
             The stream, with ``push`` and ``finish``.
         """
-        if self.dit.blocks[0].self_attn.impl == "auto":
-            name, reason = choose_impl(self.device, self.dtype, self.dit.head_dim, requires_grad=False)
-            logger.info("attention runs as %s (%s)", name, reason)
+        for what, how in self.paths().items():
+            logger.info("%s: %s", what, how)
         return Stream(self, height=height, width=width, scale=scale, seed=seed, noise=noise, state=state)
 
     def upscale(self, video: Tensor, *, scale: float = 4, seed: int = 0, noise: Tensor | None = None) -> Tensor:
