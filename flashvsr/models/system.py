@@ -192,6 +192,7 @@ class FlashVSR(nn.Module):
             prompt=self.prompt if state is None else None,
             state=state.dit if state else None,
         )
+        del tokens
         latents = noise - velocity  # one Euler step from sigma 1 to sigma 0
         seen = lr if state is None else torch.cat((state.lr, lr), 2)
         shown, ahead = seen[:, :, : -self.geometry.lookahead], seen[:, :, -self.geometry.lookahead :]
