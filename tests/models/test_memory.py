@@ -20,14 +20,18 @@ class LiveBytes(TorchDispatchMode):
         self.peak = 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self._note((args, kwargs), new=False)
         out = function(*args, **(kwargs or {}))
-        for tensor in tree_leaves(out):
+        self._note(out, new=True)
+        self.peak = max(self.peak, sum(self.sizes.values()))
+        return out
+
+    def _note(self, tensors, new: bool) -> None:
+        for tensor in tree_leaves(tensors):
             if isinstance(tensor, torch.Tensor) and tensor.untyped_storage()._cdata not in self.sizes:
                 storage = tensor.untyped_storage()
-                self.sizes[storage._cdata] = storage.nbytes()
+                self.sizes[storage._cdata] = storage.nbytes() if new else 0
                 weakref.finalize(storage, self.sizes.pop, storage._cdata)
-                self.peak = max(self.peak, sum(self.sizes.values()))
-        return out
 
 
 def _dit() -> VideoDiT:
