@@ -88,7 +88,7 @@ def select_from_means(
     budget: int,
     slots: int = 1,
     rule: str = "released",
-    impl: str = "auto",
+    impl: str = "plain",
 ) -> Tensor:
     """Do what :func:`select_blocks` does, from block means, so that a cache may keep those of its keys.
 

@@ -49,7 +49,7 @@ class BenchResult:
         parts: The parts of a steady chunk.
         late_over_early: Median time of the last quarter of the steady chunks over that of the first: 1 when time does
             not grow with the length of a stream.
-        paths: What ran: attention, linear layers, and where keys and values lie.
+        paths: What ran, of :meth:`~flashvsr.models.FlashVSR.paths`.
         peak_gib: Most memory reserved by the allocator on a GPU, loading included; 0 elsewhere.
         matrix_tflops: Matrix product rate measured in this run, for the floors.
     """

@@ -101,15 +101,19 @@ class DiTBlock(nn.Module):
 
 
 class FeedForward(nn.Sequential):
-    """Two linear layers with a tanh-approximated GELU between them, which a GPU computes within the first product.
+    """Two linear layers with a tanh-approximated GELU between them, in inference without a second hidden tensor.
 
     Args:
         dim: Channels in and out.
         hidden: Channels between.
+
+    Attributes:
+        fused: Whether a GPU computes the GELU within the first product, in inference.
     """
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__(nn.Linear(dim, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, dim))
+        self.fused = False
 
     def to_fp8(self) -> None:
         """Exchange both layers for :class:`~flashvsr.models.fp8.Fp8Linear`, for good."""
@@ -122,10 +126,12 @@ class FeedForward(nn.Sequential):
         if isinstance(first, Fp8Linear):
             return second(first(x), gelu=True)
         plain = type(first) is nn.Linear  # an adapter (LoRA) in its place computes more than a product
-        if not (plain and x.is_cuda and alone(x)):
+        if not (plain and alone(x)):
             return second(activation(first(x)))
-        hidden = torch._addmm_activation(first.bias, x.flatten(0, 1), first.weight.t(), use_gelu=True)
-        return second(hidden).unflatten(0, x.shape[:2])
+        if self.fused and x.is_cuda:
+            hidden = torch._addmm_activation(first.bias, x.flatten(0, 1), first.weight.t(), use_gelu=True)
+            return second(hidden).unflatten(0, x.shape[:2])
+        return second(torch.ops.aten.gelu_(first(x), approximate="tanh"))
 
 
 def alone(x: Tensor) -> bool:

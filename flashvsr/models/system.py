@@ -240,16 +240,19 @@ class FlashVSR(nn.Module):
         )
 
     def paths(self) -> dict[str, str]:
-        """What a stream will run, in words: attention, linear layers, and where keys and values lie."""
-        impl, reason = self.dit.blocks[0].self_attn.impl, "as asked"
+        """What a stream will run, in words: attention, selection, linear layers, and where keys and values lie."""
+        first = self.dit.blocks[0]
+        impl, reason = first.self_attn.impl, "as asked"
         if impl == "auto":
             impl, reason = choose_impl(self.device, self.dtype, self.dit.head_dim, requires_grad=False)
         dtype = str(self.dtype).removeprefix("torch.")
-        fp8 = isinstance(self.dit.blocks[0].ffn[0], Fp8Linear)
+        inner = ", feed-forward networks in 8-bit floats" if isinstance(first.ffn[0], Fp8Linear) else ""
+        inner = inner or (", GELU within the product" if first.ffn.fused else "")
         room = self.dit.cache_gib
         return {
             "attention": f"{impl} ({reason})",
-            "linear layers": f"{dtype}, feed-forward networks in 8-bit floats" if fp8 else dtype,
+            "selection": first.self_attn.selection.impl,
+            "linear layers": dtype + inner,
             "keys and values": "on the device" if room is None else f"{room} GiB on the device, the rest on the host",
         }
 
