@@ -26,7 +26,7 @@ class HostLayers:
 
     def __init__(self, layers: int, shape: tuple[int, ...], *, dtype: torch.dtype, device: torch.device) -> None:
         cuda = device.type == "cuda"
-        self.pairs = torch.empty(layers, 2, *shape, dtype=dtype, pin_memory=cuda)
+        self.pairs = torch.empty(layers, 2, *shape, dtype=dtype, device="cpu", pin_memory=cuda)
         self._staged = torch.empty(STAGED, 2, *shape, dtype=dtype, device=device)
         self._fetched: int | None = None  # the layer that was asked for last
         self._inward: Any = torch.cuda.Stream(device) if cuda else None
