@@ -124,13 +124,13 @@ def measure(
         repeats,
     )
     inputs = [features(network["1"].in_channels, 8) for _ in range(2)]
-    state = network(iter(inputs), 1, None)[1]
+    state = network(iter(inputs), 1, len(inputs), None)[1]
     past = dict(zip(("5", "6", "7", "11", "12", "13", "17", "18", "19"), state.past, strict=True))
     rows += compare(
         "whole chunk of 8 frames",
         {
             "released": lambda: decode_plainly(network, inputs, dict(past)),
-            "as it runs": lambda: network(iter(inputs), 1, TinyDecoderState(list(state.past)))[0],
+            "as it runs": lambda: network(iter(inputs), 1, len(inputs), TinyDecoderState(list(state.past)))[0],
         },
         decode_plainly(wide, [x.to(wider) for x in inputs], {key: x.to(wider) for key, x in past.items()}),
         device,

@@ -21,6 +21,9 @@ def test_the_parts_add_up_to_the_chunk_and_attention_is_counted():
     assert flops["decoder"] > 1e-4
     assert result.frames_per_second == pytest.approx(8000 / result.chunk_ms)
     assert "| decoder |" in result.table()
+    assert 0 < result.late_over_early < 10
+    assert "keys and values: on the device" in result.table()
+    assert "attention: gather" in result.table()
 
 
 def _system(color: str = "none") -> FlashVSR:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from flashvsr.attention.blocks import BLOCK_SIZE
+from flashvsr.attention.host_layers import STAGED, HostLayers
 
 
 class KVCache:
@@ -19,7 +22,8 @@ class KVCache:
     slot afterwards.
 
     Storage is token-major, `[layers, B, history*slot_tokens, heads, D]`: the layout a projection produces, so writing
-    is one copy.
+    is one copy. With `device_gib` the keys and values of some layers, evenly spread, lie in host memory and are
+    fetched one such layer ahead, see :class:`~flashvsr.attention.host_layers.HostLayers`; results are the same.
 
     Args:
         layers: Attention layers that share the cache.
@@ -30,9 +34,12 @@ class KVCache:
         batch: Samples.
         dtype: Of keys and values.
         device: Where they live.
+        device_gib: Memory for keys and values on the device; layers beyond it lie in host memory. None for all on the
+            device.
 
     Raises:
-        ValueError: If a size is not positive, `history` is negative or `slot_tokens` is not whole blocks.
+        ValueError: If a size is not positive, `history` is negative, `slot_tokens` is not whole blocks, or
+            `device_gib` is less than two layers take, the least that works.
     """
 
     def __init__(
@@ -46,6 +53,7 @@ class KVCache:
         batch: int = 1,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
+        device_gib: float | None = None,
     ) -> None:
         if min(layers, history + 1, slot_tokens, heads, head_dim, batch) < 1 or slot_tokens % BLOCK_SIZE:
             raise ValueError(
@@ -54,11 +62,15 @@ class KVCache:
             )
         self.history, self.slot_tokens = history, slot_tokens
         self.slots_seen = 0
+        self.batch, self.layers = batch, layers
         tokens, blocks = history * slot_tokens, history * slot_tokens // BLOCK_SIZE
+        shape = (batch, tokens, heads, head_dim)
+        self._away = _layers_away(layers, 2 * math.prod(shape) * dtype.itemsize, device_gib)
         with torch.inference_mode(False):  # a stream begun in inference mode may go on outside of it
-            self.keys = torch.empty(layers, batch, tokens, heads, head_dim, dtype=dtype, device=device)
+            self.keys = torch.empty(layers - self._away, *shape, dtype=dtype, device=device)
             self.values = torch.empty_like(self.keys)
             self.key_means = torch.empty(layers, batch, blocks, heads, head_dim, dtype=dtype, device=device)
+            self._host = HostLayers(self._away, shape, dtype=dtype, device=self.keys.device) if self._away else None
 
     @property
     def filled(self) -> int:
@@ -83,8 +95,9 @@ class KVCache:
         """
         tokens = self.filled * self.slot_tokens
         blocks = tokens // BLOCK_SIZE
-        kept = self.keys[layer, :, :tokens], self.values[layer, :, :tokens], self.key_means[layer, :, :blocks]
-        keys, values, means = (x.transpose(1, 2) for x in kept)
+        host, index = self._place(layer)
+        kept = (x[index, :, :tokens] for x in (self.keys, self.values)) if host is None else host.read(index, tokens)
+        keys, values, means = (x.transpose(1, 2) for x in (*kept, self.key_means[layer, :, :blocks]))
         return keys, values, means
 
     def write(self, layer: int, keys: Tensor, values: Tensor, key_means: Tensor) -> None:
@@ -96,31 +109,61 @@ class KVCache:
             values: As `keys`.
             key_means: `[B, heads, n*slot_tokens/128, D]`.
         """
-        chunk_slots = keys.shape[2] // self.slot_tokens
+        size, blocks = self.slot_tokens, self.slot_tokens // BLOCK_SIZE
+        host, index = self._place(layer)
+        chunk_slots = keys.shape[2] // size
         for slot in range(max(0, chunk_slots - self.history), chunk_slots):
             place = (self.slots_seen + slot) % self.history
-            for ring, chunk in ((self.keys, keys), (self.values, values), (self.key_means, key_means)):
-                size = ring.shape[2] // self.history
-                part = chunk.detach().transpose(1, 2)[:, slot * size : (slot + 1) * size]
-                ring[layer, :, place * size : (place + 1) * size] = part
+            key, value = (x.detach().transpose(1, 2)[:, slot * size : (slot + 1) * size] for x in (keys, values))
+            if host is None:
+                self.keys[index, :, place * size : (place + 1) * size] = key
+                self.values[index, :, place * size : (place + 1) * size] = value
+            else:
+                host.write(index, place * size, key, value)
+            means = key_means.detach().transpose(1, 2)[:, slot * blocks : (slot + 1) * blocks]
+            self.key_means[layer, :, place * blocks : (place + 1) * blocks] = means
 
     def advance(self, slots: int) -> None:
         """Count the slots of a chunk as seen, once every layer has written them."""
         self.slots_seen += slots
+        if self._host is not None:
+            self._host.fetch(0, self.filled * self.slot_tokens)
 
     def clone(self) -> KVCache:
         """Return an independent copy on the same device."""
-        return KVCache.from_state_dict(
-            {name: x.clone() if isinstance(x, Tensor) else x for name, x in vars(self).items()}
-        )
+        other = copy.copy(self)
+        other.keys, other.values, other.key_means = (x.clone() for x in (self.keys, self.values, self.key_means))
+        other._host = None if self._host is None else self._host.clone(self.filled * self.slot_tokens)
+        return other
 
     def state_dict(self) -> dict[str, Any]:
         """Copy out as integers and CPU tensors: a second cache on the device may not fit."""
-        return {name: x.to("cpu", copy=True) if isinstance(x, Tensor) else x for name, x in vars(self).items()}
+        if self._host is not None:
+            self._host.settle()
+        with torch.inference_mode(False):
+            pairs = torch.empty(2, self.layers, *self.keys.shape[1:], dtype=self.keys.dtype)
+        for layer in range(self.layers):
+            for ring, copied in zip(self._stored(layer), pairs[:, layer], strict=True):
+                copied.copy_(ring)
+        return {
+            "history": self.history,
+            "slot_tokens": self.slot_tokens,
+            "slots_seen": self.slots_seen,
+            "keys": pairs[0],
+            "values": pairs[1],
+            "key_means": self.key_means.to("cpu", copy=True),
+        }
 
     @classmethod
-    def from_state_dict(cls, saved: dict[str, Any]) -> KVCache:
-        """Rebuild a cache from :meth:`state_dict`, whose tensors it takes over.
+    def from_state_dict(
+        cls, saved: dict[str, Any], *, device: torch.device | str = "cpu", device_gib: float | None = None
+    ) -> KVCache:
+        """Rebuild a cache from :meth:`state_dict`, which is copied.
+
+        Args:
+            saved: The integers and tensors.
+            device: Where the cache lives.
+            device_gib: As for the class; another than the saved cache had is fine.
 
         Raises:
             ValueError: If the keys are not those that :meth:`state_dict` writes.
@@ -128,6 +171,36 @@ class KVCache:
         expected = {"history", "slot_tokens", "slots_seen", "keys", "values", "key_means"}
         if saved.keys() != expected:
             raise ValueError(f"a saved cache has {', '.join(sorted(expected))}; got {', '.join(sorted(saved))}")
-        cache = cls.__new__(cls)
-        vars(cache).update(saved)
+        layers, batch, _, heads, head_dim = saved["keys"].shape
+        sizes = (layers, saved["history"], saved["slot_tokens"], heads, head_dim)
+        dtype = saved["keys"].dtype
+        cache = cls(*sizes, batch=batch, dtype=dtype, device=device, device_gib=device_gib)
+        for layer in range(layers):
+            for ring, name in zip(cache._stored(layer), ("keys", "values"), strict=True):
+                ring.copy_(saved[name][layer])
+        cache.key_means.copy_(saved["key_means"])
+        cache.advance(saved["slots_seen"])
         return cache
+
+    def _place(self, layer: int) -> tuple[HostLayers | None, int]:
+        """Where a layer is stored, None for the device, and its index there."""
+        before = layer * self._away // self.layers
+        if (layer + 1) * self._away // self.layers > before:
+            return self._host, before
+        return None, layer - before
+
+    def _stored(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Ring of the keys and of the values of a layer `[B, tokens, heads, D]`, on the device or on the host."""
+        host, index = self._place(layer)
+        return (self.keys[index], self.values[index]) if host is None else (host.pairs[index, 0], host.pairs[index, 1])
+
+
+def _layers_away(layers: int, layer_bytes: int, device_gib: float | None) -> int:
+    """How many layers lie in host memory so that the others, and those on their way, fit on the device."""
+    if device_gib is None or layers * layer_bytes <= device_gib * 2**30:
+        return 0
+    fit = int(device_gib * 2**30 // layer_bytes) - STAGED
+    if fit < 0:
+        least = STAGED * layer_bytes / 2**30
+        raise ValueError(f"keys and values of two layers take {least:.2f} GiB on the device, got only {device_gib} GiB")
+    return layers - fit

@@ -160,6 +160,9 @@ class BlockSelection(nn.Module):
         sparse_ratio: Density: at any resolution a query block keeps about ``60 * sparse_ratio`` key blocks on average.
         rule: What a budget that covers everything does, see :func:`~flashvsr.attention.select_blocks`.
 
+    Attributes:
+        impl: Of :func:`~flashvsr.attention.select.select_from_means`, where the slots of a stream choose.
+
     Raises:
         ValueError: If an argument is out of range.
 
@@ -175,6 +178,7 @@ class BlockSelection(nn.Module):
         rule: str = "released",
     ) -> None:
         super().__init__()
+        self.impl = "plain"
         self.window_hw = (window_hw[0], window_hw[1])  # a list in recipes
         window_mask((1, 1), self.window_hw, boundary=boundary)  # raises for sizes or a boundary that make no sense
         if sparse_ratio <= 0:
@@ -208,12 +212,19 @@ class BlockSelection(nn.Module):
             Boolean `[B, heads, N/128, key blocks]`.
         """
         where = (grid.blocks_hw, self.window_hw, self.boundary)
+        impl = "plain" if history is not None else self.impl
         if history is None:
             allowed = _window_on(query.device, *where)
         else:
             allowed = _causal_window_on(query.device, grid.slots, history, *where)
         return select_from_means(
-            block_means(query), key_means, allowed, budget=self.budget(grid), slots=grid.slots, rule=self.rule
+            block_means(query),
+            key_means,
+            allowed,
+            budget=self.budget(grid),
+            slots=grid.slots,
+            rule=self.rule,
+            impl=impl,
         )
 
     def extra_repr(self) -> str:

@@ -29,7 +29,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, *, impl: str = "auto") -> Te
     Reference:
         https://arxiv.org/abs/1910.07467, equation 4; the rounding is that of Wan2.1.
     """
-    if _takes_kernel(impl, x, weight):
+    if takes_kernel(impl, _kernel_unavailable(x, weight)):
         from flashvsr.attention.triton_norm_rope import launch_norm_rope
 
         return launch_norm_rope(x, weight, eps)
@@ -57,17 +57,26 @@ def norm_rope(x: Tensor, weight: Tensor, table: Tensor, *, heads: int, eps: floa
         RuntimeError: If the kernel is named and cannot run.
         ValueError: If `impl` is unknown.
     """
-    if _takes_kernel(impl, x, weight):
+    if takes_kernel(impl, _kernel_unavailable(x, weight)):
         from flashvsr.attention.triton_norm_rope import launch_norm_rope
 
         return launch_norm_rope(x, weight, eps, table, heads).unflatten(2, (heads, -1))
     return apply_rope(rms_norm(x, weight, eps, impl="plain").unflatten(2, (heads, -1)), table)
 
 
-def _takes_kernel(impl: str, x: Tensor, weight: Tensor) -> bool:
+def takes_kernel(impl: str, reason: str | None) -> bool:
+    """Whether the Triton kernel of an operation runs, and not plain PyTorch.
+
+    Args:
+        impl: ``"auto"``, ``"plain"`` or ``"triton"``.
+        reason: Why the kernel cannot run; None when it can.
+
+    Raises:
+        RuntimeError: If the kernel is named and cannot run.
+        ValueError: If `impl` is unknown.
+    """
     if impl not in ("auto", "plain", "triton"):
         raise ValueError(f"impl is 'auto', 'plain' or 'triton', got {impl!r}")
-    reason = _kernel_unavailable(x, weight)
     if impl == "triton" and reason:
         raise RuntimeError(f"impl 'triton' cannot run here: {reason}")
     return impl != "plain" and reason is None

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
 from flashvsr.attention.blocks import BLOCK_SIZE
+from flashvsr.attention.norm_rope import takes_kernel
 
 RULES = ("released", "keep_all_when_covered")
+
+LONGEST_ROW = 1 << 14
+"""Key blocks that the kernel takes in one row."""
 
 
 def block_means(x: Tensor, block_size: int = BLOCK_SIZE) -> Tensor:
@@ -76,7 +81,14 @@ def select_blocks(
 
 @torch.no_grad()
 def select_from_means(
-    query_means: Tensor, key_means: Tensor, allowed: Tensor, *, budget: int, slots: int = 1, rule: str = "released"
+    query_means: Tensor,
+    key_means: Tensor,
+    allowed: Tensor,
+    *,
+    budget: int,
+    slots: int = 1,
+    rule: str = "released",
+    impl: str = "plain",
 ) -> Tensor:
     """Do what :func:`select_blocks` does, from block means, so that a cache may keep those of its keys.
 
@@ -87,33 +99,52 @@ def select_from_means(
         budget: As for :func:`select_blocks`.
         slots: As for :func:`select_blocks`.
         rule: As for :func:`select_blocks`.
+        impl: ``"plain"``; ``"triton"``, kernels that find the threshold without sorting, on a GPU and where every key
+            slot is visible; or ``"auto"``: the kernels where they can run. Choices differ where two probabilities of
+            the same budget are equal to rounding.
 
     Returns:
         Boolean `[B, heads, blocks, key blocks]`.
 
     Raises:
-        ValueError: As :func:`select_blocks`.
+        ValueError: As :func:`select_blocks`, or if `impl` is unknown.
+        RuntimeError: If the kernels are named and cannot run.
     """
     blocks, key_blocks, dim = query_means.shape[2], key_means.shape[2], query_means.shape[3]
     per_slot = _check_sizes(blocks, key_blocks, allowed, budget, slots, rule)
     tiled = allowed.shape != (blocks, key_blocks)
+    all_visible = tiled or (slots == 1 and key_blocks == per_slot)
     pairs = allowed.repeat(slots, key_blocks // per_slot) if tiled else allowed
     # The power of two in sqrt(D) goes in first: no rounding changes, but products do not overflow fp16.
     fraction, exponent = math.frexp(dim**0.5)
-    scores = query_means * 0.5**exponent @ key_means.transpose(2, 3) / fraction
-    scores = scores.float()  # [B, heads, blocks, key blocks]
-    scores = scores.masked_fill(~pairs, float("-inf"))
-    probability = scores.softmax(-1).nan_to_num(0.0)  # a row that sees no key is all -inf, its softmax NaN
-    probability = probability.unflatten(2, (slots, per_slot)).flatten(3)  # [B, heads, slots, pairs]
-    if tiled or (slots == 1 and key_blocks == per_slot):
-        threshold = _threshold_all_visible(probability, budget)
+    scores = query_means * 0.5**exponent @ key_means.transpose(2, 3)  # [B, heads, blocks, key blocks]
+    if takes_kernel(impl, _kernel_unavailable(query_means, key_blocks, all_visible)):
+        from flashvsr.attention.triton_select import launch_select
+
+        keep = launch_select(scores, fraction, allowed, budget)
     else:
-        probability, threshold = _threshold_some_visible(probability, pairs, budget, slots, per_slot)
-    keep = (probability > threshold).unflatten(3, (per_slot, key_blocks)).flatten(2, 3)
+        scores = (scores / fraction).float().masked_fill(~pairs, float("-inf"))
+        probability = scores.softmax(-1).nan_to_num(0.0)  # a row that sees no key is all -inf, its softmax NaN
+        probability = probability.unflatten(2, (slots, per_slot)).flatten(3)  # [B, heads, slots, pairs]
+        if all_visible:
+            threshold = _threshold_all_visible(probability, budget)
+        else:
+            probability, threshold = _threshold_some_visible(probability, pairs, budget, slots, per_slot)
+        keep = (probability > threshold).unflatten(3, (per_slot, key_blocks)).flatten(2, 3)
     if rule == "keep_all_when_covered":
         covered = pairs.unflatten(0, (slots, per_slot)).sum((1, 2)) <= budget  # [slots]
         keep = torch.where(covered.repeat_interleave(per_slot)[:, None], pairs, keep)
     return keep
+
+
+def _kernel_unavailable(query_means: Tensor, key_blocks: int, all_visible: bool) -> str | None:
+    if query_means.device.type != "cuda":
+        return "it needs a GPU"
+    if find_spec("triton") is None:
+        return "triton is not installed"
+    if not all_visible:
+        return "some key slots are hidden from some query slots"
+    return None if key_blocks <= LONGEST_ROW else f"{key_blocks} key blocks are more than {LONGEST_ROW}"
 
 
 def _check_sizes(blocks: int, key_blocks: int, allowed: Tensor, budget: int, slots: int, rule: str) -> int:

@@ -19,6 +19,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--chunks", type=int, default=10, help="steady chunks to time (default: 10)")
     add("--decoder", choices=["tiny", "full"], default="tiny", help="full: the slower Wan2.1 VAE (default: tiny)")
     add("--impl", default="auto", help="attention implementation; flashvsr info lists them (default: auto)")
+    add("--sparse-ratio", type=float, metavar="R", help="density of attention, lower is faster (default: the model's)")
+    add("--fp8", action="store_true", help="two thirds of the products in 8-bit floats: faster, less exact")
+    add("--fused", action="store_true", help="kernels that are not measured yet: selection, and GELU within a product")
+    add("--cache-gib", type=float, metavar="GIB", help="GPU memory for keys and values, the rest goes to the host's")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
     add("--dtype", choices=["auto", "fp32", "bf16", "fp16"], default="auto", help="of the computation (default: auto)")
     add("--json", metavar="PATH", type=Path, help="write the figures here, too")
@@ -34,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     from flashvsr.bench import bench
     from flashvsr.models.checkpoints import load
 
-    names = ("version", "prompt", "decoder", "impl", "device", "dtype")
+    names = ("version", "prompt", "decoder", "impl", "sparse_ratio", "fp8", "fused", "cache_gib", "device", "dtype")
     try:
         system = load(args.model, **{name: getattr(args, name) for name in names})
         result = bench(system, height=height, width=width, chunks=args.chunks)

@@ -49,6 +49,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="attention implementation; flashvsr info lists them (default: auto)",
     )
+    add("--sparse-ratio", type=float, metavar="R", help="density of attention, lower is faster (default: the model's)")
+    add("--fp8", action="store_true", help="two thirds of the products in 8-bit floats: faster, less exact")
+    add(
+        "--cache-gib",
+        type=float,
+        metavar="GIB",
+        help="GPU memory for keys and values, the rest goes to the host's: slower, same frames (default: all)",
+    )
     video = parser.add_argument_group("video")
     add = video.add_argument
     add(
@@ -127,7 +135,8 @@ def _message(error: Exception) -> str | None:
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
         reason = str(error).strip().split("\n")[0].split(". ")[0]
         detail = f" ({reason})" if reason else ""
-        return f"out of memory{detail}: try a smaller --scale, --decoder tiny, --dtype bf16 or another --device"
+        options = "a smaller --scale, --decoder tiny, --dtype bf16, --cache-gib or another --device"
+        return f"out of memory{detail}: try {options}"
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return "the disk is full: free some space, or write to another disk; --no-resume needs less"
     if isinstance(error, OSError) and error.filename is not None:

@@ -182,7 +182,13 @@ class TinyNetwork(nn.ModuleDict):
             self["26"].bias.fill_(0.5)  # grey, in the network's own range of [0, 1]
 
     def forward(
-        self, passes: Iterable[Tensor], batch: int, state: TinyDecoderState | None, *, parallel: bool = False
+        self,
+        passes: Iterable[Tensor],
+        batch: int,
+        latents: int,
+        state: TinyDecoderState | None,
+        *,
+        parallel: bool = False,
     ) -> tuple[Tensor, TinyDecoderState]:
         """Decode one call of a stream.
 
@@ -190,6 +196,7 @@ class TinyNetwork(nn.ModuleDict):
             passes: Inputs `[B*T, C, h, w]` in channels_last, consecutive in time; T may differ between them. They are
                 drawn one at a time, so a generator keeps only one in memory.
             batch: B.
+            latents: Latent frames of all passes together.
             state: The state of the stream, which is consumed, or None at its start.
             parallel: True: all frames of a pass go through every layer together, for training. False: one by one
                 from half resolution on, which bounds the memory. They agree to rounding.
@@ -202,48 +209,63 @@ class TinyNetwork(nn.ModuleDict):
             RuntimeError: If the state was consumed before.
         """
         past: list[Tensor | None] = [None] * len(MEMORY_BLOCKS) if state is None else list(state.take())
+        drop = LEAD_FRAMES if state is None else 0
         (to_quarter,), to_half, to_full = (
             upsampling_kernels(self[grow], self[conv]) for grow, conv in (("9", "10"), ("15", "16"), ("21", "22"))
         )
-        finish = self._finish_together if parallel else self._finish_one_by_one
         pieces: list[Tensor] = []
+        frames, done = torch.empty(0), -drop
         for x in passes:
             x = self._eighth(x, past, batch)  # [B*T, C, h, w]
             x = self._remember(("11", "12", "13"), enlarge(x, to_quarter), past, batch)  # [B*T, C, 2h, 2w]
-            dropped = LEAD_FRAMES if state is None and not pieces else 0
-            pieces += finish(x, to_half, to_full, past, batch, dropped)
-        frames = torch.cat(pieces, dim=2) if parallel else torch.stack(pieces, dim=2)
-        return frames.contiguous(), TinyDecoderState([tensor for tensor in past if tensor is not None])
+            if parallel:
+                pieces.append(self._finish_together(x, to_half, to_full, past, batch, 0 if pieces else drop))
+                continue
+            if done == -drop:
+                rows, columns = (4 * size for size in x.shape[2:])
+                frames = x.new_empty(batch, 3, FRAMES_PER_LATENT * latents - drop, rows, columns)
+            done = self._finish_one_by_one(x, to_half, to_full, past, frames, done)
+        if parallel:
+            frames = torch.cat(pieces, dim=2).contiguous()
+        return frames, TinyDecoderState([tensor for tensor in past if tensor is not None])
 
     def _finish_one_by_one(
-        self, x: Tensor, to_half: list[Tensor], to_full: list[Tensor], past: list[Tensor | None], batch: int, drop: int
-    ) -> list[Tensor]:
-        """From `[B*T, C, 2h, 2w]` to frames `[B, 3, 8h, 8w]`, without the first ``drop``."""
+        self,
+        x: Tensor,
+        to_half: list[Tensor],
+        to_full: list[Tensor],
+        past: list[Tensor | None],
+        frames: Tensor,
+        done: int,
+    ) -> int:
+        """From `[B*T, C, 2h, 2w]` to ``frames[:, :, done:]``, `[B, 3, T', 8h, 8w]`; returns how many are done then.
+
+        A negative ``done`` counts pictures to leave out.
+        """
+        batch = frames.shape[0]
         steps = x.shape[0] // batch
         hidden, last = self["24"], self["26"]
-        frames: list[Tensor] = []
         for step, half_kernel in product(range(steps), to_half):
             # one frame per sample, in strides that convolutions recognise as channels_last
             half = self._remember(("17", "18", "19"), enlarge(x[step::steps], half_kernel), past, batch)
             for full_kernel in to_full:
-                if drop:
-                    drop -= 1
-                else:
+                if done >= 0:
                     rows = band_rows(half, hidden.in_channels)
-                    frames.append(picture_in_bands(half, full_kernel, hidden, last, rows))
-        return frames
+                    picture_in_bands(half, full_kernel, hidden, last, rows, frames[:, :, done])
+                done += 1
+        return done
 
     def _finish_together(
         self, x: Tensor, to_half: list[Tensor], to_full: list[Tensor], past: list[Tensor | None], batch: int, drop: int
-    ) -> list[Tensor]:
-        """The same for all frames at once: one piece `[B, 3, T', 8h, 8w]`."""
+    ) -> Tensor:
+        """The same for all frames at once, without the first ``drop``: `[B, 3, T', 8h, 8w]`."""
         half = interleave([enlarge(x, kernel) for kernel in to_half])
         half = self._remember(("17", "18", "19"), half, past, batch)
         full = interleave([torch.relu_(enlarge(half, kernel)) for kernel in to_full])
         shown = full.permute(0, 2, 3, 1).unflatten(0, (batch, -1))[:, drop:]  # [B, T', 8h, 8w, C]
         shown = shown.flatten(0, 1).permute(0, 3, 1, 2)
         frames = self["26"](conv_relu(shown, self["24"].weight, self["24"].bias))
-        return [frames.unflatten(0, (batch, -1)).transpose(1, 2)]
+        return frames.unflatten(0, (batch, -1)).transpose(1, 2)
 
     def __getitem__(self, key: str) -> Any:
         """The layer of a released index, of whichever type it is."""
@@ -264,9 +286,11 @@ class TinyNetwork(nn.ModuleDict):
 
         Raises:
             ValueError: If they differ.
+            RuntimeError: If the state was consumed before.
         """
         if state is None:
             return
+        state.check_fresh()
         batch, _, _, height, width = latents.shape
         expected = (batch, self["1"].out_channels, height, width)
         if tuple(state.past[0].shape) != expected:

@@ -12,12 +12,14 @@ _LEVELS = 5
 _EPSILON = 1e-5
 
 
-def adain_color(frames: Tensor, lr: Tensor) -> Tensor:
+def adain_color(frames: Tensor, lr: Tensor, *, out: Tensor | None = None) -> Tensor:
     """Give each channel of each frame the mean and the standard deviation of the LR frame.
 
     Args:
-        frames: `[B, 3, T, H, W]`, about [-1, 1], any float dtype; the statistics are fp32. Not changed.
+        frames: `[B, 3, T, H, W]`, about [-1, 1], any float dtype; the statistics are fp32. Not changed, unless it is
+            `out`.
         lr: LR frames upsampled to the same shape.
+        out: Where to write, of the shape and dtype of `frames`, which it may be; None for a new tensor.
 
     Returns:
         Frames of the same shape and dtype, clamped to [-1, 1]. A constant channel becomes the mean of the LR.
@@ -28,18 +30,20 @@ def adain_color(frames: Tensor, lr: Tensor) -> Tensor:
     Reference:
         Huang and Belongie, https://arxiv.org/abs/1703.06868, equation 8, with statistics per frame.
     """
-    return _frame_by_frame(_match_statistics, frames, lr)
+    return _frame_by_frame(_match_statistics, frames, lr, out)
 
 
-def wavelet_color(frames: Tensor, lr: Tensor) -> Tensor:
+def wavelet_color(frames: Tensor, lr: Tensor, *, out: Tensor | None = None) -> Tensor:
     """Replace the low frequencies of each frame by those of the LR frame.
 
     The low band is what five blurs of growing radius (1, 2, 4, 8 and 16 pixels, borders replicated) leave. Blurring is
     linear, so one low band is enough: that of the difference between the two frames.
 
     Args:
-        frames: `[B, 3, T, H, W]`, about [-1, 1], any float dtype; the maths is fp32. Not changed.
+        frames: `[B, 3, T, H, W]`, about [-1, 1], any float dtype; the maths is fp32. Not changed, unless it is
+            `out`.
         lr: LR frames upsampled to the same shape.
+        out: Where to write, of the shape and dtype of `frames`, which it may be; None for a new tensor.
 
     Returns:
         Frames of the same shape and dtype, clamped to [-1, 1].
@@ -50,17 +54,19 @@ def wavelet_color(frames: Tensor, lr: Tensor) -> Tensor:
     Reference:
         StableSR, https://arxiv.org/abs/2305.07015, wavelet colour correction.
     """
-    return _frame_by_frame(_match_low_band, frames, lr)
+    return _frame_by_frame(_match_low_band, frames, lr, out)
 
 
-def _frame_by_frame(match: Callable[[Tensor, Tensor], Tensor], frames: Tensor, lr: Tensor) -> Tensor:
+def _frame_by_frame(
+    match: Callable[[Tensor, Tensor], Tensor], frames: Tensor, lr: Tensor, out: Tensor | None
+) -> Tensor:
     """Apply ``match`` to pairs of fp32 frames `[B, 3, H, W]`, so that no fp32 copy of a whole chunk exists."""
     if frames.ndim != 5 or frames.shape != lr.shape:
         raise ValueError(
             f"frames and LR frames must both be [B, 3, T, H, W], got {tuple(frames.shape)} and {tuple(lr.shape)}: "
             "resize the LR to the output size first"
         )
-    out = torch.empty_like(frames)
+    out = torch.empty_like(frames) if out is None else out
     for index in range(frames.shape[2]):
         out[:, :, index] = match(frames[:, :, index].float(), lr[:, :, index].float()).clamp_(-1, 1)
     return out

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 HALO = 2
 """Rows at half resolution that a band needs beyond its own: the last stage sees three pixels beyond each side."""
 
-BAND_BYTES, BAND_BYTES_GPU = 2**23, 2**29
+BAND_BYTES, BAND_BYTES_GPU = 2**23, 3 * 2**27
 """Size of a band's features at full resolution: near a CPU's caches; on a GPU large enough to fill it."""
 
 COLUMNS = 4
@@ -76,7 +76,9 @@ def few_channels(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return out.permute(0, 2, 3, 1).unflatten(3, (COLUMNS, -1)).flatten(2, 3).permute(0, 3, 1, 2)
 
 
-def picture_in_bands(half: Tensor, kernel: Tensor, hidden: nn.Conv2d, last: nn.Conv2d, rows: int) -> Tensor:
+def picture_in_bands(
+    half: Tensor, kernel: Tensor, hidden: nn.Conv2d, last: nn.Conv2d, rows: int, out: Tensor | None = None
+) -> Tensor:
     """The stage at full resolution, a band of rows at a time: enlarge, ReLU, convolution, ReLU, convolution.
 
     Its features are the largest tensors of a decoder. In bands they take bounded memory, and stay near the caches of a
@@ -89,12 +91,13 @@ def picture_in_bands(half: Tensor, kernel: Tensor, hidden: nn.Conv2d, last: nn.C
         hidden: 3x3 convolution with zero padding 1, from O channels to as many.
         last: 3x3 convolution with zero padding 1, from O channels to the colours.
         rows: Rows of ``half`` per band, at least 1; see :func:`band_rows`.
+        out: Where to write, of any strides; None for a new tensor.
 
     Returns:
-        `[B, 3, 2h, 2w]`, contiguous.
+        `[B, 3, 2h, 2w]`: ``out``, or contiguous.
     """
     batch, _, height, width = half.shape
-    picture = half.new_empty(batch, last.out_channels, 2 * height, 2 * width)
+    picture = half.new_empty(batch, last.out_channels, 2 * height, 2 * width) if out is None else out
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
         above, below = min(top, HALO), min(height - bottom, HALO)
@@ -108,6 +111,8 @@ def picture_in_bands(half: Tensor, kernel: Tensor, hidden: nn.Conv2d, last: nn.C
 
 
 def band_rows(half: Tensor, channels: int) -> int:
-    """Rows of ``half`` `[B, C, h, w]` whose features of ``channels`` at full resolution fill a band."""
+    """Rows of ``half`` `[B, C, h, w]` whose features of ``channels`` at full resolution fill a band: equal bands."""
     row = 2 * 2 * half.shape[0] * half.shape[3] * channels * half.element_size()
-    return max(4 * HALO, (BAND_BYTES if half.device.type == "cpu" else BAND_BYTES_GPU) // row)
+    most = max(4 * HALO, (BAND_BYTES if half.device.type == "cpu" else BAND_BYTES_GPU) // row)
+    bands = -(-half.shape[2] // most)
+    return max(4 * HALO, -(-half.shape[2] // bands))

@@ -66,7 +66,7 @@ class TinyDecoder(nn.Module):
         self.decoder.check_state(state, latents)
         parallel = learns(self, latents)
         passes = self._passes(latents, latents.shape[2] if parallel else self.latents_per_pass)
-        frames, state = self.decoder(passes, latents.shape[0], state, parallel=parallel)
+        frames, state = self.decoder(passes, *latents.shape[:3:2], state, parallel=parallel)
         return frames.mul_(2).sub_(1), state
 
     def _passes(self, latents: Tensor, together: int) -> Iterator[Tensor]:

@@ -79,7 +79,7 @@ class TinyConditionalDecoder(nn.Module):
         parallel = learns(self, latents, lr)
         together = latents.shape[2] if parallel else self.latents_per_pass
         passes = self._passes(latents, lr, together, lead=LEAD_FRAMES if state is None else 0)
-        frames, state = self.decoder(passes, latents.shape[0], state, parallel=parallel)
+        frames, state = self.decoder(passes, *latents.shape[:3:2], state, parallel=parallel)
         if not self.residual:
             return frames.mul_(2).sub_(1), state
         return frames.add_(lr) if frames.dtype == lr.dtype else frames + lr, state  # they differ under autocast
@@ -90,13 +90,7 @@ class TinyConditionalDecoder(nn.Module):
             piece = latents[:, :, start : start + together]
             begin = FRAMES_PER_LATENT * start - lead
             pixels = lr[:, :, max(begin, 0) : begin + FRAMES_PER_LATENT * piece.shape[2]]
-            if begin < 0:
-                pixels = torch.cat([pixels[:, :, :1].expand(-1, -1, -begin, -1, -1), pixels], dim=2)
-            cells = rearrange(
-                pixels, "b c (n t) (h p) (w q) -> (b n) h w (c t p q)", t=FRAMES_PER_LATENT, p=_CELL, q=_CELL
-            )
-            x = torch.cat([cells, rearrange(piece, "b c n h w -> (b n) h w c")], dim=-1)
-            yield x.permute(0, 3, 1, 2)
+            yield _network_input(piece, pixels, repeats=max(-begin, 0))
 
     def _check(self, latents: Tensor, lr: Tensor, state: TinyDecoderState | None) -> None:
         check_latents(latents, self.latent_channels)
@@ -116,3 +110,12 @@ class TinyConditionalDecoder(nn.Module):
         if lr.dtype != latents.dtype:
             raise ValueError(f"latents are {latents.dtype} and LR frames {lr.dtype}: convert one to the other's dtype")
         self.decoder.check_state(state, latents)
+
+
+def _network_input(latents: Tensor, pixels: Tensor, repeats: int) -> Tensor:
+    """LR cells and latents side by side as channels; frame 0 is repeated in front."""
+    if repeats:
+        pixels = torch.cat([pixels[:, :, :1].expand(-1, -1, repeats, -1, -1), pixels], dim=2)
+    cells = rearrange(pixels, "b c (n t) (h p) (w q) -> (b n) h w (c t p q)", t=FRAMES_PER_LATENT, p=_CELL, q=_CELL)
+    x = torch.cat([cells, rearrange(latents, "b c n h w -> (b n) h w c")], dim=-1)
+    return x.permute(0, 3, 1, 2)

@@ -26,14 +26,15 @@ class TinyDecoderState:
     consumed: bool = field(default=False, repr=False)
 
     def take(self) -> list[Tensor]:
-        """Hand out the feature maps and mark the state as consumed.
+        """Hand out the feature maps, keep none, and mark the state as consumed.
 
         Raises:
             RuntimeError: If the state was consumed before.
         """
-        self._check_fresh()
+        self.check_fresh()
         self.consumed = True
-        return self.past
+        past, self.past = self.past, []
+        return past
 
     def clone(self) -> TinyDecoderState:
         """An independent copy, to continue one stream in two ways.
@@ -41,7 +42,7 @@ class TinyDecoderState:
         Raises:
             RuntimeError: If the state was consumed before.
         """
-        self._check_fresh()
+        self.check_fresh()
         return TinyDecoderState([tensor.clone() for tensor in self.past])
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -50,7 +51,7 @@ class TinyDecoderState:
         Raises:
             RuntimeError: If the state was consumed before.
         """
-        self._check_fresh()
+        self.check_fresh()
         return {f"past.{index}": tensor.detach().to("cpu", copy=True) for index, tensor in enumerate(self.past)}
 
     @classmethod
@@ -67,7 +68,8 @@ class TinyDecoderState:
             )
         return cls([saved[key].clone(memory_format=torch.channels_last) for key in expected])
 
-    def _check_fresh(self) -> None:
+    def check_fresh(self) -> None:
+        """Raise a RuntimeError if the state was consumed."""
         if self.consumed:
             raise RuntimeError(
                 "this decoder state was consumed by an earlier call; use the state which that call returned"

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from flashvsr.attention import LocalSparseAttention
 from flashvsr.attention.ops import IMPLS
 from flashvsr.models.dit import VideoDiT
+from flashvsr.models.fp8 import unavailable
 from flashvsr.models.model_folder import DESCRIPTION, Component, ModelFolder, read_model_folder
 from flashvsr.models.official import is_official_folder, read_official_folder
 from flashvsr.models.system import FlashVSR
@@ -33,6 +34,9 @@ def load(
     color: str = "auto",
     prompt: str | Path | Tensor | None = None,
     sparse_ratio: float | None = None,
+    cache_gib: float | None = None,
+    fp8: bool = False,
+    fused: bool = False,
     trust_code: bool = False,
 ) -> FlashVSR:
     """Load a system that is ready to stream.
@@ -50,6 +54,11 @@ def load(
         color: ``"adain"``, ``"wavelet"`` or ``"none"``; ``"auto"`` is what the model wants.
         prompt: Text embedding of a published folder, or its file, if it does not lie in the folder.
         sparse_ratio: Density of attention; None keeps the model's own.
+        cache_gib: GiB on the device for keys and values of a stream, see :class:`~flashvsr.models.VideoDiT`.
+        fp8: Compute the feed-forward networks of the transformer, two thirds of its products, in 8-bit floats: faster
+            and less exact. See :class:`~flashvsr.models.fp8.Fp8Linear`.
+        fused: Select blocks by counting instead of sorting, in Triton kernels, and compute the GELU of feed-forward
+            networks within their first product. Only on a GPU; not measured on one yet.
         trust_code: Allow a folder to name classes outside this library.
 
     Returns:
@@ -80,6 +89,11 @@ def load(
             f"{folder.path} has full attention and cannot stream; `flashvsr evaluate` runs it on whole clips"
         )
     _adjust_attention(dit, impl, sparse_ratio)
+    dit.cache_gib = cache_gib
+    if fp8:
+        _use_fp8(dit, device, dtype)
+    for block in dit.blocks if fused else ():
+        block.self_attn.selection.impl, block.ffn.fused = "triton", True
     embedding = None if folder.prompt is None else folder.prompt.to(device, dtype, copy=True)
     system = FlashVSR(projection, dit, chosen, embedding, color=folder.color if color == "auto" else color)
     return system.requires_grad_(False).eval()
@@ -177,6 +191,14 @@ def choose_dtype(dtype: torch.dtype | str, device: torch.device) -> torch.dtype:
     if chosen is None or chosen not in DTYPES.values():
         raise ValueError(f"dtype is auto or one of {', '.join(DTYPES)}; got {dtype!r}")
     return chosen
+
+
+def _use_fp8(dit: VideoDiT, device: torch.device, dtype: torch.dtype) -> None:
+    reason = unavailable(device, dtype)
+    if reason is not None:
+        raise ValueError(f"8-bit floats cannot be used here: {reason}")
+    for block in dit.blocks:
+        block.ffn.to_fp8()
 
 
 def _adjust_attention(dit: nn.Module, impl: str, sparse_ratio: float | None) -> None:

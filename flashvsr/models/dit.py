@@ -46,6 +46,10 @@ class VideoDiT(nn.Module):
         activation_checkpointing: Whether a block's activations are computed again in the backward pass instead of kept.
             Without gradients, or in a stream, it changes nothing.
 
+    Attributes:
+        cache_gib: GiB on the device for keys and values of a stream; the layers beyond it lie in host memory, which is
+            slower and changes no result. None for all on the device.
+
     Raises:
         ValueError: If the attention layers differ in the order of tokens or in their history.
 
@@ -86,6 +90,7 @@ class VideoDiT(nn.Module):
         self.head = Head(dim, channels * PATCH**2, eps)
         self.order = self._shared("order")
         self.history = self._shared("history") if self.order == "block" else 0
+        self.cache_gib: float | None = None
 
     def forward(
         self,
@@ -239,7 +244,7 @@ class VideoDiT(nn.Module):
             )
         if state is not None:
             state.check_fresh()
-            held, slot_tokens = state.cache.keys.shape[1], state.cache.slot_tokens
+            held, slot_tokens = state.cache.batch, state.cache.slot_tokens
             if (latents.shape[0], grid.tokens // grid.slots) != (held, slot_tokens):
                 raise ValueError(
                     f"the state is of {held} samples with {slot_tokens} tokens per slot, latents are "
@@ -284,6 +289,7 @@ class VideoDiT(nn.Module):
             batch=x.shape[0],
             dtype=x.dtype,
             device=x.device,
+            device_gib=self.cache_gib,
         )
 
     def _unpatchify(self, x: Tensor, grid: TokenGrid) -> Tensor:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
 from flashvsr.attention import CrossAttention
+from flashvsr.models.fp8 import Fp8Linear
+
+PIECE_TOKENS = 1 << 14
+"""Tokens that pass the layers after the attention together, in inference: enough to fill a GPU."""
 
 
 def timestep_embedding(timestep: Tensor, dim: int) -> Tensor:
@@ -52,7 +57,7 @@ class DiTBlock(nn.Module):
         if cross_attention:
             self.cross_attn = CrossAttention(dim, heads, eps=eps)
             self.norm3 = nn.LayerNorm(dim, eps=eps)
-        self.ffn = nn.Sequential(nn.Linear(dim, ffn_dim), nn.GELU(approximate="tanh"), nn.Linear(ffn_dim, dim))
+        self.ffn = FeedForward(dim, ffn_dim)
         self.modulation = nn.Parameter(torch.randn(1, 6, dim) / dim**0.5)
         self.eps = eps
 
@@ -67,7 +72,7 @@ class DiTBlock(nn.Module):
         """Run.
 
         Args:
-            x: `[B, N, dim]`.
+            x: `[B, N, dim]`; changed in place where autograd and autocast are off.
             modulation: `[B, 6, dim]`, or one per sample of a packed sequence `[samples, 6, dim]`.
             attend: Calls the self-attention with what it needs besides its input.
             context: Keys and values of the prompt.
@@ -79,10 +84,61 @@ class DiTBlock(nn.Module):
         shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = (
             per_token(part, segment) for part in (self.modulation + modulation).unbind(1)
         )
-        x = torch.addcmul(x, gate, attend(self.self_attn, modulate(x, shift, scale, self.eps)))
-        if context is not None:
-            x = x + self.cross_attn(self.norm3(x), context)
-        return torch.addcmul(x, ffn_gate, self.ffn(modulate(x, ffn_shift, ffn_scale, self.eps)))
+        if not alone(x):
+            x = torch.addcmul(x, gate, attend(self.self_attn, modulate(x, shift, scale, self.eps)))
+            if context is not None:
+                x = x + self.cross_attn(self.norm3(x), context)
+            return torch.addcmul(x, ffn_gate, self.ffn(modulate(x, ffn_shift, ffn_scale, self.eps)))
+        x.addcmul_(gate, attend(self.self_attn, modulate(x, shift, scale, self.eps)))
+        for start in range(0, x.shape[1], PIECE_TOKENS):  # what follows is per token: a long chunk takes no more memory
+            piece = slice(start, start + PIECE_TOKENS)
+            part = x[:, piece]
+            if context is not None:
+                part += self.cross_attn(self.norm3(part), context)
+            shift, scale, gate = (y if y.shape[1] == 1 else y[:, piece] for y in (ffn_shift, ffn_scale, ffn_gate))
+            part.addcmul_(gate, self.ffn(modulate(part, shift, scale, self.eps)))
+        return x
+
+
+class FeedForward(nn.Sequential):
+    """Two linear layers with a tanh-approximated GELU between them, in inference without a second hidden tensor.
+
+    Args:
+        dim: Channels in and out.
+        hidden: Channels between.
+
+    Attributes:
+        fused: Whether a GPU computes the GELU within the first product, in inference.
+    """
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__(nn.Linear(dim, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, dim))
+        self.fused = False
+
+    def to_fp8(self) -> None:
+        """Exchange both layers for :class:`~flashvsr.models.fp8.Fp8Linear`, for good."""
+        for index in (0, 2):
+            self[index] = Fp8Linear(cast(nn.Linear, self[index]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[B, N, dim]` to the same."""
+        first, activation, second = cast(Any, tuple(self))
+        if isinstance(first, Fp8Linear):
+            return second(first(x), gelu=True)
+        plain = type(first) is nn.Linear  # an adapter (LoRA) in its place computes more than a product
+        if not (plain and alone(x)):
+            return second(activation(first(x)))
+        if self.fused and x.is_cuda:
+            hidden = torch._addmm_activation(first.bias, x.flatten(0, 1), first.weight.t(), use_gelu=True)
+            return second(hidden).unflatten(0, x.shape[:2])
+        return second(torch.ops.aten.gelu_(first(x), approximate="tanh"))
+
+
+def alone(x: Tensor) -> bool:
+    """Whether neither autograd nor autocast looks on, so that tensors may be changed in place and steps joined."""
+    device = x.device.type
+    mixed = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return not (mixed or torch.is_grad_enabled())
 
 
 def per_token(x: Tensor, segment: Tensor | None) -> Tensor:
@@ -91,7 +147,9 @@ def per_token(x: Tensor, segment: Tensor | None) -> Tensor:
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
-    """Layer norm without parameters, then ``* (1 + scale) + shift``."""
+    """Layer norm without parameters, then ``* (1 + scale) + shift``, which are those of one sample: in one pass."""
+    if shift.shape[:-1].numel() == 1:
+        return layer_norm(x, x.shape[-1:], (1 + scale).flatten(), shift.flatten(), eps)
     return torch.addcmul(shift, layer_norm(x, x.shape[-1:], eps=eps), 1 + scale)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from flashvsr.attention import KVCache
@@ -55,10 +56,19 @@ class DiTState:
         return {"cache": self.cache.state_dict(), "latents_seen": self.latents_seen, "context": context}
 
     @classmethod
-    def from_state_dict(cls, saved: dict[str, Any]) -> DiTState:
-        """Rebuild a state from :meth:`state_dict`, whose tensors it takes over."""
-        context = [(key, value) for key, value in saved["context"]]
-        return cls(KVCache.from_state_dict(saved["cache"]), saved["latents_seen"], context)
+    def from_state_dict(
+        cls, saved: dict[str, Any], *, device: torch.device | str = "cpu", cache_gib: float | None = None
+    ) -> DiTState:
+        """Rebuild a state from a copy of :meth:`state_dict`.
+
+        Args:
+            saved: The nested dicts and lists.
+            device: Where it lives.
+            cache_gib: See :class:`~flashvsr.models.VideoDiT`.
+        """
+        context = [(key.to(device, copy=True), value.to(device, copy=True)) for key, value in saved["context"]]
+        cache = KVCache.from_state_dict(saved["cache"], device=device, device_gib=cache_gib)
+        return cls(cache, saved["latents_seen"], context)
 
     def check_fresh(self) -> None:
         """Raise a RuntimeError if the state was consumed."""

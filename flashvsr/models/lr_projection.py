@@ -15,6 +15,9 @@ STEP_FRAMES = 4
 STEPS_AT_ONCE = 2
 """Latent steps computed together: what a running stream asks for, so that the longer first chunk needs no more."""
 
+LARGE_FRAME = 1 << 14
+"""Tokens of a frame from which on a single step fills a GPU and steps are computed one by one."""
+
 
 @dataclass
 class LRProjectionState:
@@ -30,14 +33,16 @@ class LRProjectionState:
     consumed: bool = False
 
     def take(self) -> tuple[Tensor | None, Tensor | None]:
-        """Hand out the frames and the features and mark the state as consumed.
+        """Hand out the frames and the features, keep neither, and mark the state as consumed.
 
         Raises:
             RuntimeError: If the state was consumed before.
         """
         self._check_fresh()
         self.consumed = True
-        return self.frames, self.features
+        taken = self.frames, self.features
+        self.frames = self.features = None
+        return taken
 
     def clone(self) -> LRProjectionState:
         """Return an independent copy, to branch a stream.
@@ -208,7 +213,8 @@ class LRProjection(nn.Module):
             state = self._start(first) if self.variant == "causal" else LRProjectionState(None, None)
         frames, features = state.take()
         tokens = []
-        for piece in lr.split(STEP_FRAMES * STEPS_AT_ONCE, 2):
+        large = lr.shape[3] * lr.shape[4] >= LARGE_FRAME * self.patch**2
+        for piece in lr.split(STEP_FRAMES * (1 if large else STEPS_AT_ONCE), 2):
             if piece.shape[2]:
                 steps, frames, features = self._steps(piece, frames, features)
                 tokens.append(steps)

@@ -13,6 +13,7 @@ from flashvsr.attention import choose_impl
 from flashvsr.decoders import adain_color, wavelet_color
 from flashvsr.models.dit import VideoDiT
 from flashvsr.models.dit_state import DiTState
+from flashvsr.models.fp8 import Fp8Linear
 from flashvsr.streaming import Geometry, Stream, upscale
 
 logger = logging.getLogger(__name__)
@@ -54,11 +55,14 @@ class ColorMatch(nn.Module):
         if match is None:
             return frames
         height, width = content or frames.shape[3:]
-        matched = match(frames[..., :height, :width], lr[..., :height, :width])
+        original, shown = frames[..., :height, :width], lr[..., :height, :width]
+        if not frames.requires_grad:
+            match(original, shown, out=original)
+            return frames
+        matched = match(original, shown)
         if matched.shape == frames.shape:
             return matched
-        if frames.requires_grad:
-            frames = frames.clone()  # the gradient of the match needs the original
+        frames = frames.clone()  # the gradient of the match needs the original
         frames[..., :height, :width] = matched
         return frames
 
@@ -188,6 +192,7 @@ class FlashVSR(nn.Module):
             prompt=self.prompt if state is None else None,
             state=state.dit if state else None,
         )
+        del tokens
         latents = noise - velocity  # one Euler step from sigma 1 to sigma 0
         seen = lr if state is None else torch.cat((state.lr, lr), 2)
         shown, ahead = seen[:, :, : -self.geometry.lookahead], seen[:, :, -self.geometry.lookahead :]
@@ -226,13 +231,30 @@ class FlashVSR(nn.Module):
         Returns:
             A state for :meth:`step`.
         """
-        saved = _copy_to(saved, self.device)
+        rest = _copy_to({name: saved[name] for name in ("projection", "decoder", "lr")}, self.device)
         return SystemState(
-            self.projection.state_type.from_state_dict(saved["projection"]),
-            DiTState.from_state_dict(saved["dit"]),
-            self.decoder.state_type.from_state_dict(saved["decoder"]),
-            saved["lr"],
+            self.projection.state_type.from_state_dict(rest["projection"]),
+            DiTState.from_state_dict(saved["dit"], device=self.device, cache_gib=self.dit.cache_gib),
+            self.decoder.state_type.from_state_dict(rest["decoder"]),
+            rest["lr"],
         )
+
+    def paths(self) -> dict[str, str]:
+        """What a stream will run, in words: attention, selection, linear layers, and where keys and values lie."""
+        first = self.dit.blocks[0]
+        impl, reason = first.self_attn.impl, "as asked"
+        if impl == "auto":
+            impl, reason = choose_impl(self.device, self.dtype, self.dit.head_dim, requires_grad=False)
+        dtype = str(self.dtype).removeprefix("torch.")
+        inner = ", feed-forward networks in 8-bit floats" if isinstance(first.ffn[0], Fp8Linear) else ""
+        inner = inner or (", GELU within the product" if first.ffn.fused else "")
+        room = self.dit.cache_gib
+        return {
+            "attention": f"{impl} ({reason})",
+            "selection": first.self_attn.selection.impl,
+            "linear layers": dtype + inner,
+            "keys and values": "on the device" if room is None else f"{room} GiB on the device, the rest on the host",
+        }
 
     def stream(
         self,
@@ -257,9 +279,8 @@ class FlashVSR(nn.Module):
         Returns:
             The stream, with ``push`` and ``finish``.
         """
-        if self.dit.blocks[0].self_attn.impl == "auto":
-            name, reason = choose_impl(self.device, self.dtype, self.dit.head_dim, requires_grad=False)
-            logger.info("attention runs as %s (%s)", name, reason)
+        for what, how in self.paths().items():
+            logger.info("%s: %s", what, how)
         return Stream(self, height=height, width=width, scale=scale, seed=seed, noise=noise, state=state)
 
     def upscale(self, video: Tensor, *, scale: float = 4, seed: int = 0, noise: Tensor | None = None) -> Tensor:

@@ -11,6 +11,16 @@ from torch.nn import functional
 MIN_SIZE = 16
 CORE_SCALE = 4
 
+PASS_VALUES = 2**25
+"""Values of target frames that a GPU converts together; a CPU takes frame by frame, which stay in its caches."""
+
+
+def to_device(x: Tensor, device: torch.device) -> Tensor:
+    """Move without making the host wait for what the device has still to do, as a copy from pageable memory would."""
+    if device.type == "cuda" and x.device.type == "cpu":
+        x = x.pin_memory()
+    return x.to(device, non_blocking=True)
+
 
 def resize_bicubic(frames: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize as Pillow does: Keys' cubic with a = -0.5, antialiased, first along the rows and then along the columns.
@@ -77,14 +87,14 @@ class Canvas:
         Returns:
             `[1, 3, T, H, W]` of the padded size, in [-1, 1].
         """
-        frames = frames.to(self._device, non_blocking=True)
+        frames = to_device(frames, self._device)
         (height, width), padded = self.output_size, self.padded_size
         lr = torch.empty(1, 3, len(frames), *padded, device=self._device, dtype=self._dtype)
-        for t in range(len(frames)):  # [1, 3, h, w] each: the float32 intermediates stay one frame large
-            core = resize_bicubic(frames[t : t + 1], self._core_size)
-            target = resize_bicubic(core, self.output_size)[0]
+        for piece in self._pieces(len(frames)):  # the float32 intermediates stay small
+            core = resize_bicubic(frames[piece], self._core_size)
+            target = resize_bicubic(core, self.output_size)
             unit = target.float().div_(255) if target.dtype == torch.uint8 else target.float().clamp(0, 1)
-            lr[0, :, t, :height, :width] = unit.mul_(2).sub_(1)
+            lr[0, :, piece, :height, :width] = unit.mul_(2).sub_(1).transpose(0, 1)
         if padded[1] > width:
             lr[..., :height, width:] = lr[..., :height, self._mirror_columns]
         if padded[0] > height:
@@ -100,9 +110,14 @@ class Canvas:
                 point in [0, 1].
         """
         height, width = self.output_size
-        for t in range(len(out)):  # frame by frame: float32 copies of a whole chunk are large at 4K
-            unit = result[0, :, t, :height, :width].float().add(1).div_(2).clamp_(0, 1)
-            out[t].copy_(unit.mul_(255).round_().to(torch.uint8) if out.dtype == torch.uint8 else unit)
+        for piece in self._pieces(len(out)):  # a float32 copy of a whole chunk is large at 4K
+            unit = result[0, :, piece, :height, :width].float().add(1).div_(2).clamp_(0, 1).transpose(0, 1)
+            out[piece].copy_(unit.mul_(255).round_().to(torch.uint8) if out.dtype == torch.uint8 else unit)
+
+    def _pieces(self, frames: int) -> list[slice]:
+        """Frames that are converted together."""
+        together = 1 if self._device.type == "cpu" else max(1, PASS_VALUES // (3 * math.prod(self.output_size)))
+        return [slice(start, min(start + together, frames)) for start in range(0, frames, together)]
 
 
 def _round_up(pixels: int, multiple: int) -> int:

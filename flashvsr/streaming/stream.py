@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from flashvsr.streaming.frames import Canvas
+from flashvsr.streaming.frames import Canvas, to_device
 from flashvsr.streaming.geometry import Geometry
 from flashvsr.streaming.noise import chunk_noise
 
@@ -236,7 +236,7 @@ class Stream:
 
     def _step(self, frames: Tensor, out: Tensor) -> int:
         """Run one chunk, write as many of its frames as fit into ``out`` and say how many those are."""
-        noise = self._next_noise().to(self._device, self._dtype, non_blocking=True)
+        noise = to_device(self._next_noise(), self._device).to(self._dtype)
         lr = self._canvas.to_model(frames)
         result, self._state = self._system.step(lr, noise, self._state, **self._step_options)
         expected = (1, 3, self._geometry.output_frames(self._chunk), *self.padded_size)

@@ -129,7 +129,11 @@ class Job:
             "version of flashvsr": __version__,
             "input": fingerprint_source(self.source),
             "model": fingerprint_model(self.model),
-            **{name: value if value is None else str(value) for name, value in self.loading.items()},
+            **{
+                name: value if value is None else str(value)
+                for name, value in self.loading.items()
+                if name != "cache_gib"
+            },
             "device": _device(system).type,
             "dtype": str(getattr(system, "dtype", self.loading["dtype"])),
             "scale": float(self.streaming["scale"]),

@@ -47,6 +47,9 @@ def upscale_file(
     device: str = "auto",
     dtype: str = "auto",
     impl: str = "auto",
+    sparse_ratio: float | None = None,
+    fp8: bool = False,
+    cache_gib: float | None = None,
     codec: str = "auto",
     crf: float = 16,
     format: str = "auto",
@@ -72,7 +75,7 @@ def upscale_file(
         model: ``"nano"``, a model folder (ours or an official download), or a system: any object whose
             ``stream(height=, width=, scale=, seed=, state=)`` works like that of `flashvsr.FlashVSR`. For a system the
             options that shape loading (``version``, ``prompt``, ``decoder``, ``color``, ``device``, ``dtype``,
-            ``impl``) are not used.
+            ``impl``, ``sparse_ratio``, ``fp8``, ``cache_gib``) are not used.
         version: Release of an official folder, ``"v1"`` or ``"v1.1"``; None tells it by hash.
         prompt: Prompt tensor of an official folder; None looks for it in the folder.
         scale: Enlargement; the output has ``round(scale * height)`` rows.
@@ -82,6 +85,10 @@ def upscale_file(
         device: ``"auto"`` or a device of PyTorch.
         dtype: ``"auto"``, ``"fp32"``, ``"bf16"`` or ``"fp16"``.
         impl: Attention implementation, ``"auto"`` or a name.
+        sparse_ratio: Density of attention, lower is faster; None keeps the model's own.
+        fp8: Compute two thirds of the transformer's products in 8-bit floats: faster and less exact.
+        cache_gib: GiB of a GPU's memory for keys and values; the rest of them lies in the host's memory, which is
+            slower and changes no frame. None keeps all on the GPU.
         codec: ``"auto"``, or a video encoder by its FFmpeg name.
         crf: Quality of the encoder, lower is better.
         format: Container; ``"auto"`` goes by the ending, Matroska for stdout.
@@ -106,13 +113,13 @@ def upscale_file(
         KeyboardInterrupt: When interrupted. What can be resumed is kept; a note on the error says where.
     """
     began = time.monotonic()
-    loading = {"version": version, "prompt": prompt, "decoder": decoder, "color": color}
+    loading = {"version": version, "prompt": prompt, "decoder": decoder, "color": color, "sparse_ratio": sparse_ratio}
     with reporter(quiet=quiet) as report:
         job = Job(
             source=str(input),
             target=Target.parse(output, format),
             model=model,
-            loading={**loading, "device": device, "dtype": dtype, "impl": impl},
+            loading={**loading, "device": device, "dtype": dtype, "impl": impl, "fp8": fp8, "cache_gib": cache_gib},
             streaming={"scale": scale, "seed": seed},
             encoding={"codec": codec, "crf": crf, "format": format},
             fps=fps,

@@ -39,6 +39,34 @@ def test_a_clone_does_not_follow_and_a_saved_cache_comes_back():
     assert not torch.equal(cache.read(0)[0], before)
 
 
+@pytest.mark.parametrize("room", [2, 3, 4])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_layers_without_room_on_the_device_are_read_as_they_were_written(device, room):
+    gib = room * (2 * 3 * 128 * 2 * 4 * 4) / 2**30  # of one layer: keys and values of 3 slots
+    caches = [KVCache(5, 3, 128, 2, 4, device=device, device_gib=limit) for limit in (None, gib)]
+    assert [len(cache.keys) for cache in caches] == [5, room - 2]  # two more pass by
+    torch.manual_seed(0)
+    for slots in (3, 1, 1, 1, 1, 1):
+        for layer in range(5):
+            chunk = torch.randn(2, 1, 2, slots * 128, 4).to(device)
+            plain, split = (cache.read(layer) for cache in caches)
+            assert all(torch.equal(x, y) for x, y in zip(plain, split, strict=True))
+            for cache in caches:
+                cache.write(layer, chunk[0], chunk[1], block_means(chunk[0]))
+        for cache in caches:
+            cache.advance(slots)
+        saved = caches[1].state_dict()
+        if caches[1].slots_seen == 5:
+            caches[1] = KVCache.from_state_dict(saved, device=device, device_gib=gib)
+        caches[1] = caches[1].clone()
+    assert torch.equal(saved["keys"], caches[0].state_dict()["keys"])
+
+
+def test_too_little_room_on_the_device_is_refused_and_says_how_much_it_takes():
+    with pytest.raises(ValueError, match=r"two layers take 0\.75 GiB on the device, got only 0\.5 GiB"):
+        KVCache(30, 3, 2**14, 16, 64, device="meta", device_gib=0.5)
+
+
 def test_reading_copies_nothing():
     cache, _ = _filled(4)
     assert cache.read(1)[0].untyped_storage().data_ptr() == cache.keys.untyped_storage().data_ptr()

@@ -1,7 +1,12 @@
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
 from flashvsr.attention import BlockSelection, TokenGrid, causal_slot_mask, select_blocks, window_mask
+from flashvsr.attention.select import select_from_means
 
 DTYPES = {"torch.float32": torch.float32, "torch.bfloat16": torch.bfloat16}
 
@@ -142,3 +147,50 @@ def test_bad_arguments_are_refused_by_value():
         select_blocks(query, key, everything, budget=1)
     with pytest.raises(ValueError, match="sparse_ratio is positive, got 0"):
         BlockSelection(sparse_ratio=0)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("grid_hw", "slots", "key_slots", "budget"), [((6, 11), 1, 4, 8000), ((6, 11), 3, 3, 9)])
+def test_the_kernels_choose_what_plain_pytorch_does(dtype, grid_hw, slots, key_slots, budget):
+    torch.manual_seed(0)
+    per_slot = grid_hw[0] * grid_hw[1]
+    query, key = (torch.randn(2, 3, per_slot * n, 128, device="cuda", dtype=dtype) for n in (slots, key_slots))
+    allowed = window_mask(grid_hw, (5, 5)).cuda()
+    allowed[7] = False
+    plain, kernel = (
+        select_from_means(query, key, allowed, budget=budget, slots=slots, impl=impl) for impl in ("plain", "triton")
+    )
+    assert 0 < plain.sum() < allowed.sum() * 6 * slots * key_slots
+    assert (plain != kernel).float().mean() < 1e-4
+
+
+def test_named_kernels_never_fall_back_and_an_unknown_one_is_refused():
+    means = torch.randn(1, 1, 4, 8)
+    everything = torch.ones(4, 4, dtype=torch.bool)
+    with pytest.raises(RuntimeError, match="needs a GPU"):
+        select_from_means(means, means, everything, budget=3, impl="triton")
+    with pytest.raises(ValueError, match="'radix'"):
+        select_from_means(means, means, everything, budget=3, impl="radix")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels themselves were tested")
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_the_kernels_equal_plain_pytorch_under_the_interpreter(dtype):
+    code = (
+        "import torch\n"
+        "from flashvsr.attention import window_mask\n"
+        "from flashvsr.attention.select import select_from_means\n"
+        "from flashvsr.attention.triton_select import launch_select\n"
+        "torch.manual_seed(0)\n"
+        "for slots, keys, budget in ((1, 4, 17), (3, 3, 9), (2, 4, 0), (1, 2, 10**6)):\n"
+        "    allowed = window_mask((2, 3), (2, 3))\n"
+        "    allowed[2] = False\n"
+        f"    query, key = (2 * torch.randn(2, 2, 6 * n, 16, dtype=torch.{dtype}) for n in (slots, keys))\n"
+        "    plain = select_from_means(query, key, allowed, budget=budget, slots=slots)\n"
+        "    kernel = launch_select(query / 8 @ key.transpose(2, 3), 0.5, allowed, budget)\n"
+        "    assert torch.equal(plain, kernel), (slots, keys, budget, (plain != kernel).sum())\n"
+    )
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -37,11 +37,13 @@ def test_bands_that_read_one_row_less_show_seams(monkeypatch):
 
 
 @torch.inference_mode()
-def test_a_band_is_no_larger_than_its_limit_and_never_without_rows():
+def test_bands_are_as_few_as_their_limit_allows_and_never_without_rows():
     half = torch.empty(1, 32, 384, 640)
     row = 2 * 2 * 640 * 16 * 4  # one row at half resolution is two rows of twice the width
     rows = band_rows(half, 16)
-    assert rows * row <= convolutions.BAND_BYTES < (rows + 1) * row
+    assert rows * row <= convolutions.BAND_BYTES
+    assert -(-384 // rows) == -(-384 * row // convolutions.BAND_BYTES)
+    assert rows * -(-384 // rows) - 384 < -(-384 // rows)  # of equal height
     assert band_rows(torch.empty(1, 1, 1, 1, device="meta").expand(64, 128, 384, 40960), 128) == 4 * convolutions.HALO
 
 

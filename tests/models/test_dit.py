@@ -175,6 +175,23 @@ def test_saved_states_and_clones_go_on_as_if_nothing_had_happened():
         assert torch.equal(_run(dit, latents[:, :, 8:], branch)[0], expected[:, :, 8:])
 
 
+@torch.inference_mode()
+def test_layers_in_host_memory_change_no_velocity_and_their_saved_states_fit_any_room():
+    torch.manual_seed(0)
+    attention = partial(LocalSparseAttention, sparse_ratio=0.03, window_hw=(3, 3))
+    dit, latents = VideoDiT(32, 5, 2, 64, channels=4, text_dim=None, attention=attention), _latents(14)
+    expected, _ = _run(dit, latents)
+    layer_bytes = 2 * 3 * 6 * 128 * 32 * 4  # keys and values of 3 slots of 6 blocks
+    dit.cache_gib = 3 * layer_bytes / 2**30
+    start, state = _run(dit, latents[:, :, :10])
+    assert len(state.cache.keys) == 1
+    assert torch.equal(start, expected[:, :, :10])
+    resumed = DiTState.from_state_dict(state.state_dict())
+    assert len(resumed.cache.keys) == 5
+    for branch in (state.clone(), state, resumed):
+        assert torch.equal(_run(dit, latents[:, :, 10:], branch)[0], expected[:, :, 10:])
+
+
 def test_two_interleaved_streams_do_not_touch_each_other():
     dit, one, two = _small(), _latents(10), _latents(10).flip(2)
     expected = [_run(dit, latents)[0] for latents in (one, two)]

@@ -5,21 +5,15 @@ from __future__ import annotations
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
+from flashvsr.bench.operations import PARTS, count_operations
 from flashvsr.models.system import FlashVSR
 from flashvsr.streaming import Stream
-
-PARTS = ("projection", "dit", "decoder", "color")
-"""Submodules of a system that are timed on their own; the rest is resizing, padding and noise."""
-
-TOKENS_PER_BLOCK = 128
 
 
 @dataclass(frozen=True)
@@ -53,6 +47,9 @@ class BenchResult:
         first_frames_ms: The same once kernels are compiled and memory is allocated.
         chunk_ms: Median time of a steady chunk of 8 frames.
         parts: The parts of a steady chunk.
+        late_over_early: Median time of the last quarter of the steady chunks over that of the first: 1 when time does
+            not grow with the length of a stream.
+        paths: What ran, of :meth:`~flashvsr.models.FlashVSR.paths`.
         peak_gib: Most memory reserved by the allocator on a GPU, loading included; 0 elsewhere.
         matrix_tflops: Matrix product rate measured in this run, for the floors.
     """
@@ -63,6 +60,8 @@ class BenchResult:
     cold_first_frames_ms: float
     first_frames_ms: float
     chunk_ms: float
+    late_over_early: float
+    paths: dict[str, str]
     parts: list[PartResult]
     peak_gib: float
     matrix_tflops: float
@@ -74,6 +73,8 @@ class BenchResult:
             f"{width}x{height} on {self.device}: {self.frames_per_second:.2f} frames/s, first frames after "
             f"{self.first_frames_ms:.0f} ms (cold {self.cold_first_frames_ms:.0f} ms), peak {self.peak_gib:.2f} GiB, "
             f"matrix rate {self.matrix_tflops:.1f} TFLOP/s",
+            f"time of the last chunks over that of the first: {self.late_over_early:.2f}",
+            *(f"{what}: {how}" for what, how in self.paths.items()),
             "",
             "| part | ms per chunk | TFLOP | floor ms | peak GiB |",
             "|---|---|---|---|---|",
@@ -107,14 +108,21 @@ class _Clock:
     def stop(self, name: str) -> None:
         self.regions[name].append((self._open.pop(name), self._now()))
 
-    def medians(self) -> dict[str, float]:
-        """Median milliseconds by region."""
+    def late_over_early(self, name: str) -> float:
+        """Median of the last quarter of a region's times over that of the first quarter."""
+        times = self.milliseconds(name)
+        quarter = max(1, len(times) // 4)
+        return statistics.median(times[-quarter:]) / statistics.median(times[:quarter])
+
+    def milliseconds(self, name: str) -> list[float]:
+        """Times of a region, in order; waits for the device."""
         if self.cuda:
             torch.cuda.synchronize()
-        return {
-            name: statistics.median(a.elapsed_time(b) if self.cuda else b - a for a, b in pairs)
-            for name, pairs in self.regions.items()
-        }
+        return [a.elapsed_time(b) if self.cuda else b - a for a, b in self.regions[name]]
+
+    def medians(self) -> dict[str, float]:
+        """Median milliseconds by region."""
+        return {name: statistics.median(self.milliseconds(name)) for name in list(self.regions)}
 
     def watch(self, name: str, module: nn.Module) -> list[Any]:
         """Time every call of a module; returns the hooks' handles."""
@@ -155,7 +163,7 @@ def bench(system: FlashVSR, *, height: int, width: int, chunks: int = 10, seed: 
             stream.push(video[first:])
     for _ in range(3):
         stream.push(video[first:])
-    flops = _count(system, stream, video[first:])
+    flops = count_operations(system, stream, video[first:])
     handles = [handle for name in PARTS for handle in clock.watch(name, getattr(system, name))]
     for _ in range(chunks):
         clock.start("chunk")
@@ -178,6 +186,8 @@ def bench(system: FlashVSR, *, height: int, width: int, chunks: int = 10, seed: 
         cold_first_frames_ms=times["cold"],
         first_frames_ms=times["first"],
         chunk_ms=times["chunk"],
+        late_over_early=clock.late_over_early("chunk"),
+        paths=system.paths(),
         parts=parts,
         peak_gib=peak,
         matrix_tflops=rate / 1e12,
@@ -202,58 +212,6 @@ def _part_peaks(system: FlashVSR, stream: Stream, frames: Tensor) -> dict[str, f
     for handle in handles:
         handle.remove()
     return peaks
-
-
-def _fused_conv_flops(x: Sequence[int], weight: Sequence[int], *_: Any, out_shape: Sequence[int], **__: Any) -> int:
-    return conv_flop_count(list(x), list(weight), list(out_shape))
-
-
-FUSED_CONVOLUTIONS = {
-    torch.ops.aten.cudnn_convolution_relu: _fused_conv_flops,
-    torch.ops.aten.cudnn_convolution_add_relu: _fused_conv_flops,
-}
-"""What torch's counter does not know: shapes to operations."""
-
-
-def _count(system: FlashVSR, stream: Stream, frames: Tensor) -> dict[str, float]:
-    """Operations of each part in one steady chunk: matrix products and convolutions, and attention over kept blocks.
-
-    The transformer is counted layer by layer: a counter of operators sees no Triton kernel and takes no FlexAttention.
-    """
-    flops: dict[str, float] = dict.fromkeys(PARTS, 0.0)
-    counters = {
-        name: FlopCounterMode(display=False, custom_mapping=FUSED_CONVOLUTIONS) for name in PARTS if name != "dit"
-    }
-    handles: list[Any] = []
-    kept: list[Tensor] = []
-
-    def count_linear(layer: Any, args: Any, out: Tensor) -> None:
-        flops["dit"] += 2 * out.numel() * layer.in_features
-
-    def count_cross_attention(layer: Any, args: Any, out: Tensor) -> None:
-        flops["dit"] += 4 * out.numel() * args[1][0].shape[1]  # [B, N, dim] against L prompt tokens
-
-    def count_kept(layer: Any, args: Any, out: Tensor) -> None:
-        kept.append(out.sum())  # stays on the device until the chunk is done
-
-    for name, counter in counters.items():
-        module: nn.Module = getattr(system, name)
-        handles += [
-            module.register_forward_pre_hook(lambda *_, counter=counter: counter.__enter__() and None),
-            module.register_forward_hook(lambda *_, counter=counter: counter.__exit__(None, None, None)),
-        ]
-    linear = [layer for layer in system.dit.modules() if isinstance(layer, nn.Linear)]
-    handles += [layer.register_forward_hook(count_linear) for layer in linear]
-    for block in system.dit.blocks:
-        handles.append(block.self_attn.selection.register_forward_hook(count_kept))
-        if system.dit.has_prompt:
-            handles.append(block.cross_attn.register_forward_hook(count_cross_attention))
-    stream.push(frames)
-    for handle in handles:
-        handle.remove()
-    flops["dit"] += sum(int(pairs) for pairs in kept) * 4 * system.dit.head_dim * TOKENS_PER_BLOCK**2
-    flops |= {name: float(counter.get_total_flops()) for name, counter in counters.items()}
-    return flops
 
 
 def _matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
