@@ -51,6 +51,8 @@ def main(out: str) -> None:
             changes[strategy][name] = (whole - before[name]).contiguous()
     if rank == 0:
         torch.save(changes, out)
+    if torch.distributed.is_initialized():  # else gloo's threads may still run when the process ends
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

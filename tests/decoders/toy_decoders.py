@@ -100,6 +100,8 @@ def main(out: str) -> None:
             }
     if rank == 0:
         torch.save(changes, out)
+    if torch.distributed.is_initialized():  # else gloo's threads may still run when the process ends
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -15,12 +15,13 @@ from torch import Tensor
 
 from flashvsr.data.degrade.settings import Codec
 from flashvsr.data.degrade.walk import pick
+from flashvsr.data.encode import x264_assembly
 
 # bilinear (2), full chroma interpolation in and out, accurate rounding, the same on every CPU
 _SCALE_FLAGS = 2 | 0x2000 | 0x4000 | 0x40000 | 0x80000
 _DECODERS = {"libx264": "h264", "mpeg4": "mpeg4", "libx265": "hevc", "libvpx-vp9": "vp9"}
 _OPTIONS = {
-    "libx264": {"preset": "veryfast", "x264-params": "threads=1:lookahead-threads=1:log-level=-1"},
+    "libx264": {"preset": "veryfast", "x264-params": f"threads=1:lookahead-threads=1:log-level=-1{x264_assembly()}"},
     "mpeg4": {},
     "libx265": {"preset": "ultrafast", "x265-params": "pools=none:frame-threads=1:log-level=none"},
     "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8"},
