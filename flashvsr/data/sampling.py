@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import DistributedSampler
 
 
 @dataclass(frozen=True)
@@ -74,8 +73,8 @@ def draw_epoch(
     return photo, numbers
 
 
-class EpochPlan(DistributedSampler):
-    """Yields a `BatchPlan` for each batch of this process; to be used with ``DataLoader(batch_size=None)``.
+class EpochPlan:
+    """Yields a `BatchPlan` for each batch of this process.
 
     Batch ``b`` of rank ``r`` among ``w`` processes holds the global positions ``b*w*B + r + w*i``, i = 0 .. B-1. A
     sample is a function of (seed, epoch, global position): two processes of batch B/2 together get what one of
@@ -83,8 +82,7 @@ class EpochPlan(DistributedSampler):
 
     Each pass begins at ``position()`` and gives as many batches as an epoch has, across its end if need be. So the run
     is one sequence of batches wherever a pass is cut off, and Lightning's own count of epochs (which calls one
-    finished when ``max_steps`` ends it) does not matter. It is a ``DistributedSampler`` so that Lightning puts no
-    other in its place.
+    finished when ``max_steps`` ends it) does not matter.
 
     Args:
         counts: Videos and photographs there are.
@@ -113,8 +111,8 @@ class EpochPlan(DistributedSampler):
         position: Callable[[], tuple[int, int]] = lambda: (0, 0),
         before: Callable[[], int] = lambda: 0,
     ) -> None:
-        super().__init__(range(batches), num_replicas=world, rank=rank, shuffle=False)  # type: ignore[arg-type]
         self._counts, self._batches, self._seed = counts, batches, seed
+        self._rank, self._world = rank, world
         self._position, self._before = position, before
         self.batch_size, self._images, self._photo_fraction = batch_size, images, photo_fraction
 
@@ -134,7 +132,7 @@ class EpochPlan(DistributedSampler):
             yield BatchPlan(epoch, batch, clips(batch), images(batch))
 
     def _draws(self, stream: str, epoch: int, size: int, photo_fraction: float) -> Callable[[int], tuple[Draw, ...]]:
-        world, rank = self.num_replicas, self.rank
+        world, rank = self._world, self._rank
         total = self._batches * size * world
         photo, numbers = draw_epoch(self._seed, epoch, total, self._counts, photo_fraction, stream)
 
