@@ -11,7 +11,7 @@ from torch import Tensor
 from flashvsr.data.degrade.blur import BlurWalk, apply_blur
 from flashvsr.data.degrade.clip import to_bytes
 from flashvsr.data.degrade.codec import through_codec
-from flashvsr.data.degrade.draw import ClipDraw, StageDraw, is_clean, recipe_of
+from flashvsr.data.degrade.draw import Choice, ClipDraw, StageDraw
 from flashvsr.data.degrade.jpeg import simulate_jpeg
 from flashvsr.data.degrade.resize import low_size, resize
 from flashvsr.data.degrade.settings import Blur, Stage
@@ -36,12 +36,12 @@ class BatchDegradation:
         threads: Clips encoded at the same time.
 
     Raises:
-        ValueError: If the preset is unknown, the fraction not in [0, 1] or ``threads`` not positive.
+        ValueError: If a preset is unknown, probabilities do not make sense or ``threads`` is not positive.
     """
 
     def __init__(
         self,
-        preset: str = "realbasicvsr",
+        preset: str | dict[str, float] = "realbasicvsr",
         *,
         first: Stage | None = None,
         second: Stage | None = None,
@@ -51,8 +51,7 @@ class BatchDegradation:
     ) -> None:
         if threads < 1:
             raise ValueError(f"threads={threads}: expected at least 1")
-        self.recipe = recipe_of(preset, first, second, sinc, clean_fraction)
-        self.clean_fraction = clean_fraction
+        self.choice = Choice(preset, first, second, sinc, clean_fraction)
         self.threads = threads
 
     @torch.no_grad()
@@ -83,10 +82,11 @@ class BatchDegradation:
         frames = clip.float() if clip.dtype == torch.uint8 else (clip.float() + 1) * 127.5
         height, width = frames.shape[-2:]
         size = low_size(height, width)
-        if is_clean(seed, self.clean_fraction):
+        recipe = self.choice.of(seed)
+        if recipe is None:
             low = F.interpolate(frames, size, mode="bicubic", antialias=True, align_corners=False)
             return pool.submit(to_bytes(low).cpu)
-        draw = ClipDraw(self.recipe, seed, height=height, width=width)
+        draw = ClipDraw(recipe, seed, height=height, width=width)
         middle = _spoil(frames, draw.stages[0])
         low = resize(_spoil(middle, draw.stages[1]), size, draw.final_method)
         done = to_bytes(_blur(low, draw.sinc)).cpu()

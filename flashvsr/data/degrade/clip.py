@@ -10,7 +10,7 @@ from torch import Tensor
 
 from flashvsr.data.degrade.blur import BlurWalk, apply_blur
 from flashvsr.data.degrade.codec import CodecDraw, through_codec
-from flashvsr.data.degrade.draw import ClipDraw, StageDraw, is_clean, recipe_of
+from flashvsr.data.degrade.draw import Choice, ClipDraw, StageDraw
 from flashvsr.data.degrade.jpeg import encode_jpeg
 from flashvsr.data.degrade.resize import bicubic_quarter, low_size, resize
 from flashvsr.data.degrade.settings import Blur, Stage
@@ -34,14 +34,14 @@ class Degradation:
     as it is, while the paper degrades an unsharp-masked one.
 
     Args:
-        preset: ``"realbasicvsr"`` as published; ``"mild"`` for decent consumer video.
+        preset: ``"realbasicvsr"`` as published; ``"mild"`` for decent consumer video; or the probability of each.
         first: Replaces the first round of the preset; what a `Stage` leaves out is the paper's first round.
         second: Replaces the second round, likewise.
         sinc: Replaces the blur after the reduction.
         clean_fraction: Share of the clips, by their seed, that are only reduced with PIL's bicubic filter.
 
     Raises:
-        ValueError: If the preset is unknown or the fraction not in [0, 1].
+        ValueError: If a preset is unknown, or probabilities or the fraction do not make sense.
 
     Reference:
         RealBasicVSR, https://arxiv.org/abs/2111.12704, section 4 and the released configuration; Real-ESRGAN,
@@ -50,15 +50,14 @@ class Degradation:
 
     def __init__(
         self,
-        preset: str = "realbasicvsr",
+        preset: str | dict[str, float] = "realbasicvsr",
         *,
         first: Stage | None = None,
         second: Stage | None = None,
         sinc: Blur | None = None,
         clean_fraction: float = 0.0,
     ) -> None:
-        self.recipe = recipe_of(preset, first, second, sinc, clean_fraction)
-        self.clean_fraction = clean_fraction
+        self.choice = Choice(preset, first, second, sinc, clean_fraction)
 
     def __call__(self, frames: Tensor, seed: int) -> Tensor:
         """Degrade a clip.
@@ -92,11 +91,12 @@ class Degradation:
         if start is None:
             return
         coming = chain([start], coming)
-        if is_clean(seed, self.clean_fraction):
+        recipe = self.choice.of(seed)
+        if recipe is None:
             yield from map(bicubic_quarter, coming)
             return
         height, width = start.shape[-2:]
-        draw = ClipDraw(self.recipe, seed, height=height, width=width)
+        draw = ClipDraw(recipe, seed, height=height, width=width)
         first, second = draw.stages
         passed = _codec(_spoil(coming, first), first.codec)
         passed = _spoil(passed, second)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from flashvsr.data.degrade.blur import BlurWalk
@@ -46,23 +48,46 @@ class ClipDraw:
         self.sinc = BlurWalk(recipe.sinc, _rng(seed, 3, 1))
 
 
-def is_clean(seed: int, fraction: float) -> bool:
-    """Whether the clip of this seed is among the given fraction that is reduced and nothing else."""
-    return bool(_rng(seed, 0, 0).random() < fraction)
+class Choice:
+    """Which degradation a clip gets, by its seed.
 
-
-def recipe_of(preset: str, first: Stage | None, second: Stage | None, sinc: Blur | None, fraction: float) -> Recipe:
-    """A preset with some rounds replaced.
+    Args:
+        preset: Name of a preset, or the probability of each of several; they sum to 1.
+        first: Replaces the first round of all of them; likewise ``second`` and ``sinc``.
+        clean_fraction: Share of the clips that are reduced and nothing else.
 
     Raises:
-        ValueError: If the preset is unknown or ``fraction``, of clean clips, is not in [0, 1].
+        ValueError: If a preset is unknown, the probabilities do not sum to 1 or the fraction is not in [0, 1].
     """
-    if preset not in PRESETS:
-        raise ValueError(f"preset {preset!r}: expected one of {', '.join(PRESETS)}")
-    if not 0 <= fraction <= 1:
-        raise ValueError(f"clean_fraction={fraction}: expected a number in [0, 1]")
-    found = PRESETS[preset]
-    return Recipe(first or found.first, second or found.second, sinc or found.sinc)
+
+    def __init__(
+        self,
+        preset: str | Mapping[str, float],
+        first: Stage | None,
+        second: Stage | None,
+        sinc: Blur | None,
+        clean_fraction: float,
+    ) -> None:
+        chances = {preset: 1.0} if isinstance(preset, str) else dict(preset)
+        for name in chances:
+            if name not in PRESETS:
+                raise ValueError(f"preset {name!r}: expected one of {', '.join(PRESETS)}")
+        if not chances or min(chances.values()) < 0 or abs(sum(chances.values()) - 1) > 1e-6:
+            raise ValueError(f"preset={chances}: expected probabilities that sum to 1")
+        if not 0 <= clean_fraction <= 1:
+            raise ValueError(f"clean_fraction={clean_fraction}: expected a number in [0, 1]")
+        self._clean_fraction, self._chances = clean_fraction, tuple(chances.values())
+        self._recipes = [
+            Recipe(first or found.first, second or found.second, sinc or found.sinc)
+            for found in map(PRESETS.__getitem__, chances)
+        ]
+
+    def of(self, seed: int) -> Recipe | None:
+        """The settings for the clip of this seed; None for a clean one."""
+        rng = _rng(seed, 0, 0)
+        if rng.random() < self._clean_fraction:
+            return None
+        return self._recipes[int(rng.choice(len(self._recipes), p=self._chances))]
 
 
 def _rng(seed: int, stage: int, operation: int) -> np.random.Generator:
