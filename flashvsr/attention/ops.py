@@ -12,8 +12,8 @@ from torch import Tensor
 
 from flashvsr.attention.blocks import BLOCK_SIZE
 
-IMPLS = ("triton", "gather", "flex", "hopper", "dense", "reference")
-"""Implementations of :func:`block_sparse_attention`, as ``auto`` prefers them; the last three it never takes."""
+IMPLS = ("hopper", "triton", "gather", "flex", "dense", "reference")
+"""Implementations of :func:`block_sparse_attention`, as ``auto`` prefers them; the last two it never takes."""
 
 PACKED_IMPLS = ("xformers", "sdpa", "flex")
 """Implementations of :func:`packed_attention`, as ``auto`` prefers them."""
@@ -126,7 +126,7 @@ def choose_impl(
         RuntimeError: If none can run.
     """
     reasons = explain_impls(device, dtype, head_dim, requires_grad, packed=packed, block_size=block_size)
-    candidates = PACKED_IMPLS if packed else IMPLS[:-3]
+    candidates = PACKED_IMPLS if packed else IMPLS[:-2]
     for index, name in enumerate(candidates):
         if reasons[name] is None:
             passed_over = "; ".join(f"{other}: {reasons[other]}" for other in candidates[:index])
