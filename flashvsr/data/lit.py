@@ -171,7 +171,7 @@ class ShardDataModule(L.LightningDataModule):
             return self._finish(self._degraded(batch))
         for made in (*batch.pop("before", ()), batch):
             if "hr" in made:
-                self._pool.add(self._degraded(made))
+                self._pool.add(self._prepared(self._degraded(made)))
         drawn = self._finish(self._pool.draw(position, self._echoed))
         self._echoed = (self._echoed + 1) % self._echo
         if not self._echoed:
@@ -274,10 +274,18 @@ class ShardDataModule(L.LightningDataModule):
             degraded["lr"] = batch["lr"]
         return degraded | ({"image": self._degraded(batch["image"])} if "image" in batch else {})
 
+    def _prepared(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """A degraded batch, and what the stage computes once of it for all steps that will see it."""
+        prepare = getattr(self.trainer and self.trainer.lightning_module, "prepare", None)
+        if prepare is None:
+            return batch
+        with torch.no_grad(), self.trainer.precision_plugin.forward_context():
+            return _joined(batch, prepare(self._finish(batch)))
+
     def _finish(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """The floats that the stages take."""
+        """The floats that the stages take; what they prepared stays as it is."""
         hr = batch["hr"]
-        finished = {"hr": _to_float(hr), "lr": upsample(batch["lr"], (hr.shape[3], hr.shape[4])), "seed": batch["seed"]}
+        finished = batch | {"hr": _to_float(hr), "lr": upsample(batch["lr"], (hr.shape[3], hr.shape[4]))}
         return finished | ({"image": self._finish(batch["image"])} if "image" in batch else {})
 
 
@@ -290,6 +298,12 @@ class _Fixed(torch.utils.data.DistributedSampler):
 
     def __iter__(self) -> Any:
         return iter(self._plans)
+
+
+def _joined(batch: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    """The entries of both, images' likewise."""
+    nested = {"image": _joined(batch["image"], more["image"])} if "image" in batch and "image" in more else {}
+    return batch | more | nested
 
 
 def upsample(small: Tensor, size: tuple[int, int]) -> Tensor:

@@ -114,12 +114,13 @@ class DecoderStage(LightningModule):
         optimizer: Makes the optimizer of everything in `decoder` that has ``requires_grad``.
         scheduler: Makes the schedule of its learning rate, stepped after every step; None keeps the rate.
         teacher_weight: Of the same loss against the frames that the VAE decodes; 0 does not decode them.
-        latent_noise: Standard deviation of noise added to the latents, whose own is 1: the decoder gets used to
-            latents that are not the encoder's.
+        latent_noise: Highest noise level of the latents, 0 to 1: each sample draws its own level s below it and is
+            decoded from ``(1 - s) latents + s noise``, so that the decoder uses latents as far as they can be trusted.
         latents: ``"vae"``, or ``"zero"``: the decoder sees LR frames only and becomes a plain convolutional upscaler.
 
     Raises:
-        ValueError: If ``latents`` is neither, or ``vae`` and ``teacher_weight`` do not go with it.
+        ValueError: If ``latents`` is neither, ``vae`` and ``teacher_weight`` do not go with it, or ``latent_noise`` is
+            not in [0, 1].
 
     Reference:
         FlashVSR, https://arxiv.org/abs/2510.12747, tiny conditional decoder.
@@ -140,6 +141,8 @@ class DecoderStage(LightningModule):
         super().__init__()
         if latents not in ("vae", "zero"):
             raise ValueError(f"latents is 'vae' or 'zero', got {latents!r}")
+        if not 0 <= latent_noise <= 1:
+            raise ValueError(f"latent_noise={latent_noise}: expected a level in [0, 1]")
         if latents == "vae" and vae is None:
             raise ValueError("latents='vae' needs a vae; pass one, or latents='zero' for a decoder of LR frames alone")
         if latents == "zero" and (vae is not None or teacher_weight or latent_noise):
@@ -160,10 +163,12 @@ class DecoderStage(LightningModule):
         step, losses = self.global_step, []
         for kind, part in _parts(batch):
             lr, hr = _aligned(part)
-            latents, teacher = self._inputs(hr)
+            latents = self._latents(part)
+            teacher = self._teacher(latents)
             if self.latent_noise:
-                noise = _seeded_normal(part["seed"], f"{kind} decoder {step}", latents.shape[1:])
-                latents = latents + self.latent_noise * noise.to(latents)
+                noise = _seeded_normal(part["seed"], f"{kind} decoder {step}", latents.shape[1:]).to(latents)
+                level = self.latent_noise * _seeded_levels(part["seed"], f"{kind} level {step}").to(latents)
+                latents = torch.lerp(latents, noise, level.view(-1, 1, 1, 1, 1))
             sr, _ = self.decoder(latents, lr, None)
             loss, parts = self.reconstruction(sr, hr, None)
             _log_parts(self, "train", kind, parts)
@@ -176,10 +181,17 @@ class DecoderStage(LightningModule):
         self.log("train/loss", loss.detach(), batch_size=sum(len(part) for part in losses))
         return loss
 
+    def prepare(self, batch: Batch) -> Batch:
+        """Latents of the truth: a data module that repeats clips keeps them."""
+        if self.vae is None:
+            return {}
+        images = {"image": self.prepare(batch["image"])} if "image" in batch else {}
+        return {"latents": self._latents(batch)} | images
+
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Decode the clips of a batch from the latents of the ground truth; images are passed over."""
         lr, hr = _aligned(batch)
-        sr, _ = self.decoder(self._latents(hr), lr, None)
+        sr, _ = self.decoder(self._latents(batch), lr, None)
         _log_validation(self, self.reconstruction, sr, hr)
         return {"lr": lr, "sr": sr.float().clamp(-1, 1), "hr": hr}
 
@@ -196,17 +208,19 @@ class DecoderStage(LightningModule):
         _log_gradient_norm(self, "decoder")
 
     @torch.no_grad()
-    def _latents(self, hr: Tensor) -> Tensor:
+    def _latents(self, part: Batch) -> Tensor:
+        if "latents" in part:
+            return part["latents"]
+        _, hr = _aligned(part)
         if self.vae is None:
             return hr.new_zeros(hr.shape[0], *_latent_size(self.decoder, hr))
         return self.vae.encode(hr)[0].to(hr.dtype)  # type: ignore[operator]
 
     @torch.no_grad()
-    def _inputs(self, hr: Tensor) -> tuple[Tensor, Tensor | None]:
-        latents = self._latents(hr)
+    def _teacher(self, latents: Tensor) -> Tensor | None:
         if self.vae is None or not self.teacher_weight:
-            return latents, None
-        return latents, self.vae.decode(latents)[0].clamp(-1, 1)  # type: ignore[operator]
+            return None
+        return self.vae.decode(latents)[0].clamp(-1, 1)  # type: ignore[operator]
 
 
 def _parts(batch: Batch) -> list[tuple[str, Batch]]:
@@ -239,6 +253,12 @@ def _seeded_normal(seeds: Tensor, use: str, size: Any) -> Tensor:
         generator = torch.Generator(seeds.device).manual_seed(int.from_bytes(name, "big"))
         drawn.append(torch.randn(tuple(size), generator=generator, device=seeds.device))
     return torch.stack(drawn)
+
+
+def _seeded_levels(seeds: Tensor, use: str) -> Tensor:
+    """Uniform numbers in [0, 1), `[B]`, likewise."""
+    drawn = [int.from_bytes(blake2b(f"{seed} {use}".encode(), digest_size=6).digest(), "big") for seed in seeds.tolist()]
+    return torch.tensor(drawn, dtype=torch.float64, device=seeds.device) / 2**48
 
 
 def _optimizer_of(network: nn.Module, make: MakeOptimizer, scheduler: MakeScheduler | None) -> dict[str, Any]:

@@ -54,6 +54,8 @@ class TinyConditionalDecoder(nn.Module):
         self.latents_per_pass = latents_per_pass
         lr_channels = 3 * FRAMES_PER_LATENT * _CELL * _CELL
         self.decoder = TinyNetwork(lr_channels + latent_channels, channels)
+        with torch.no_grad():  # few as they are, latents begin with as much weight as the LR pixels
+            self.decoder["1"].weight[:, lr_channels:].mul_((lr_channels / latent_channels) ** 0.5 / 2)
         if residual:
             self.decoder.zero_output()
 

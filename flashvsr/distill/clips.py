@@ -35,6 +35,19 @@ def encode(vae: nn.Module, frames: Tensor) -> Tensor:
     return latents.to(frames.dtype)
 
 
+def truth_latents(vae: nn.Module, batch: dict[str, Any]) -> Tensor:
+    """Latents of the frames that have targets: those that `prepared` keeps with a batch, or computed now."""
+    return batch["latents"] if "latents" in batch else encode(vae, target_frames(batch)[1])
+
+
+def prepared(vae: nn.Module | None, batch: dict[str, Any]) -> dict[str, Any]:
+    """What a frozen VAE makes of a batch, and of its images: computed once, however often its clips are drawn."""
+    if vae is None:
+        return {}
+    images = {"image": prepared(vae, batch["image"])} if "image" in batch else {}
+    return {"latents": truth_latents(vae, batch)} | images
+
+
 def project(projection: nn.Module, lr: Tensor) -> Tensor:
     """Tokens `[B, N, dim]` of all T LR frames: `(T - 1) / 4` steps; an image is a clip that stands still, one step."""
     if lr.shape[2] == 1:

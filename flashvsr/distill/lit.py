@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from flashvsr.distill.clips import encode, project, target_frames, trained
+from flashvsr.distill.clips import prepared, project, trained, truth_latents
 from flashvsr.distill.flow_matching import flow_matching_loss, packed_flow_matching_loss
 from flashvsr.distill.frozen import freeze
 from flashvsr.distill.history import draw_history
@@ -92,7 +92,7 @@ class JointStage(LightningModule):
         for kind, part in (("video", batch), ("image", batch.get("image"))):
             if part is None:
                 continue
-            latents = encode(self.vae, target_frames(part)[1])
+            latents = truth_latents(self.vae, part)
             x0 += latents.unbind()
             noise += seeded_normal(part["seed"], f"{kind} noise", step, size=latents.shape[1:]).unbind()
             tokens += project(self.projection, part["lr"]).unbind()
@@ -107,6 +107,10 @@ class JointStage(LightningModule):
         loss = torch.stack(weighted).sum() / sum(weights)
         self.log("train/flow", loss.detach(), batch_size=len(x0))
         return loss
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Latents of the truth: a data module that repeats clips keeps them."""
+        return prepared(self.vae, batch)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Sample the clips of a batch; images are passed over."""
@@ -182,7 +186,7 @@ class SparseCausalStage(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch: the mean over its samples."""
         step = self.trainer.fit_loop.total_batch_idx
-        x0 = encode(self.vae, target_frames(batch)[1])
+        x0 = truth_latents(self.vae, batch)
         tokens = project(self.projection, batch["lr"])
         noise = seeded_normal(batch["seed"], "video noise", step, size=x0.shape[1:])
         sigma = self.schedule.sigma(seeded_uniform(batch["seed"], "video sigma", step))
@@ -192,6 +196,10 @@ class SparseCausalStage(LightningModule):
         loss = flow_matching_loss(predict, x0, noise, sigma, self.schedule).mean()
         self.log("train/flow", loss.detach(), batch_size=x0.shape[0])
         return loss
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Latents of the truth: a data module that repeats clips keeps them."""
+        return prepared(self.vae, batch)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Sample the clips of a batch."""

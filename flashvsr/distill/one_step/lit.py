@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from flashvsr.distill.adversarial import hinge_discriminator_loss, hinge_generator_loss
-from flashvsr.distill.clips import encode, project, target_frames, trained
+from flashvsr.distill.clips import prepared, project, target_frames, trained, truth_latents
 from flashvsr.distill.frozen import freeze
 from flashvsr.distill.gradients import clip_gradients, gradient_norm
 from flashvsr.distill.one_step.objective import OneStepObjective, Reconstruction
@@ -162,6 +162,10 @@ class OneStepStage(LightningModule):
             self.log("train/fake_flow", loss.detach(), batch_size=lr.shape[0])
             self._update("fake", loss)
 
+    def prepare(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Latents of the truth, where the loss compares with them: a data module that repeats clips keeps them."""
+        return prepared(self.vae if self.objective.latent_weight else None, batch)
+
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Make the clips of a batch in one step."""
         return sample_clips(self, batch, steps=1)
@@ -206,7 +210,7 @@ class OneStepStage(LightningModule):
             real, fake = self._scores(batch["lr"])
             losses["dmd"] = objective.dmd_weight, objective.matching_loss(x, real, fake, seeds, step)
         if objective.latent_weight and self.vae is not None:
-            losses["latent"] = objective.latent_weight, objective.latent_loss(x, encode(self.vae, hr))
+            losses["latent"] = objective.latent_weight, objective.latent_loss(x, truth_latents(self.vae, batch))
         frames: tuple[Tensor, Tensor] | None = None
         if objective.reconstruction_weight or self.discriminator is not None:
             sr, window = objective.decode(self.decoder, x, lr, shared_random(self.seed, "window", step))
