@@ -197,9 +197,10 @@ def measure(size: Size, options: argparse.Namespace) -> list[dict[str, Any]]:
     for kind, readers in sources(options, size).items():
         add(f"decode + crop, {kind}", typical(readers, {}, cpu, options.repeats))
         clips = [read() for read in readers[: options.samples]]
-    worker = Degradation()
-    calls = [lambda seed=seed, frames=frames: worker(frames, seed) for seed, frames in enumerate(clips)]
-    add("degradation, worker", typical(calls, WORKER, cpu, options.repeats))
+    if not options.no_worker:
+        worker = Degradation()
+        calls = [lambda seed=seed, frames=frames: worker(frames, seed) for seed, frames in enumerate(clips)]
+        add("degradation, worker", typical(calls, WORKER, cpu, options.repeats))
     if torch.cuda.is_available():
         calls = batches(clips, "cuda")
         calls[0]()  # warm up
@@ -251,7 +252,8 @@ def per_sample(rows: list[dict[str, Any]]) -> dict[tuple[str, str], float]:
         for what, decode in own.items():
             if what.startswith("decode"):
                 kind = what.partition(", ")[2]
-                found[size, f"{kind}; all in workers"] = decode["all"] + own["degradation, worker"]["all"]
+                if "degradation, worker" in own:
+                    found[size, f"{kind}; all in workers"] = decode["all"] + own["degradation, worker"]["all"]
                 found[size, f"{kind}; degradation on the GPU"] = decode["all"] + codec
     return found
 
@@ -273,6 +275,7 @@ def main() -> None:
     parser.add_argument(
         "--steps", nargs="+", type=float, default=[2.0, 5.0, 10.0, 20.0], help="seconds of a training step"
     )
+    parser.add_argument("--no-worker", action="store_true", help="leave out the degradation in a worker, the slowest")
     parser.add_argument("--shards", help="folder of shards to read instead of the made clip")
     parser.add_argument("--out", type=Path, help="JSON file")
     options = parser.parse_args()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Generator
+from torch import Generator, Tensor
 
 from flashvsr.data.batches import BatchLoader
 from flashvsr.data.sampling import derive_seed
@@ -50,17 +50,19 @@ class ClipPool:
     batches draws the same clips.
 
     Args:
-        batches: How many are kept; with 1, every step gets the newest as it is.
+        batches: How many are kept; with 1, every step gets the clips of the newest, in their order.
         seed: Of the draws.
+        turn: Whether every draw mirrors and turns its clips, into one of eight views (of four where they are not
+            square).
 
     Reference:
         Choi et al., Faster neural network training with data echoing, https://arxiv.org/abs/1907.05550: example
         echoing with a shuffle buffer.
     """
 
-    def __init__(self, batches: int, seed: int) -> None:
+    def __init__(self, batches: int, seed: int, turn: bool = False) -> None:
         self._kept: deque[dict[str, Any]] = deque(maxlen=batches)
-        self._seed = seed
+        self._seed, self._turn = seed, turn
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -71,17 +73,33 @@ class ClipPool:
 
     def draw(self, position: tuple[int, int], turn: int) -> dict[str, Any]:
         """As many different clips as a batch has, for one step: the ``turn``-th of the batch at ``position``."""
-        if self._kept.maxlen == 1:
+        mix = self._kept.maxlen != 1
+        if not (mix or self._turn):
             return self._kept[-1]
-        return _drawn(list(self._kept), Generator().manual_seed(derive_seed(self._seed, *position, turn)))
+        random = Generator().manual_seed(derive_seed(self._seed, *position, turn))
+        return _drawn(list(self._kept), random, mix=mix, views=8 if self._turn else 1)
 
 
-def _drawn(batches: list[dict[str, Any]], random: Generator) -> dict[str, Any]:
+def _drawn(batches: list[dict[str, Any]], random: Generator, *, mix: bool, views: int) -> dict[str, Any]:
     names = [name for name, value in batches[0].items() if not isinstance(value, dict)]
     size = len(batches[0][names[0]])
-    chosen = torch.randperm(len(batches) * size, generator=random)[:size].tolist()
+    chosen = (torch.randperm(len(batches) * size, generator=random)[:size] if mix else torch.arange(size)).tolist()
+    ways = torch.randint(views, (size,), generator=random).tolist() if views > 1 else [0] * size
     drawn: dict[str, Any] = {
-        name: torch.stack([batches[number // size][name][number % size] for number in chosen]) for name in names
+        name: torch.stack(
+            [_turned(batches[n // size][name][n % size], way) for n, way in zip(chosen, ways, strict=True)]
+        )
+        for name in names
     }
     nested = batches[0].keys() - drawn.keys()
-    return drawn | {name: _drawn([batch[name] for batch in batches], random) for name in sorted(nested)}
+    return drawn | {
+        name: _drawn([batch[name] for batch in batches], random, mix=mix, views=views) for name in sorted(nested)
+    }
+
+
+def _turned(x: Tensor, way: int) -> Tensor:
+    """One of the eight views of `[..., H, W]`; what is no picture stays."""
+    if x.ndim < 2 or not way:
+        return x
+    x = x.flip([dim for dim, bit in ((-1, 1), (-2, 2)) if way & bit])
+    return x.mT if way & 4 and x.shape[-1] == x.shape[-2] else x

@@ -54,6 +54,8 @@ class ShardDataModule(L.LightningDataModule):
         pool: Newest batches, uint8 on the device of the training, from which each step draws its clips. 1: a step gets
             the newest batch, so that what is learned from does not depend on the number of processes; more of them mix
             the repetitions of ``echo``, each process its own. See `ClipPool`.
+        turn: Whether every step mirrors and turns its clips anew: with much echo, against learning them by heart. What
+            stages prepare of a clip, such as its latents, is then computed at every step.
         val_batch_size: Clips per process in validation.
         val_crop: As ``crop``; None: as ``crop``.
         seed: Of the run.
@@ -86,6 +88,7 @@ class ShardDataModule(L.LightningDataModule):
         epoch_batches: int = 1000,
         echo: int = 1,
         pool: int = 1,
+        turn: bool = False,
         val_batch_size: int = 1,
         val_crop: int | tuple[int, int] | None = None,
         seed: int = 0,
@@ -112,7 +115,7 @@ class ShardDataModule(L.LightningDataModule):
         self._motion, self._seed = motion or CameraMotion(), seed
         self._workers, self._prefetch, self._cache_mib, self._cache_dir = workers, prefetch, cache_mib, cache_dir
         self._start, self._echo, self._echoed = (0, 0), echo, 0
-        self._pool_size, self._pool = pool, ClipPool(pool, seed)
+        self._pool_size, self._turn, self._pool = pool, turn, ClipPool(pool, seed, turn)
         self._found: dict[str, tuple[ShardIndex, list[Entry], list[Entry]]] = {}
         self.broken: Counter[str] = Counter()
 
@@ -151,7 +154,7 @@ class ShardDataModule(L.LightningDataModule):
         )
         dataset = self._dataset(index, videos, photos, crop=self._crop, augment=True)
         loader = BatchLoader(self._loader(dataset, OneByOne(plan)), self._batch_size)
-        repeats = self._echo > 1 or self._pool_size > 1
+        repeats = self._echo > 1 or self._pool_size > 1 or self._turn
         return EchoLoader(loader, self._echo, self._echoed, self._missing()) if repeats else loader
 
     def val_dataloader(self) -> DataLoader | list[Any]:
@@ -188,15 +191,16 @@ class ShardDataModule(L.LightningDataModule):
             "epoch_batches": self._epoch_batches,
             "echo": self._echo,
             "pool": self._pool_size,
+            "turn": self._turn,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a state; the batches before are not made again.
 
         Raises:
-            ValueError: If seed, length of an epoch, echo or pool differ: other batches would come.
+            ValueError: If seed, length of an epoch, echo, pool or turning differ: other batches would come.
         """
-        for name in ("seed", "epoch_batches", "echo", "pool"):
+        for name in ("seed", "epoch_batches", "echo", "pool", "turn"):
             had, here = state_dict[name], self.state_dict()[name]
             if had != here:
                 raise ValueError(f"the run to resume had {name}={had}, this one has {here}: set it back")
@@ -277,7 +281,7 @@ class ShardDataModule(L.LightningDataModule):
     def _prepared(self, batch: dict[str, Any]) -> dict[str, Any]:
         """A degraded batch, and what the stage computes once of it for all steps that will see it."""
         prepare = getattr(self.trainer and self.trainer.lightning_module, "prepare", None)
-        if prepare is None:
+        if prepare is None or self._turn:
             return batch
         with torch.no_grad(), self.trainer.precision_plugin.forward_context():
             return _joined(batch, prepare(self._finish(batch)))

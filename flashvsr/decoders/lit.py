@@ -257,7 +257,9 @@ def _seeded_normal(seeds: Tensor, use: str, size: Any) -> Tensor:
 
 def _seeded_levels(seeds: Tensor, use: str) -> Tensor:
     """Uniform numbers in [0, 1), `[B]`, likewise."""
-    drawn = [int.from_bytes(blake2b(f"{seed} {use}".encode(), digest_size=6).digest(), "big") for seed in seeds.tolist()]
+    drawn = [
+        int.from_bytes(blake2b(f"{seed} {use}".encode(), digest_size=6).digest(), "big") for seed in seeds.tolist()
+    ]
     return torch.tensor(drawn, dtype=torch.float64, device=seeds.device) / 2**48
 
 

@@ -298,6 +298,58 @@ def test_a_pool_mixes_the_clips_of_the_last_batches_and_no_others(shards):
         )
 
 
+def test_turning_shows_every_clip_in_its_eight_views_lr_and_truth_alike(shards):
+    plain = {
+        seed: batch["hr"][row] for batch in batches(module(shards)) for row, seed in enumerate(batch["seed"].tolist())
+    }
+    seen = set()
+    for batch in batches(module(shards, echo=40, turn=True)):
+        for seed, lr, hr in zip(batch["seed"].tolist(), batch["lr"], batch["hr"], strict=True):
+            views = [
+                view for x in (plain[seed], plain[seed].mT) for view in (x, x.flip(-1), x.flip(-2), x.flip(-1, -2))
+            ]
+            (view,) = (number for number, view in enumerate(views) if torch.equal(view, hr))
+            seen.add((seed, view))
+            assert (area(hr) - area(lr)).abs().mean() < 0.02  # the same view of both
+    assert len(seen) > 7 * len(plain)
+    assert same(batches(module(shards, turn=True))[0], batches(module(shards, turn=True))[0])
+
+
+def area(x):
+    return interpolate(x.transpose(0, 1), scale_factor=0.125, mode="area")
+
+
+class Preparing(L.LightningModule):
+    """Keeps a number of each clip, and notes how often it was asked to."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked, self.drawn = 0, []
+
+    def prepare(self, batch):
+        self.asked += len(batch["hr"])
+        return {"mean": batch["hr"].mean((1, 2, 3, 4)), "image": {"mean": batch["image"]["hr"].mean((1, 2, 3, 4))}}
+
+    def training_step(self, batch, batch_idx):
+        self.drawn.append(batch)
+
+    def configure_optimizers(self):
+        return None
+
+
+@pytest.mark.parametrize("turn", [False, True])
+def test_what_a_stage_prepares_of_a_clip_is_computed_once_and_comes_with_it(shards, turn):
+    stage = Preparing()
+    trainer = L.Trainer(accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, barebones=True)
+    trainer.fit(stage, module(shards, echo=3, pool=2, images_per_batch=1, turn=turn))
+    assert len(stage.drawn) == 12
+    assert stage.asked == (0 if turn else 8)  # else once for each of four batches of two clips
+    for batch in stage.drawn:
+        for part in (batch, batch["image"]):
+            assert ("mean" in part) != turn
+            assert turn or torch.equal(part["mean"], part["hr"].mean((1, 2, 3, 4)))
+
+
 @pytest.mark.parametrize("done", [1, 6, 18])
 def test_a_resumed_run_fills_its_pool_again_and_draws_the_same(shards, done):
     options = {"echo": 2, "pool": 3, "images_per_batch": 1}

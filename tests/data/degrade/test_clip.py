@@ -83,6 +83,19 @@ def test_an_empty_stream_stays_empty():
     assert list(Degradation().stream([], 0)) == []
 
 
+def test_presets_are_mixed_by_the_seed_of_the_clip(clip):
+    mixed = Degradation({"realbasicvsr": 0.5, "mild": 0.5})
+    heavy, mild = Degradation("realbasicvsr"), Degradation("mild")
+    chosen = [[torch.equal(mixed(clip[:1], seed), one(clip[:1], seed)) for one in (heavy, mild)] for seed in range(40)]
+    assert all(sum(one) == 1 for one in chosen)
+    assert 10 < sum(one[0] for one in chosen) < 30
+    for wrong in ({"mild": 0.5}, {"mild": 1.5, "realbasicvsr": -0.5}, {}):
+        with pytest.raises(ValueError, match="sum to 1"):
+            Degradation(wrong)
+    with pytest.raises(ValueError, match="'wild'"):
+        Degradation({"wild": 1.0})
+
+
 def test_clean_fraction_is_the_share_of_clips_that_are_only_reduced(clip):
     clean = bicubic_quarter(clip[0])
     assert torch.equal(Degradation(clean_fraction=1)(clip[:1], 3)[0], clean)
