@@ -118,6 +118,31 @@ def test_the_loss_of_a_sample_does_not_depend_on_its_batch(name):
     assert not torch.equal(_loss(stage, changed), together)
 
 
+def test_every_sample_has_a_noise_level_of_its_own_up_to_the_highest():
+    stage = make_stage("conditional", latent_noise=1.0)
+    seen = []
+    stage.decoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    batch = make_batch(range(8))
+    latents = stage.prepare(batch)["latents"]
+    _loss(stage, batch | {"latents": 1e6 * torch.ones_like(latents)})  # so large that only the level shows
+    levels = 1 - seen[0].flatten(1).mean(1) / 1e6
+    assert 0 < levels.min() < 0.4 < 0.6 < levels.max() < 1
+    assert len(set(levels.tolist())) == 8
+    for wrong in (-0.1, 1.5):
+        with pytest.raises(ValueError, match=f"latent_noise={wrong}"):
+            make_stage("conditional", latent_noise=wrong)
+
+
+def test_latents_that_come_with_a_batch_are_not_encoded_again():
+    stage, batch = make_stage("conditional"), make_batch(range(2), images=True)
+    expected = _loss(stage, batch)
+    kept = stage.prepare(batch)
+    stage.vae.encode = None  # would raise
+    ready = batch | {"latents": kept["latents"], "image": batch["image"] | kept["image"]}
+    assert torch.equal(_loss(stage, ready), expected)
+    assert make_stage("control").prepare(batch) == {}
+
+
 def test_the_control_sees_no_latents():
     stage = make_stage("control")
     seen = []

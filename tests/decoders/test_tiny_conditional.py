@@ -150,6 +150,15 @@ def test_an_untrained_residual_decoder_returns_the_lr_frames_exactly(dtype):
     assert torch.equal(frames, lr)
 
 
+def test_a_residual_decoder_trained_without_latents_is_not_disturbed_by_them_and_learns_to_use_them():
+    decoder, (latents, lr) = _decoder(residual=True), _clip(2)
+    torch.nn.init.normal_(decoder.decoder["26"].weight, std=0.1)
+    frames, _ = decoder(latents, lr)
+    assert torch.equal(frames, decoder(torch.zeros_like(latents), lr)[0])
+    (frames - lr).square().mean().backward()
+    assert decoder.decoder["1"].weight.grad[:, -16:].abs().max() > 0
+
+
 def test_an_untrained_residual_decoder_can_leave_the_lr_frames():
     decoder, (latents, lr) = _decoder(residual=True), _clip(2)
     decoder(latents, lr)[0].square().mean().backward()

@@ -75,6 +75,25 @@ def test_a_teacher_stage_halves_its_loss_on_one_batch_with_noise_and_level_fixed
     pytest.fail(f"from {losses[0]} to {min(losses)} only")
 
 
+@pytest.mark.parametrize("name", ["joint", "sparse", "one_step"])
+def test_latents_that_come_with_a_batch_are_not_encoded_again(name, tmp_path):
+    stage = make_stage(name, **({"latent_weight": 1.0} if name == "one_step" else {}))
+    given = batch([0, 1], images=name == "joint")
+    kept, before = stage.prepare(given), _snapshot(stage)
+    ready = given | {"latents": kept["latents"]}
+    if name == "joint":
+        ready["image"] = given["image"] | kept["image"]
+    again, stage.vae.encode = copy.deepcopy(stage), None  # would raise
+    _fit(stage, [ready], tmp_path)
+    _fit(again, [given], tmp_path)
+    assert _changed(stage, before)
+    assert not _changed(again, _snapshot(stage))
+
+
+def test_without_a_loss_on_latents_the_one_step_stage_prepares_none():
+    assert make_stage("one_step", latent_weight=0.0).prepare(batch([0])) == {}
+
+
 @pytest.mark.parametrize(
     ("arguments", "generator"),
     [({"train_decoder": True}, {"dit", "projection", "decoder"}), ({"train_decoder": False}, {"dit", "projection"})],
