@@ -23,9 +23,9 @@ class TinyConditionalDecoder(nn.Module):
     Args:
         latent_channels: Channels of the latents.
         channels: Widths of the stages at 1/8, 1/4, 1/2 and full resolution; the default is the released network.
-        residual: False: the frames are ``2 * network - 1``, as released. True: they are ``lr + network``; the last layer
-            and the weights of the latents start at zero, so that an untrained decoder returns the LR frames exactly,
-            and one trained without latents is not disturbed by the first ones it gets.
+        residual: False: the frames are ``2 * network - 1``, as released. True: they are ``lr + network``; the last
+            layer and the weights of the latents start at zero, so that an untrained decoder returns the LR frames
+            exactly, and one trained without latents is not disturbed by the first ones it gets.
         latents_per_pass: Latent frames that share one pass through the two low-resolution stages. More is faster where
             frames are small, costs memory, and agrees with 1 to rounding. Where gradients are wanted, all frames of a
             call go through every layer together, whatever this says.
