@@ -17,8 +17,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from flashvsr.decoders import TinyConditionalDecoder, TinyDecoderState
-from flashvsr.decoders.blocks import MemBlock, TimeGrow, TinyNetwork, upsampling_kernels
+from flashvsr.decoders.blocks import MemBlock, TinyNetwork
 from flashvsr.decoders.convolutions import band_rows, enlarge, picture_in_bands
+from flashvsr.decoders.growth import TimeGrow, upsampling_kernels
 
 NANO, RELEASED = (96, 64, 32, 16), (512, 256, 128, 128)
 

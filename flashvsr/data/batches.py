@@ -7,6 +7,8 @@ from itertools import islice
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
 from torch.utils.data import DataLoader, Sampler
 
 from flashvsr.data.sampling import BatchPlan, EpochPlan
@@ -69,3 +71,21 @@ def join(parts: list[dict[str, Any]]) -> dict[str, Any]:
         elif len(values) > 1:
             joined[name] = torch.cat(values)
     return joined
+
+
+def merge(batch: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    """The entries of both, images' likewise."""
+    nested = {"image": merge(batch["image"], more["image"])} if "image" in batch and "image" in more else {}
+    return batch | more | nested
+
+
+def upsample(small: Tensor, size: tuple[int, int]) -> Tensor:
+    """`[B,3,T,h,w]` uint8 to `[B,3,T,*size]` float in [-1, 1]: bicubic as in Pillow (a = -0.5), rounded to 8 bit."""
+    frames = small.transpose(1, 2).flatten(0, 1).float()
+    large = interpolate(frames, size, mode="bicubic", antialias=True, align_corners=False).round_().clamp_(0, 255)
+    return large.div_(127.5).sub_(1).unflatten(0, (small.shape[0], small.shape[2])).transpose(1, 2).contiguous()
+
+
+def to_float(frames: Tensor) -> Tensor:
+    """Bytes to floats in [-1, 1]."""
+    return frames.float().div_(127.5).sub_(1)

@@ -9,11 +9,9 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor
-from torch.nn.functional import interpolate
 from torch.utils.data import DataLoader, Sampler
 
-from flashvsr.data.batches import BatchLoader, OneByOne
+from flashvsr.data.batches import BatchLoader, OneByOne, merge, to_float, upsample
 from flashvsr.data.echo import ClipPool, EchoLoader
 from flashvsr.data.info import VideoError
 from flashvsr.data.motion import CameraMotion
@@ -280,16 +278,16 @@ class ShardDataModule(L.LightningDataModule):
 
     def _prepared(self, batch: dict[str, Any]) -> dict[str, Any]:
         """A degraded batch, and what the stage computes once of it for all steps that will see it."""
-        prepare = getattr(self.trainer and self.trainer.lightning_module, "prepare", None)
-        if prepare is None or self._turn:
+        prepare = None if self.trainer is None else getattr(self.trainer.lightning_module, "prepare", None)
+        if self.trainer is None or prepare is None or self._turn:
             return batch
         with torch.no_grad(), self.trainer.precision_plugin.forward_context():
-            return _joined(batch, prepare(self._finish(batch)))
+            return merge(batch, prepare(self._finish(batch)))
 
     def _finish(self, batch: dict[str, Any]) -> dict[str, Any]:
         """The floats that the stages take; what they prepared stays as it is."""
         hr = batch["hr"]
-        finished = batch | {"hr": _to_float(hr), "lr": upsample(batch["lr"], (hr.shape[3], hr.shape[4]))}
+        finished = batch | {"hr": to_float(hr), "lr": upsample(batch["lr"], (hr.shape[3], hr.shape[4]))}
         return finished | ({"image": self._finish(batch["image"])} if "image" in batch else {})
 
 
@@ -302,23 +300,6 @@ class _Fixed(torch.utils.data.DistributedSampler):
 
     def __iter__(self) -> Any:
         return iter(self._plans)
-
-
-def _joined(batch: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
-    """The entries of both, images' likewise."""
-    nested = {"image": _joined(batch["image"], more["image"])} if "image" in batch and "image" in more else {}
-    return batch | more | nested
-
-
-def upsample(small: Tensor, size: tuple[int, int]) -> Tensor:
-    """`[B,3,T,h,w]` uint8 to `[B,3,T,*size]` float in [-1, 1]: bicubic as in Pillow (a = -0.5), rounded to 8 bit."""
-    frames = small.transpose(1, 2).flatten(0, 1).float()
-    large = interpolate(frames, size, mode="bicubic", antialias=True, align_corners=False).round_().clamp_(0, 255)
-    return large.div_(127.5).sub_(1).unflatten(0, (small.shape[0], small.shape[2])).transpose(1, 2).contiguous()
-
-
-def _to_float(frames: Tensor) -> Tensor:
-    return frames.float().div_(127.5).sub_(1)
 
 
 def _pair(name: str, side: int | tuple[int, int]) -> tuple[int, int]:

@@ -43,7 +43,7 @@ def conv_relu(x: Tensor, weight: Tensor, bias: Tensor | None, plus: Tensor | Non
 
 
 def enlarge(x: Tensor, kernel: Tensor) -> Tensor:
-    """Apply one of :func:`~flashvsr.decoders.blocks.upsampling_kernels` to `[N, C, h, w]`: `[N, O, 2h, 2w]`."""
+    """Apply one of :func:`~flashvsr.decoders.growth.upsampling_kernels` to `[N, C, h, w]`: `[N, O, 2h, 2w]`."""
     return functional.conv_transpose2d(x, kernel, stride=2, padding=1)
 
 

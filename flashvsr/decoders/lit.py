@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from hashlib import blake2b
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from flashvsr.decoders.blocks import FRAMES_PER_LATENT
+from flashvsr.decoders.training import (
+    MakeOptimizer,
+    MakeScheduler,
+    Reconstruction,
+    fill_vae_in,
+    leave_vae_out,
+    log_gradient_norm,
+    log_parts,
+    log_validation,
+    optimizer_of,
+    seeded_levels,
+    seeded_normal,
+    shard,
+)
 
 Batch = dict[str, Any]
-Reconstruction = Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, dict[str, Tensor]]]
-MakeOptimizer = Callable[[Iterable], Optimizer]
-MakeScheduler = Callable[[Optimizer], LRScheduler]
 
 _CELL = 8  # pixels per latent cell
 
@@ -59,14 +66,14 @@ class AutoencoderStage(LightningModule):
         step, losses, divergences = self.global_step, [], []
         for kind, part in _parts(batch):
             frames = part["hr"]
-            noise = _seeded_normal(part["seed"], f"{kind} autoencoder {step}", _latent_size(vae, frames))
+            noise = seeded_normal(part["seed"], f"{kind} autoencoder {step}", _latent_size(vae, frames))
             decoded, mean, log_variance = vae.reconstruct(frames, noise.to(frames.device))
             if kind == "video":
                 vae.update_statistics(mean)
             mean, log_variance = mean.float(), log_variance.float()
             divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).flatten(1).mean(1)
             loss, parts = self.reconstruction(decoded, frames, None)
-            _log_parts(self, "train", kind, parts)
+            log_parts(self, "train", kind, parts)
             losses.append(loss + self.kl_weight * divergence)
             divergences.append(divergence.detach())
         count = sum(len(loss) for loss in losses)
@@ -81,22 +88,22 @@ class AutoencoderStage(LightningModule):
         hr = batch["hr"]
         latents, _ = vae.encode(hr)
         sr, _ = vae.decode(latents.to(hr.dtype))
-        _log_validation(self, self.reconstruction, sr, hr)
+        log_validation(self, self.reconstruction, sr, hr)
         spread = latents.float().std((0, 2, 3, 4)).mean()
         self.log("val/latent_std", spread, batch_size=hr.shape[0], sync_dist=True)
         return {"lr": batch.get("lr", hr), "sr": sr.float().clamp(-1, 1), "hr": hr}
 
     def configure_optimizers(self) -> Any:
         """One optimizer, of the whole autoencoder."""
-        return _optimizer_of(self.vae, self.optimizer, self.scheduler)
+        return optimizer_of(self.vae, self.optimizer, self.scheduler)
 
     def configure_model(self) -> None:
         """Shard the autoencoder when the strategy has a device mesh."""
-        _shard(self, self.vae)
+        shard(self, self.vae)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Log the gradient norm, before clipping."""
-        _log_gradient_norm(self, "vae")
+        log_gradient_norm(self, "vae")
 
 
 class DecoderStage(LightningModule):
@@ -155,8 +162,8 @@ class DecoderStage(LightningModule):
         self.teacher_weight, self.latent_noise = teacher_weight, latent_noise
         if vae is not None:
             vae.requires_grad_(False).eval()
-        self.register_state_dict_post_hook(_leave_vae_out)
-        self.register_load_state_dict_pre_hook(_fill_vae_in)
+        self.register_state_dict_post_hook(leave_vae_out)
+        self.register_load_state_dict_pre_hook(fill_vae_in)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch, the mean over its samples."""
@@ -166,15 +173,15 @@ class DecoderStage(LightningModule):
             latents = self._latents(part)
             teacher = self._teacher(latents)
             if self.latent_noise:
-                noise = _seeded_normal(part["seed"], f"{kind} decoder {step}", latents.shape[1:]).to(latents)
-                level = self.latent_noise * _seeded_levels(part["seed"], f"{kind} level {step}").to(latents)
+                noise = seeded_normal(part["seed"], f"{kind} decoder {step}", latents.shape[1:]).to(latents)
+                level = self.latent_noise * seeded_levels(part["seed"], f"{kind} level {step}").to(latents)
                 latents = torch.lerp(latents, noise, level.view(-1, 1, 1, 1, 1))
             sr, _ = self.decoder(latents, lr, None)
             loss, parts = self.reconstruction(sr, hr, None)
-            _log_parts(self, "train", kind, parts)
+            log_parts(self, "train", kind, parts)
             if teacher is not None:
                 imitation, parts = self.reconstruction(sr, teacher, None)
-                _log_parts(self, "train", f"{kind} teacher", parts)
+                log_parts(self, "train", f"{kind} teacher", parts)
                 loss = loss + self.teacher_weight * imitation
             losses.append(loss)
         loss = torch.cat(losses).mean()
@@ -192,20 +199,20 @@ class DecoderStage(LightningModule):
         """Decode the clips of a batch from the latents of the ground truth; images are passed over."""
         lr, hr = _aligned(batch)
         sr, _ = self.decoder(self._latents(batch), lr, None)
-        _log_validation(self, self.reconstruction, sr, hr)
+        log_validation(self, self.reconstruction, sr, hr)
         return {"lr": lr, "sr": sr.float().clamp(-1, 1), "hr": hr}
 
     def configure_optimizers(self) -> Any:
         """One optimizer, of the decoder."""
-        return _optimizer_of(self.decoder, self.optimizer, self.scheduler)
+        return optimizer_of(self.decoder, self.optimizer, self.scheduler)
 
     def configure_model(self) -> None:
         """Shard the decoder when the strategy has a device mesh."""
-        _shard(self, self.decoder)
+        shard(self, self.decoder)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Log the gradient norm, before clipping."""
-        _log_gradient_norm(self, "decoder")
+        log_gradient_norm(self, "decoder")
 
     @torch.no_grad()
     def _latents(self, part: Batch) -> Tensor:
@@ -243,76 +250,3 @@ def _aligned(batch: Batch) -> tuple[Tensor, Tensor]:
 def _latent_size(network: Any, frames: Tensor) -> tuple[int, int, int, int]:
     _, _, count, height, width = frames.shape
     return network.latent_channels, (count + 3) // FRAMES_PER_LATENT, height // _CELL, width // _CELL
-
-
-def _seeded_normal(seeds: Tensor, use: str, size: Any) -> Tensor:
-    """Normal numbers `[B, *size]` on the device of the seeds, a function of a sample's seed and not of its batch."""
-    drawn = []
-    for seed in seeds.tolist():
-        name = blake2b(f"{seed} {use}".encode(), digest_size=7).digest()
-        generator = torch.Generator(seeds.device).manual_seed(int.from_bytes(name, "big"))
-        drawn.append(torch.randn(tuple(size), generator=generator, device=seeds.device))
-    return torch.stack(drawn)
-
-
-def _seeded_levels(seeds: Tensor, use: str) -> Tensor:
-    """Uniform numbers in [0, 1), `[B]`, likewise."""
-    drawn = [
-        int.from_bytes(blake2b(f"{seed} {use}".encode(), digest_size=6).digest(), "big") for seed in seeds.tolist()
-    ]
-    return torch.tensor(drawn, dtype=torch.float64, device=seeds.device) / 2**48
-
-
-def _optimizer_of(network: nn.Module, make: MakeOptimizer, scheduler: MakeScheduler | None) -> dict[str, Any]:
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    if not parameters:
-        raise ValueError(f"nothing to train: no parameter of {type(network).__name__} has requires_grad")
-    made: dict[str, Any] = {"optimizer": make(parameters)}
-    if scheduler is not None:
-        made["lr_scheduler"] = {"scheduler": scheduler(made["optimizer"]), "interval": "step"}
-    return made
-
-
-def _shard(stage: LightningModule, network: nn.Module) -> None:
-    if stage.device_mesh is None or isinstance(network, FSDPModule):
-        return
-    if stage.device_mesh["tensor_parallel"].size() > 1:
-        raise ValueError(
-            "a decoder is sharded over data-parallel processes only; pass ModelParallelStrategy "
-            "data_parallel_size=<all processes> and tensor_parallel_size=1"
-        )
-    fully_shard(network, mesh=stage.device_mesh["data_parallel"])
-    for method in ("reconstruct", "encode", "decode"):
-        if hasattr(network, method):
-            register_fsdp_forward_method(network, method)
-
-
-def _log_parts(stage: LightningModule, when: str, kind: str, parts: dict[str, Tensor]) -> None:
-    prefix = kind.removeprefix("video").strip().replace(" ", "_")
-    for name, part in parts.items():
-        label = f"{prefix}_{name}" if prefix else name
-        stage.log(f"{when}/{label}", part.mean(), batch_size=len(part), sync_dist=when == "val")
-
-
-def _log_validation(stage: LightningModule, reconstruction: Reconstruction, sr: Tensor, hr: Tensor) -> None:
-    loss, _ = reconstruction(sr, hr, None)
-    error = (sr.float().clamp(-1, 1) - hr.float()).square().flatten(1).mean(1).clamp_min(1e-10)
-    _log_parts(stage, "val", "video", {"loss": loss, "psnr": 10 * torch.log10(4 / error)})
-
-
-def _log_gradient_norm(stage: LightningModule, name: str) -> None:
-    gradients = [p.grad for p in getattr(stage, name).parameters() if p.grad is not None]
-    norm: Any = torch.nn.utils.get_total_norm(gradients)
-    stage.log(f"train/grad_norm_{name}", norm.full_tensor() if hasattr(norm, "full_tensor") else norm, batch_size=1)
-
-
-def _leave_vae_out(module: nn.Module, state_dict: dict[str, Any], prefix: str, local_metadata: Any) -> None:
-    for key in [key for key in state_dict if key.startswith(f"{prefix}vae.")]:
-        del state_dict[key]
-
-
-def _fill_vae_in(module: Any, state_dict: dict[str, Any], prefix: str, *unused: Any) -> None:
-    """The frozen VAE keeps what the recipe gave it; loading stays strict for everything else."""
-    if module.vae is not None:
-        for key, value in module.vae.state_dict().items():
-            state_dict.setdefault(f"{prefix}vae.{key}", value)

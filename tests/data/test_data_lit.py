@@ -9,7 +9,8 @@ from torch import distributed
 from torch.nn.functional import interpolate
 
 from flashvsr.data import VideoError
-from flashvsr.data.lit import ShardDataModule, upsample
+from flashvsr.data.batches import upsample
+from flashvsr.data.lit import ShardDataModule
 
 
 class Area:

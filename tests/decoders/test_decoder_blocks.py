@@ -4,8 +4,9 @@ from torch import nn
 from torch.nn import functional
 
 from flashvsr.decoders import TinyDecoder, TinyDecoderState
-from flashvsr.decoders.blocks import MemBlock, TimeGrow, upsampling_kernels
+from flashvsr.decoders.blocks import MemBlock
 from flashvsr.decoders.convolutions import enlarge
+from flashvsr.decoders.growth import TimeGrow, upsampling_kernels
 
 
 def _channels_last(*shape: int) -> torch.Tensor:
