@@ -46,7 +46,7 @@ class EchoLoader:
 class ClipPool:
     """The last batches that were made; each step draws its clips from them.
 
-    What a step gets is a function of the batches and of (seed, position, turn): a resumed run that is given the same
+    What a step gets is a function of the batches and of (seed, position, repeat): a resumed run that is given the same
     batches draws the same clips.
 
     Args:
@@ -71,12 +71,12 @@ class ClipPool:
         """Keep a batch, tensors `[B, ...]` by name, dicts of such for images; the oldest goes when it is full."""
         self._kept.append(batch)
 
-    def draw(self, position: tuple[int, int], turn: int) -> dict[str, Any]:
-        """As many different clips as a batch has, for one step: the ``turn``-th of the batch at ``position``."""
+    def draw(self, position: tuple[int, int], repeat: int) -> dict[str, Any]:
+        """As many different clips as a batch has, for one step: the ``repeat``-th of the batch at ``position``."""
         mix = self._kept.maxlen != 1
         if not (mix or self._turn):
             return self._kept[-1]
-        random = Generator().manual_seed(derive_seed(self._seed, *position, turn))
+        random = Generator().manual_seed(derive_seed(self._seed, *position, repeat))
         return _drawn(list(self._kept), random, mix=mix, views=8 if self._turn else 1)
 
 

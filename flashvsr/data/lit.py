@@ -34,6 +34,9 @@ class ShardDataModule(L.LightningDataModule):
     epoch, global position) alone: see `EpochPlan`. Shards are indexed, so there may be fewer than ranks or workers.
     State holds the position in the run: after a resume the next batch is the one that would have come.
 
+    A LightningModule with a method ``prepare`` is given every batch once, however often its clips are drawn, and the
+    entries `[B, ...]` that it returns come along with them: what is always the same, such as latents of a frozen VAE.
+
     Args:
         train: Shards: path, folder, glob, brace pattern, http(s) URL, or a list of them.
         val: Shards for validation; None for none. Centre crops, fixed seeds, every sample once.
