@@ -3,7 +3,7 @@
 What is read and written, and in which layout, is as in :mod:`flashvsr.attention.impl_triton`. The forward pass and the
 gradient of the query are written in Gluon, Triton's low-level dialect; the gradients of keys and values are Triton's.
 
-``auto`` prefers it where it can run. Its tests passed on an H200, with Triton 3.6. Below a density of about 0.15 the
+``auto`` prefers it with Triton 3.6, with which its tests passed on an H200. Below a density of about 0.15 the
 Triton kernels are faster: each row costs a multiprocessor of its own some microseconds, however few its blocks.
 """
 
@@ -20,7 +20,10 @@ BLOCK_SIZE = HEAD_DIM = 128
 """Tokens per block and channels per head that the kernel is made for; their equality lets two layouts be one."""
 
 VERSIONS = ("3.6", "3.7", "3.8")
-"""Versions of Triton with whose Gluon, which may change with every version, the kernels compile; 3.6 also ran them."""
+"""Versions of Triton with whose Gluon, which may change with every version, the kernels compile."""
+
+RAN_WITH = ("3.6",)
+"""Those of them with which they ran and their tests passed."""
 
 
 def unavailable(
@@ -52,12 +55,25 @@ def unavailable(
     return _unavailable_with_this_triton()
 
 
+def doubt() -> str | None:
+    """Say why ``auto`` passes it over although it can run; None with a Triton that has run it."""
+    import triton
+
+    if _minor(triton.__version__) in RAN_WITH:
+        return None
+    return f"triton {triton.__version__} compiles it, but was never seen to run it; name it to try"
+
+
+def _minor(version: str) -> str:
+    return ".".join(version.split(".")[:2])
+
+
 def _unavailable_with_this_triton() -> str | None:
     if find_spec("triton") is None:
         return "triton is not installed (pip install triton)"
     import triton
 
-    if ".".join(triton.__version__.split(".")[:2]) not in VERSIONS:
+    if _minor(triton.__version__) not in VERSIONS:
         return f"triton {triton.__version__} is not one of {', '.join(VERSIONS)}, for whose Gluon the kernel is written"
     return "Triton's interpreter does not run Gluon" if triton.knobs.runtime.interpret else None
 

@@ -128,6 +128,7 @@ def choose_impl(
     reasons = explain_impls(device, dtype, head_dim, requires_grad, packed=packed, block_size=block_size)
     candidates = PACKED_IMPLS if packed else IMPLS[:-2]
     for index, name in enumerate(candidates):
+        reasons[name] = reasons[name] or _doubt(name, packed)
         if reasons[name] is None:
             passed_over = "; ".join(f"{other}: {reasons[other]}" for other in candidates[:index])
             return name, passed_over or "the fastest one there is"
@@ -160,6 +161,12 @@ def explain_impls(
     if packed:
         return {name: _load(name, packed).unavailable(*where) for name in PACKED_IMPLS}
     return {name: _load(name, packed).unavailable(*where, block_size) for name in IMPLS}
+
+
+def _doubt(name: str, packed: bool) -> str | None:
+    """Why ``auto`` passes over an implementation that could run; none but the newest give a reason."""
+    doubt = getattr(_load(name, packed), "doubt", None)
+    return None if doubt is None else doubt()
 
 
 def _load(name: str, packed: bool) -> ModuleType:

@@ -196,6 +196,11 @@ def test_other_gpus_and_other_versions_of_triton_keep_the_triton_kernels(
     interpreted = "interpreter" if triton.knobs.runtime.interpret else None
     assert (interpreted or "None") in str(impl_hopper.unavailable(*where))
     assert choose_impl.__wrapped__(*where)[0] == ("triton" if interpreted else "hopper")
+    monkeypatch.setattr(triton, "__version__", "3.8.0")
+    assert (interpreted or "None") in str(impl_hopper.unavailable(*where))  # it can run
+    name, why = choose_impl.__wrapped__(*where)
+    assert name == "triton"
+    assert (interpreted or "never seen to run it") in why
 
 
 def test_a_scale_that_is_not_positive_is_refused() -> None:
