@@ -18,7 +18,8 @@ from flashvsr.streaming import Geometry, Stream
 
 # The command with a model that needs no weights, as slow as the first argument says.
 WITH_STANDIN = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job, and what it starts, ignores it
 sys.path.insert(0, {folder!r})
 from test_cli_upscale import Nearest, run_with
 import flashvsr.upscale
