@@ -73,12 +73,6 @@ def join(parts: list[dict[str, Any]]) -> dict[str, Any]:
     return joined
 
 
-def merge(batch: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
-    """The entries of both, images' likewise."""
-    nested = {"image": merge(batch["image"], more["image"])} if "image" in batch and "image" in more else {}
-    return batch | more | nested
-
-
 def upsample(small: Tensor, size: tuple[int, int]) -> Tensor:
     """`[B,3,T,h,w]` uint8 to `[B,3,T,*size]` float in [-1, 1]: bicubic as in Pillow (a = -0.5), rounded to 8 bit."""
     frames = small.transpose(1, 2).flatten(0, 1).float()

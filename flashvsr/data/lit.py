@@ -11,7 +11,7 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from flashvsr.data.batches import BatchLoader, OneByOne, merge, to_float, upsample
+from flashvsr.data.batches import BatchLoader, OneByOne, to_float, upsample
 from flashvsr.data.echo import ClipPool, EchoLoader
 from flashvsr.data.info import VideoError
 from flashvsr.data.motion import CameraMotion
@@ -34,8 +34,8 @@ class ShardDataModule(L.LightningDataModule):
     epoch, global position) alone: see `EpochPlan`. Shards are indexed, so there may be fewer than ranks or workers.
     State holds the position in the run: after a resume the next batch is the one that would have come.
 
-    A LightningModule with a method ``prepare`` is given every batch once, however often its clips are drawn, and the
-    entries `[B, ...]` that it returns come along with them: what is always the same, such as latents of a frozen VAE.
+    A LightningModule with a method ``prepare`` is given every batch once, however often its clips are drawn, and its
+    images likewise; the entries `[B, ...]` that it returns come along: what is always the same, such as latents.
 
     Args:
         train: Shards: path, folder, glob, brace pattern, http(s) URL, or a list of them.
@@ -281,11 +281,14 @@ class ShardDataModule(L.LightningDataModule):
 
     def _prepared(self, batch: dict[str, Any]) -> dict[str, Any]:
         """A degraded batch, and what the stage computes once of it for all steps that will see it."""
-        prepare = None if self.trainer is None else getattr(self.trainer.lightning_module, "prepare", None)
-        if self.trainer is None or prepare is None or self._turn:
+        trainer = self.trainer
+        prepare = None if trainer is None else getattr(trainer.lightning_module, "prepare", None)
+        if trainer is None or prepare is None or self._turn:
             return batch
-        with torch.no_grad(), self.trainer.precision_plugin.forward_context():
-            return merge(batch, prepare(self._finish(batch)))
+        finished = self._finish(batch)
+        with torch.no_grad(), trainer.precision_plugin.forward_context():
+            images = {"image": batch["image"] | prepare(finished["image"])} if "image" in batch else {}
+            return batch | prepare(finished) | images
 
     def _finish(self, batch: dict[str, Any]) -> dict[str, Any]:
         """The floats that the stages take; what they prepared stays as it is."""
@@ -298,7 +301,7 @@ class _Fixed(torch.utils.data.DistributedSampler):
     """Plans in their order; a DistributedSampler only so that Lightning leaves it in place."""
 
     def __init__(self, plans: list[Any]) -> None:
-        super().__init__(plans, num_replicas=1, rank=0, shuffle=False)  # type: ignore[arg-type]
+        super().__init__(plans, num_replicas=1, rank=0, shuffle=False)  # type: ignore[arg-type]  # a list has the length it asks for
         self._plans = plans
 
     def __iter__(self) -> Any:

@@ -190,10 +190,7 @@ class DecoderStage(LightningModule):
 
     def prepare(self, batch: Batch) -> Batch:
         """Latents of the truth: a data module that repeats clips keeps them."""
-        if self.vae is None:
-            return {}
-        images = {"image": self.prepare(batch["image"])} if "image" in batch else {}
-        return {"latents": self._latents(batch)} | images
+        return {} if self.vae is None else {"latents": self._latents(batch)}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Decode the clips of a batch from the latents of the ground truth; images are passed over."""
@@ -218,16 +215,16 @@ class DecoderStage(LightningModule):
     def _latents(self, part: Batch) -> Tensor:
         if "latents" in part:
             return part["latents"]
+        vae: Any = self.vae
         _, hr = _aligned(part)
-        if self.vae is None:
+        if vae is None:
             return hr.new_zeros(hr.shape[0], *_latent_size(self.decoder, hr))
-        return self.vae.encode(hr)[0].to(hr.dtype)  # type: ignore[operator]
+        return vae.encode(hr)[0].to(hr.dtype)
 
     @torch.no_grad()
     def _teacher(self, latents: Tensor) -> Tensor | None:
-        if self.vae is None or not self.teacher_weight:
-            return None
-        return self.vae.decode(latents)[0].clamp(-1, 1)  # type: ignore[operator]
+        vae: Any = self.vae
+        return vae.decode(latents)[0].clamp(-1, 1) if self.teacher_weight else None
 
 
 def _parts(batch: Batch) -> list[tuple[str, Batch]]:

@@ -36,16 +36,8 @@ def encode(vae: nn.Module, frames: Tensor) -> Tensor:
 
 
 def truth_latents(vae: nn.Module, batch: dict[str, Any]) -> Tensor:
-    """Latents of the frames that have targets: those that `prepared` keeps with a batch, or computed now."""
+    """Latents of the frames that have targets: those that a data module kept with them, or computed now."""
     return batch["latents"] if "latents" in batch else encode(vae, target_frames(batch)[1])
-
-
-def prepared(vae: nn.Module | None, batch: dict[str, Any]) -> dict[str, Any]:
-    """What a frozen VAE makes of a batch, and of its images: computed once, however often its clips are drawn."""
-    if vae is None:
-        return {}
-    images = {"image": prepared(vae, batch["image"])} if "image" in batch else {}
-    return {"latents": truth_latents(vae, batch)} | images
 
 
 def project(projection: nn.Module, lr: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from flashvsr.distill.clips import prepared, project, trained, truth_latents
+from flashvsr.distill.clips import project, trained, truth_latents
 from flashvsr.distill.flow_matching import flow_matching_loss, packed_flow_matching_loss
 from flashvsr.distill.frozen import freeze
 from flashvsr.distill.history import draw_history
@@ -110,7 +110,7 @@ class JointStage(LightningModule):
 
     def prepare(self, batch: Batch) -> Batch:
         """Latents of the truth: a data module that repeats clips keeps them."""
-        return prepared(self.vae, batch)
+        return {"latents": truth_latents(self.vae, batch)}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Sample the clips of a batch; images are passed over."""
@@ -199,7 +199,7 @@ class SparseCausalStage(LightningModule):
 
     def prepare(self, batch: Batch) -> Batch:
         """Latents of the truth: a data module that repeats clips keeps them."""
-        return prepared(self.vae, batch)
+        return {"latents": truth_latents(self.vae, batch)}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Sample the clips of a batch."""

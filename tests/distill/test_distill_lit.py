@@ -82,7 +82,7 @@ def test_latents_that_come_with_a_batch_are_not_encoded_again(name, tmp_path):
     kept, before = stage.prepare(given), _snapshot(stage)
     ready = given | {"latents": kept["latents"]}
     if name == "joint":
-        ready["image"] = given["image"] | kept["image"]
+        ready["image"] = given["image"] | stage.prepare(given["image"])
     again, stage.vae.encode = copy.deepcopy(stage), None  # would raise
     _fit(stage, [ready], tmp_path)
     _fit(again, [given], tmp_path)

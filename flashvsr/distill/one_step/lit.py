@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from flashvsr.distill.adversarial import hinge_discriminator_loss, hinge_generator_loss
-from flashvsr.distill.clips import prepared, project, target_frames, trained, truth_latents
+from flashvsr.distill.clips import project, target_frames, trained, truth_latents
 from flashvsr.distill.frozen import freeze
 from flashvsr.distill.gradients import clip_gradients, gradient_norm
 from flashvsr.distill.one_step.objective import OneStepObjective, Reconstruction
@@ -164,7 +164,9 @@ class OneStepStage(LightningModule):
 
     def prepare(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Latents of the truth, where the loss compares with them: a data module that repeats clips keeps them."""
-        return prepared(self.vae if self.objective.latent_weight else None, batch)
+        if self.vae is None or not self.objective.latent_weight:
+            return {}
+        return {"latents": truth_latents(self.vae, batch)}
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Make the clips of a batch in one step."""
