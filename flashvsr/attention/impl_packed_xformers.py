@@ -34,8 +34,7 @@ def unavailable(device: torch.device, dtype: torch.dtype, head_dim: int, require
     bias = fmha.BlockDiagonalMask.from_seqlens([16], device=device)
     inputs = fmha.Inputs(query=sample, key=sample, value=sample, attn_bias=bias)
     reasons = []
-    # strict=False: one forward operator has no backward
-    for forward, backward in zip(fmha.ALL_FW_OPS, fmha.ALL_BW_OPS, strict=False):
+    for forward, backward in zip(fmha.ALL_FW_OPS, fmha.ALL_BW_OPS, strict=False):  # one forward has no backward
         missing = [
             *forward.not_supported_reasons(inputs),
             *(backward.not_supported_reasons(inputs) if requires_grad else ()),

@@ -88,7 +88,7 @@ def check_run(trainer: Trainer, model: LightningModule, ckpt_path: str | None) -
         ValueError: If the export could not be made, or weights that are sharded would be averaged.
     """
     sharded = isinstance(trainer.strategy, ModelParallelStrategy)
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning sets it without declaring it
         if isinstance(callback, WeightAveraging) and sharded:
             raise ValueError(
                 f"{type(callback).__name__} cannot average the sharded weights of ModelParallelStrategy: leave it out, "

@@ -135,7 +135,7 @@ class TinyVAE(nn.Module):
         with torch.no_grad():  # the head's ReLU is missing; log-variances begin near their bias
             self.encoder.head.weight.mul_(0.5**0.5)
             self.encoder.head.weight[latent_channels:].mul_(0.1)
-        nn.init.constant_(self.encoder.head.bias[latent_channels:], _FIRST_LOG_VARIANCE)  # type: ignore[index]
+        nn.init.constant_(self.encoder.head.bias[latent_channels:], _FIRST_LOG_VARIANCE)  # type: ignore[index]  # it has one
         self.register_buffer("mean", torch.zeros(latent_channels, 1, 1, 1))
         self.register_buffer("mean_square", torch.ones(latent_channels, 1, 1, 1))
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))

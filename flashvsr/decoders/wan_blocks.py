@@ -92,8 +92,7 @@ class CausalConv3d(nn.Conv3d):
         weight = self.weight.transpose(1, 2).flatten(1, 2)  # [O, taps * I, kh, kw]
         return functional.conv2d(torch.cat(frames, dim=1), weight, self.bias, padding=self.space_padding)
 
-    # a Conv3d by its parameters only: it is given the frames of the past, which Conv3d.forward does not take
-    def forward(self, x: Tensor, past: Past) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor, past: Past) -> Tensor:  # type: ignore[override]  # a Conv3d by its parameters only
         """Convolve the next frame `[B, C, H, W]`; frames before the stream are zero."""
         taps = self.kernel_size[0]
         if taps == 1:

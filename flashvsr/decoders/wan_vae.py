@@ -40,7 +40,7 @@ class _Encoder(nn.Module):
         widths = [base_width * factor for factor in _MULTIPLIERS]
         self.conv1 = CausalConv3d(3, widths[0], (3, 3, 3))
         layers: list[nn.Module] = []
-        for level, (before, width) in enumerate(zip([widths[0], *widths], widths, strict=False)):
+        for level, (before, width) in enumerate(zip([widths[0], *widths[:-1]], widths, strict=True)):
             layers += [ResidualBlock(before, width), ResidualBlock(width, width)]
             if level < len(_IN_TIME):
                 layers.append(Downsample(width, _IN_TIME[level]))

@@ -110,15 +110,17 @@ def _video(row: Row, rules: CurateRules) -> Row:
 
 def _look(container: Any, stream: Any, length: float) -> tuple[list[tuple[Any, Any]], bool]:
     """Pairs of neighbouring frames `[h, w, 3]` spread over a video, and whether most say that they are interlaced."""
-    pixels, pairs, flags = Pixels(), [], 0
+    pixels, flags = Pixels(), 0
+    pairs: list[tuple[Any, Any]] = []
     origin = stream.start_time or 0
     for number in range(_LOOKS):
         at = origin + int((number + 0.5) / _LOOKS * length / stream.time_base)
         pair = list(islice(frames_from(container, stream, at), 2))
         if len(pair) == 2:
             flags += bool(pair[0].interlaced_frame)
-            pairs.append(tuple(pixels(frame).permute(1, 2, 0).numpy() for frame in pair))
-    return pairs, 2 * flags > len(pairs) > 0  # type: ignore[return-value]
+            first, second = (pixels(frame).permute(1, 2, 0).numpy() for frame in pair)
+            pairs.append((first, second))
+    return pairs, 2 * flags > len(pairs) > 0
 
 
 def combing(first: np.ndarray[Any, Any], second: np.ndarray[Any, Any]) -> float:
