@@ -99,13 +99,15 @@ class TinyNetwork(nn.ModuleDict):
     Args:
         in_channels: Channels of the input: latent, and LR pixels where there is a condition.
         channels: Widths of the four stages.
+        apart: The last channels of the input, whose weights are a tensor of their own (key ``"latents"``) instead of
+            columns of the first layer's, and start at zero.
     """
 
-    def __init__(self, in_channels: int, channels: tuple[int, int, int, int]) -> None:
+    def __init__(self, in_channels: int, channels: tuple[int, int, int, int], apart: int = 0) -> None:
         first, second, third, fourth = channels
         super().__init__(
             {
-                "1": nn.Conv2d(in_channels, first, 3, padding=1),
+                "1": nn.Conv2d(in_channels - apart, first, 3, padding=1),
                 "3": nn.Conv2d(first, first, 3, padding=1, bias=False),
                 "5": MemBlock(first),
                 "6": MemBlock(first),
@@ -134,6 +136,9 @@ class TinyNetwork(nn.ModuleDict):
                 self[key].weight.mul_(0.5**0.5)
             self["26"].weight.mul_(0.3)
             self["26"].bias.fill_(0.5)  # grey, in the network's own range of [0, 1]
+        if apart:
+            self["latents"] = nn.Conv2d(apart, first, 3, padding=1, bias=False)
+            nn.init.zeros_(self["latents"].weight)
 
     def forward(
         self,
@@ -255,8 +260,11 @@ class TinyNetwork(nn.ModuleDict):
 
     def _eighth(self, x: Tensor, past: list[Tensor | None], batch: int) -> Tensor:
         x = 3 * (x / 3).tanh_()  # soft clamp
-        for key in ("1", "3"):
-            x = conv_relu(x, self[key].weight, self[key].bias)
+        entry = self["1"].weight
+        if "latents" in self:
+            entry = torch.cat((entry, self["latents"].weight), 1)
+        x = conv_relu(x, entry, self["1"].bias)
+        x = conv_relu(x, self["3"].weight, self["3"].bias)
         return self._remember(("5", "6", "7"), x, past, batch)
 
     def _remember(self, keys: tuple[str, ...], x: Tensor, past: list[Tensor | None], batch: int) -> Tensor:

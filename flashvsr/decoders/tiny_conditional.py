@@ -24,8 +24,8 @@ class TinyConditionalDecoder(nn.Module):
         latent_channels: Channels of the latents.
         channels: Widths of the stages at 1/8, 1/4, 1/2 and full resolution; the default is the released network.
         residual: False: the frames are ``2 * network - 1``, as released. True: they are ``lr + network``; the last
-            layer and the weights of the latents start at zero, so that an untrained decoder returns the LR frames
-            exactly, and one trained without latents is not disturbed by the first ones it gets.
+            layer and the weights of the latents, which are a tensor of their own, start at zero, so that an untrained
+            decoder returns the LR frames exactly, and one trained without latents is not disturbed by the first ones.
         latents_per_pass: Latent frames that share one pass through the two low-resolution stages. More is faster where
             frames are small, costs memory, and agrees with 1 to rounding. Where gradients are wanted, all frames of a
             call go through every layer together, whatever this says.
@@ -54,10 +54,10 @@ class TinyConditionalDecoder(nn.Module):
         self.residual = residual
         self.latents_per_pass = latents_per_pass
         lr_channels = 3 * FRAMES_PER_LATENT * _CELL * _CELL
-        self.decoder = TinyNetwork(lr_channels + latent_channels, channels)
+        apart = latent_channels if residual else 0
+        self.decoder = TinyNetwork(lr_channels + latent_channels, channels, apart)
         if residual:
             self.decoder.zero_output()
-            nn.init.zeros_(self.decoder["1"].weight[:, lr_channels:])
 
     def forward(
         self, latents: Tensor, lr: Tensor, state: TinyDecoderState | None = None

@@ -41,7 +41,7 @@ def make_stage(name: str, optimizer=SGD, **arguments) -> LightningModule:
     if name == "unconditional":
         return DecoderStage(TinyDecoder(channels=CHANNELS), vae, squared_error, optimizer, **arguments)
     decoder = TinyConditionalDecoder(channels=CHANNELS, residual=True)
-    for key in ("1", "26"):  # which start at zero, wholly or for the latents
+    for key in ("latents", "26"):  # which start at zero
         torch.nn.init.normal_(decoder.decoder[key].weight, std=0.1)
     if name == "control":
         return DecoderStage(decoder, None, squared_error, optimizer, teacher_weight=0.0, latents="zero")
