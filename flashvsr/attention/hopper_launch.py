@@ -7,11 +7,12 @@ is that of :data:`flashvsr.attention.impl_hopper.VERSIONS`.
 from __future__ import annotations
 
 import torch
+import triton
 from torch import Tensor
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-from flashvsr.attention import hopper_grad_kernels, hopper_kernels
+from flashvsr.attention import hopper_grad_kernels, hopper_kernels, triton_kernels
 from flashvsr.attention.triton_launch import BlockLists, Operands, dot_rows, empty_token_major, grad_key_value
 
 __all__ = ["BlockLists", "Operands", "dot_rows", "forward", "grad_key_value", "grad_query"]
@@ -22,6 +23,9 @@ STAGES = 2
 FULLEST_FIRST = 1024
 """Programs at the end of a launch that run fullest first. A program has a multiprocessor to itself, so what counts is
 that the last ones are short; those before stay in the order in which neighbours, which read the same keys, meet."""
+
+ORDERED_TOGETHER = 32
+"""Rows that one program puts in their places, by comparing each with all of the last."""
 
 
 def forward(operands: Operands, lists: BlockLists) -> tuple[Tensor, Tensor]:
@@ -58,11 +62,13 @@ def grad_query(operands: Operands, grad: Tensor, lse: Tensor, delta: Tensor, lis
 def order_rows(lists: BlockLists, batch: int, heads: int) -> Tensor:
     """Rows of all heads in the order in which to run them, `[batch * heads * rows]` int32."""
     counts = lists.counts.expand(batch, heads, -1).flatten()
-    early = max(counts.numel() - FULLEST_FIRST, 0)
-    last = counts[early:].argsort(descending=True).to(torch.int32)
-    if not early:
-        return last
-    return torch.cat([torch.arange(early, dtype=torch.int32, device=counts.device), last + early])
+    total = counts.numel()
+    order = torch.empty_like(counts)
+    with torch.cuda.device_of(counts):
+        triton_kernels.order_rows[triton.cdiv(total, ORDERED_TOGETHER),](
+            counts, order, total, max(total - FULLEST_FIRST, 0), ROWS=ORDERED_TOGETHER, LAST=FULLEST_FIRST
+        )
+    return order
 
 
 def describe(x: Tensor, rows: int) -> TensorDescriptor:

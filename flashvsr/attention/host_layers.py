@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from contextlib import nullcontext
 from typing import Any
 
@@ -26,7 +27,9 @@ class HostLayers:
 
     def __init__(self, layers: int, shape: tuple[int, ...], *, dtype: torch.dtype, device: torch.device) -> None:
         cuda = device.type == "cuda"
-        self.pairs = torch.empty(layers, 2, *shape, dtype=dtype, device="cpu", pin_memory=cuda)
+        self.pairs = torch.empty(layers, 2, *shape, dtype=dtype, device="cpu")
+        if cuda:
+            _pin(self.pairs, device)
         self._staged = torch.empty(STAGED, 2, *shape, dtype=dtype, device=device)
         self._fetched: int | None = None  # the layer that was asked for last
         self._inward: Any = torch.cuda.Stream(device) if cuda else None
@@ -88,3 +91,24 @@ class HostLayers:
         other.pairs.copy_(self.pairs)
         other.fetch(0, tokens)
         return other
+
+
+def _pin(x: Tensor, device: torch.device) -> None:
+    """Lock the memory of a tensor on the host, as long as it lives, so that copies run beside everything else.
+
+    PyTorch's own pinned memory is rounded up to a power of two, and touched by one thread, which takes longer than all
+    the rest of starting a stream. Here all threads touch it first.
+
+    Raises:
+        RuntimeError: If the system refuses, for want of memory or by a limit.
+    """
+    x.zero_()
+    runtime: Any = torch.cuda.cudart()
+    with torch.cuda.device(device):
+        status = runtime.cudaHostRegister(x.data_ptr(), x.nbytes, 0)
+    if int(status) != 0:
+        raise RuntimeError(
+            f"{x.nbytes / 2**30:.1f} GiB of host memory for keys and values could not be locked: {status}; free some, "
+            "or keep more of them on the GPU (--cache-gib)"
+        )
+    weakref.finalize(x.untyped_storage(), runtime.cudaHostUnregister, x.data_ptr()).atexit = False

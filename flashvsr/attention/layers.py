@@ -178,7 +178,7 @@ class BlockSelection(nn.Module):
         rule: str = "released",
     ) -> None:
         super().__init__()
-        self.impl = "plain"
+        self.impl = "auto"
         self.window_hw = (window_hw[0], window_hw[1])  # a list in recipes
         window_mask((1, 1), self.window_hw, boundary=boundary)  # raises for sizes or a boundary that make no sense
         if sparse_ratio <= 0:

@@ -36,7 +36,11 @@ def attend_with(
     """
     if len(keys) > 2:
         keys, values = (torch.cat(keys[:-1], 2), keys[-1]), (torch.cat(values[:-1], 2), values[-1])
-    return _Attention.apply(launch, block_mask, block_size, scale, query, *keys, *values)
+    if torch.is_grad_enabled():
+        return _Attention.apply(launch, block_mask, block_size, scale, query, *keys, *values)
+    query, *pieces = (_with_contiguous_channels(x) for x in (query, *keys, *values))
+    operands = launch.Operands(query, tuple(pieces[: len(keys)]), tuple(pieces[len(keys) :]), block_size, scale)
+    return launch.forward(operands, launch.BlockLists.of(block_mask))[0]
 
 
 class _Attention(torch.autograd.Function):

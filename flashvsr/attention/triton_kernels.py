@@ -45,6 +45,20 @@ def list_kept_blocks(
 
 
 @triton.jit
+def order_rows(counts, order, total, early, ROWS: tl.constexpr, LAST: tl.constexpr):
+    """Number rows: ``early`` as they come, then the last, at most ``LAST``, fullest first; ``ROWS`` to a program."""
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    tl.store(order + row, row, mask=row < early)
+    if (tl.program_id(0) + 1) * ROWS > early:
+        other = early + tl.arange(0, LAST)
+        own = tl.load(counts + row, mask=row < total, other=-1)
+        theirs = tl.load(counts + other, mask=other < total, other=-1)
+        first = (theirs[None, :] == own[:, None]) & (other[None, :] < row[:, None])  # of equally full ones
+        place = early + tl.sum(((theirs[None, :] > own[:, None]) | first).to(tl.int32), 1)
+        tl.store(order + place, row, mask=(row >= early) & (row < total))
+
+
+@triton.jit
 def load_tile(base, stride, start, ROWS: tl.constexpr, D: tl.constexpr):
     """Load `[ROWS, D]` from row ``start`` on; the start is 64 bits wide, offsets inside a tile fit in 32."""
     rows = tl.arange(0, ROWS)

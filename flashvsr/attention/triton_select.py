@@ -2,7 +2,8 @@
 """Triton kernels of joint selection: softmax of every row, then the threshold of every slot digit by digit.
 
 Probabilities are not negative, so that their bits, read as integers, are in their order. Three rounds of counting, by
-ten bits each, find the value at an index without sorting; each round reads the counts of the one before.
+ten bits each, find the value at an index without sorting; each round reads the counts of the one before. A program
+counts several rows of a slot before it adds to the counts of all: the programs of a slot queue up for these.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ import triton.language as tl
 from torch import Tensor
 
 ROUNDS, DIGITS = 3, 1024
+
+PROGRAMS = 1024
+"""Programs of a launch, about: enough to fill a GPU."""
 
 
 @triton.jit
@@ -27,33 +31,47 @@ def _digit(counts, rank, DIGITS: tl.constexpr):
 
 
 @triton.jit
-def _count(counts, digit, inside, DIGITS: tl.constexpr):
-    """Add the digits of one row to the counts; those not inside go to bins that are not kept."""
-    bins = tl.histogram(tl.where(inside, digit, DIGITS), 2 * DIGITS)
+def _digits(digit, inside, DIGITS: tl.constexpr):
+    """How often each digit occurs in one row, `[2 * DIGITS]`; those not inside go to bins that are not kept."""
+    return tl.histogram(tl.where(inside, digit, DIGITS), 2 * DIGITS)
+
+
+@triton.jit
+def _add(counts, bins, DIGITS: tl.constexpr):
     index = tl.arange(0, 2 * DIGITS)
     tl.atomic_add(counts + index, bins, mask=(bins > 0) & (index < DIGITS))
 
 
 @triton.jit
+def _place(rows, per_slot, ROWS: tl.constexpr):
+    """Slot of the program, counted over all samples, its first row in that slot, and the row before the slot's."""
+    sample, parts = tl.program_id(1).to(tl.int64), tl.cdiv(per_slot, ROWS)
+    slot, part = tl.program_id(0) // parts, tl.program_id(0) % parts
+    return sample * (rows // per_slot) + slot, part * ROWS, sample * rows + slot * per_slot
+
+
+@triton.jit
 def _probabilities(
     scores, allowed, probability, counts, fraction, rows, columns, per_slot,
-    DIGITS: tl.constexpr, COLUMNS: tl.constexpr,
+    DIGITS: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    row, sample = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    slot, first, before = _place(rows, per_slot, ROWS)
     column = tl.arange(0, COLUMNS)
-    inside = column < columns
-    start = (sample * rows + row) * columns
-    score = tl.load(scores + start + column, mask=inside, other=0.0).to(tl.float32)
-    score = tl.math.div_rn(score, fraction).to(scores.dtype.element_ty).to(tl.float32)
-    near = tl.load(allowed + (row % per_slot) * per_slot + column % per_slot, mask=inside, other=0) != 0
-    score = tl.where(near, score, float("-inf"))
-    highest = tl.max(score, 0)
-    weight = tl.where(near, tl.exp(score - tl.where(highest == float("-inf"), 0.0, highest)), 0.0)
-    total = tl.sum(weight, 0)
-    weight = tl.math.div_rn(weight, tl.where(total > 0, total, 1.0))
-    tl.store(probability + start + column, weight, mask=inside)
-    slot = sample * (rows // per_slot) + row // per_slot
-    _count(counts + slot * 3 * DIGITS, weight.to(tl.int32, bitcast=True) >> 20, inside, DIGITS)
+    bins = tl.zeros([2 * DIGITS], tl.int32)
+    for row in range(first, tl.minimum(first + ROWS, per_slot)):
+        inside = column < columns
+        start = (before + row) * columns
+        score = tl.load(scores + start + column, mask=inside, other=0.0).to(tl.float32)
+        score = tl.math.div_rn(score, fraction).to(scores.dtype.element_ty).to(tl.float32)
+        near = tl.load(allowed + row * per_slot + column % per_slot, mask=inside, other=0) != 0
+        score = tl.where(near, score, float("-inf"))
+        highest = tl.max(score, 0)
+        weight = tl.where(near, tl.exp(score - tl.where(highest == float("-inf"), 0.0, highest)), 0.0)
+        total = tl.sum(weight, 0)
+        weight = tl.math.div_rn(weight, tl.where(total > 0, total, 1.0))
+        tl.store(probability + start + column, weight, mask=inside)
+        bins += _digits(weight.to(tl.int32, bitcast=True) >> 20, inside, DIGITS)
+    _add(counts + slot * 3 * DIGITS, bins, DIGITS)
 
 
 @triton.jit
@@ -70,29 +88,33 @@ def _prefix(counts, rank, ROUND: tl.constexpr, DIGITS: tl.constexpr):
 @triton.jit
 def _refine(
     probability, counts, rank, rows, columns, per_slot,
-    ROUND: tl.constexpr, DIGITS: tl.constexpr, COLUMNS: tl.constexpr,
+    ROUND: tl.constexpr, DIGITS: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    row, sample = tl.program_id(0), tl.program_id(1).to(tl.int64)
-    counts += (sample * (rows // per_slot) + row // per_slot) * 3 * DIGITS
+    slot, first, before = _place(rows, per_slot, ROWS)
+    counts += slot * 3 * DIGITS
     prefix, _ = _prefix(counts, rank, ROUND, DIGITS)
     column = tl.arange(0, COLUMNS)
-    start = (sample * rows + row) * columns
-    bits = tl.load(probability + start + column, mask=column < columns, other=-1.0).to(tl.int32, bitcast=True)
-    shared = (column < columns) & ((bits >> (30 - 10 * ROUND)) == prefix)
-    _count(counts + ROUND * DIGITS, (bits >> (20 - 10 * ROUND)) % DIGITS, shared, DIGITS)
+    bins = tl.zeros([2 * DIGITS], tl.int32)
+    for row in range(first, tl.minimum(first + ROWS, per_slot)):
+        start = (before + row) * columns
+        bits = tl.load(probability + start + column, mask=column < columns, other=-1.0).to(tl.int32, bitcast=True)
+        shared = (column < columns) & ((bits >> (30 - 10 * ROUND)) == prefix)
+        bins += _digits((bits >> (20 - 10 * ROUND)) % DIGITS, shared, DIGITS)
+    _add(counts + ROUND * DIGITS, bins, DIGITS)
 
 
 @triton.jit
 def _keep(
     probability, counts, kept, rank, rows, columns, per_slot,
-    DIGITS: tl.constexpr, COLUMNS: tl.constexpr,
+    DIGITS: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    row, sample = tl.program_id(0), tl.program_id(1).to(tl.int64)
-    threshold, _ = _prefix(counts + (sample * (rows // per_slot) + row // per_slot) * 3 * DIGITS, rank, 3, DIGITS)
+    slot, first, before = _place(rows, per_slot, ROWS)
+    threshold, _ = _prefix(counts + slot * 3 * DIGITS, rank, 3, DIGITS)
     column = tl.arange(0, COLUMNS)
-    start = (sample * rows + row) * columns
-    bits = tl.load(probability + start + column, mask=column < columns, other=0.0).to(tl.int32, bitcast=True)
-    tl.store(kept + start + column, (bits > threshold).to(tl.uint8), mask=column < columns)
+    for row in range(first, tl.minimum(first + ROWS, per_slot)):
+        start = (before + row) * columns
+        bits = tl.load(probability + start + column, mask=column < columns, other=0.0).to(tl.int32, bitcast=True)
+        tl.store(kept + start + column, (bits > threshold).to(tl.uint8), mask=column < columns)
 
 
 def launch_select(scores: Tensor, fraction: float, allowed: Tensor, budget: int) -> Tensor:
@@ -114,8 +136,9 @@ def launch_select(scores: Tensor, fraction: float, allowed: Tensor, budget: int)
     probability = torch.empty(scores.shape, dtype=torch.float32, device=scores.device)
     kept = torch.empty(scores.shape, dtype=torch.bool, device=scores.device)
     counts = torch.zeros(batch * heads * (rows // per_slot), ROUNDS, DIGITS, dtype=torch.int32, device=scores.device)
-    grid, sizes = (rows, batch * heads), (rows, columns, per_slot)
-    constants = {"DIGITS": DIGITS, "COLUMNS": triton.next_power_of_2(columns), "num_warps": 4}
+    together = min(per_slot, triton.next_power_of_2(triton.cdiv(batch * heads * rows, PROGRAMS)))
+    grid, sizes = (rows // per_slot * triton.cdiv(per_slot, together), batch * heads), (rows, columns, per_slot)
+    constants = {"DIGITS": DIGITS, "COLUMNS": triton.next_power_of_2(columns), "ROWS": together, "num_warps": 4}
     with torch.cuda.device_of(scores):
         _probabilities[grid](
             scores, allowed.view(torch.uint8), probability, counts, fraction, *sizes,

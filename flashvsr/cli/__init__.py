@@ -8,6 +8,7 @@ command is used, and imports torch only when it runs: ``--help`` is instant.
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -24,6 +25,10 @@ COMMANDS = {
     "curate": "raw videos and photographs go in, the good parts come out as shards, with a report",
     "bench": "speed and memory of each part of a model",
 }
+
+ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+"""Variables that say how PyTorch allocates the memory of a GPU. Unless one is set, its segments can grow: tensors of a
+stream's first chunk are larger than the others, and what is left over between segments of fixed size is lost."""
 
 RECIPES = ("fit", "validate")
 """Commands whose arguments are those of a recipe: they are parsed by Lightning."""
@@ -49,6 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         import sys
 
         arguments = sys.argv[1:]
+    if not any(name in os.environ for name in ALLOCATOR):
+        os.environ[ALLOCATOR[0]] = "expandable_segments:True"
     chosen = arguments[0] if arguments else None
     if chosen in RECIPES:
         return import_module(f"flashvsr.cli.{chosen}").main(arguments[1:])

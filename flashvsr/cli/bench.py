@@ -21,8 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--impl", default="auto", help="attention implementation; flashvsr info lists them (default: auto)")
     add("--sparse-ratio", type=float, metavar="R", help="density of attention, lower is faster (default: the model's)")
     add("--fp8", action="store_true", help="two thirds of the products in 8-bit floats: faster, less exact")
-    add("--fused", action="store_true", help="kernels that are not measured yet: selection, and GELU within a product")
-    add("--cache-gib", type=float, metavar="GIB", help="GPU memory for keys and values, the rest goes to the host's")
+    add(
+        "--cache-gib",
+        type=float,
+        metavar="GIB",
+        help="of the GPU for keys and values, the rest is the host's (default: 24)",
+    )
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
     add("--dtype", choices=["auto", "fp32", "bf16", "fp16"], default="auto", help="of the computation (default: auto)")
     add("--json", metavar="PATH", type=Path, help="write the figures here, too")
@@ -38,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     from flashvsr.bench import bench
     from flashvsr.models.checkpoints import load
 
-    names = ("version", "prompt", "decoder", "impl", "sparse_ratio", "fp8", "fused", "cache_gib", "device", "dtype")
+    names = ("version", "prompt", "decoder", "impl", "sparse_ratio", "fp8", "cache_gib", "device", "dtype")
     try:
         system = load(args.model, **{name: getattr(args, name) for name in names})
         result = bench(system, height=height, width=width, chunks=args.chunks)

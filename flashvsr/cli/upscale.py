@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--cache-gib",
         type=float,
         metavar="GIB",
-        help="GPU memory for keys and values, the rest goes to the host's: slower, same frames (default: all)",
+        help="GPU memory for keys and values, the rest goes to the host's: same frames (default: 24; inf for all)",
     )
     video = parser.add_argument_group("video")
     add = video.add_argument

@@ -23,6 +23,10 @@ DECODERS = {"tiny": "decoder", "full": "vae"}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+CACHE_GIB = 24.0
+"""GiB of keys and values that stay on a GPU unless asked otherwise: only frames of about 4K have more."""
+
+
 def load(
     model: str | Path,
     *,
@@ -36,7 +40,6 @@ def load(
     sparse_ratio: float | None = None,
     cache_gib: float | None = None,
     fp8: bool = False,
-    fused: bool = False,
     trust_code: bool = False,
 ) -> FlashVSR:
     """Load a system that is ready to stream.
@@ -54,11 +57,10 @@ def load(
         color: ``"adain"``, ``"wavelet"`` or ``"none"``; ``"auto"`` is what the model wants.
         prompt: Text embedding of a published folder, or its file, if it does not lie in the folder.
         sparse_ratio: Density of attention; None keeps the model's own.
-        cache_gib: GiB on the device for keys and values of a stream, see :class:`~flashvsr.models.VideoDiT`.
+        cache_gib: GiB on the device for keys and values of a stream, see :class:`~flashvsr.models.VideoDiT`. None is
+            :data:`CACHE_GIB` on a GPU and no limit elsewhere; ``math.inf`` is none on a GPU either.
         fp8: Compute the feed-forward networks of the transformer, two thirds of its products, in 8-bit floats: faster
             and less exact. See :class:`~flashvsr.models.fp8.Fp8Linear`.
-        fused: Select blocks by counting instead of sorting, in Triton kernels, and compute the GELU of feed-forward
-            networks within their first product. Only on a GPU; not measured on one yet.
         trust_code: Allow a folder to name classes outside this library.
 
     Returns:
@@ -89,11 +91,9 @@ def load(
             f"{folder.path} has full attention and cannot stream; `flashvsr evaluate` runs it on whole clips"
         )
     _adjust_attention(dit, impl, sparse_ratio)
-    dit.cache_gib = cache_gib
+    dit.cache_gib = CACHE_GIB if cache_gib is None and device.type == "cuda" else cache_gib
     if fp8:
         _use_fp8(dit, device, dtype)
-    for block in dit.blocks if fused else ():
-        block.self_attn.selection.impl, block.ffn.fused = "triton", True
     embedding = None if folder.prompt is None else folder.prompt.to(device, dtype, copy=True)
     system = FlashVSR(projection, dit, chosen, embedding, color=folder.color if color == "auto" else color)
     return system.requires_grad_(False).eval()

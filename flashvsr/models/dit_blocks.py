@@ -7,10 +7,10 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import layer_norm
 
 from flashvsr.attention import CrossAttention
 from flashvsr.models.fp8 import Fp8Linear
+from flashvsr.models.residual import add_, add_norm_, scaled_norm
 
 PIECE_TOKENS = 1 << 14
 """Tokens that pass the layers after the attention together, in inference: enough to fill a GPU."""
@@ -84,36 +84,38 @@ class DiTBlock(nn.Module):
         shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = (
             per_token(part, segment) for part in (self.modulation + modulation).unbind(1)
         )
+        attended = attend(self.self_attn, modulate(x, shift, scale, self.eps))
         if not alone(x):
-            x = torch.addcmul(x, gate, attend(self.self_attn, modulate(x, shift, scale, self.eps)))
+            x = torch.addcmul(x, gate, attended)
             if context is not None:
                 x = x + self.cross_attn(self.norm3(x), context)
             return torch.addcmul(x, ffn_gate, self.ffn(modulate(x, ffn_shift, ffn_scale, self.eps)))
-        x.addcmul_(gate, attend(self.self_attn, modulate(x, shift, scale, self.eps)))
+        rows = (gate, 1 + ffn_scale, ffn_shift, ffn_gate)
         for start in range(0, x.shape[1], PIECE_TOKENS):  # what follows is per token: a long chunk takes no more memory
             piece = slice(start, start + PIECE_TOKENS)
-            part = x[:, piece]
+            part, y = x[:, piece], attended[:, piece]
+            now, weight, bias, last = (row if row.shape[1] == 1 else row[:, piece] for row in rows)
+            entering: Tensor | None = now
             if context is not None:
-                part += self.cross_attn(self.norm3(part), context)
-            shift, scale, gate = (y if y.shape[1] == 1 else y[:, piece] for y in (ffn_shift, ffn_scale, ffn_gate))
-            part.addcmul_(gate, self.ffn(modulate(part, shift, scale, self.eps)))
+                norm = self.norm3
+                y = self.cross_attn(add_norm_(part, y, entering, norm.weight, norm.bias, norm.eps), context)
+                entering = None
+            add_(part, self.ffn(add_norm_(part, y, entering, weight, bias, self.eps)), last)
         return x
 
 
 class FeedForward(nn.Sequential):
     """Two linear layers with a tanh-approximated GELU between them, in inference without a second hidden tensor.
 
+    A GPU then computes the GELU within the first product, and rounds once where it rounds twice otherwise.
+
     Args:
         dim: Channels in and out.
         hidden: Channels between.
-
-    Attributes:
-        fused: Whether a GPU computes the GELU within the first product, in inference.
     """
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__(nn.Linear(dim, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, dim))
-        self.fused = False
 
     def to_fp8(self) -> None:
         """Exchange both layers for :class:`~flashvsr.models.fp8.Fp8Linear`, for good."""
@@ -128,7 +130,7 @@ class FeedForward(nn.Sequential):
         plain = type(first) is nn.Linear  # an adapter (LoRA) in its place computes more than a product
         if not (plain and alone(x)):
             return second(activation(first(x)))
-        if self.fused and x.is_cuda:
+        if x.is_cuda:
             hidden = torch._addmm_activation(first.bias, x.flatten(0, 1), first.weight.t(), use_gelu=True)
             return second(hidden).unflatten(0, x.shape[:2])
         return second(torch.ops.aten.gelu_(first(x), approximate="tanh"))
@@ -147,10 +149,8 @@ def per_token(x: Tensor, segment: Tensor | None) -> Tensor:
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
-    """Layer norm without parameters, then ``* (1 + scale) + shift``, which are those of one sample: in one pass."""
-    if shift.shape[:-1].numel() == 1:
-        return layer_norm(x, x.shape[-1:], (1 + scale).flatten(), shift.flatten(), eps)
-    return torch.addcmul(shift, layer_norm(x, x.shape[-1:], eps=eps), 1 + scale)
+    """Layer norm without parameters, then ``* (1 + scale) + shift``."""
+    return scaled_norm(x, 1 + scale, shift, eps)
 
 
 class Head(nn.Module):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -247,13 +248,14 @@ class FlashVSR(nn.Module):
             impl, reason = choose_impl(self.device, self.dtype, self.dit.head_dim, requires_grad=False)
         dtype = str(self.dtype).removeprefix("torch.")
         inner = ", feed-forward networks in 8-bit floats" if isinstance(first.ffn[0], Fp8Linear) else ""
-        inner = inner or (", GELU within the product" if first.ffn.fused else "")
-        room = self.dit.cache_gib
+        selection, room = first.self_attn.selection.impl, self.dit.cache_gib
+        if selection == "auto":
+            selection = "triton" if self.device.type == "cuda" and find_spec("triton") else "plain"
         return {
             "attention": f"{impl} ({reason})",
-            "selection": first.self_attn.selection.impl,
+            "selection": selection,
             "linear layers": dtype + inner,
-            "keys and values": "on the device" if room is None else f"{room} GiB on the device, the rest on the host",
+            "keys and values": f"up to {room:g} GiB on the device, the rest on the host" if room else "on the device",
         }
 
     def stream(

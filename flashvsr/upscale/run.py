@@ -87,8 +87,8 @@ def upscale_file(
         impl: Attention implementation, ``"auto"`` or a name.
         sparse_ratio: Density of attention, lower is faster; None keeps the model's own.
         fp8: Compute two thirds of the transformer's products in 8-bit floats: faster and less exact.
-        cache_gib: GiB of a GPU's memory for keys and values; the rest of them lies in the host's memory, which is
-            slower and changes no frame. None keeps all on the GPU.
+        cache_gib: GiB of a GPU's memory for keys and values; the rest of them lies in the host's memory, which
+            changes no frame. None is 24, which only frames of about 4K exceed; ``math.inf`` keeps all on the GPU.
         codec: ``"auto"``, or a video encoder by its FFmpeg name.
         crf: Quality of the encoder, lower is better.
         format: Container; ``"auto"`` goes by the ending, Matroska for stdout.

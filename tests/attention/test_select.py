@@ -181,15 +181,17 @@ def test_the_kernels_equal_plain_pytorch_under_the_interpreter(dtype):
         "import torch\n"
         "from flashvsr.attention import window_mask\n"
         "from flashvsr.attention.select import select_from_means\n"
-        "from flashvsr.attention.triton_select import launch_select\n"
+        "from flashvsr.attention import triton_select\n"
         "torch.manual_seed(0)\n"
-        "for slots, keys, budget in ((1, 4, 17), (3, 3, 9), (2, 4, 0), (1, 2, 10**6)):\n"
+        "cases = ((1, 4, 17), (3, 3, 9), (2, 4, 0), (1, 2, 10**6))\n"
+        "for programs, slots, keys, budget in [(n, *case) for n in (1024, 16, 8) for case in cases]:\n"
+        "    triton_select.PROGRAMS = programs\n"
         "    allowed = window_mask((2, 3), (2, 3))\n"
         "    allowed[2] = False\n"
         f"    query, key = (2 * torch.randn(2, 2, 6 * n, 16, dtype=torch.{dtype}) for n in (slots, keys))\n"
         "    plain = select_from_means(query, key, allowed, budget=budget, slots=slots)\n"
-        "    kernel = launch_select(query / 8 @ key.transpose(2, 3), 0.5, allowed, budget)\n"
-        "    assert torch.equal(plain, kernel), (slots, keys, budget, (plain != kernel).sum())\n"
+        "    kernel = triton_select.launch_select(query / 8 @ key.transpose(2, 3), 0.5, allowed, budget)\n"
+        "    assert torch.equal(plain, kernel), (programs, slots, keys, budget)\n"
     )
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)

@@ -56,7 +56,6 @@ def _run(
     velocities, frames, state = [], [], None
     for block in system.dit.blocks:
         block.self_attn.impl = "auto" if fast else "dense"
-        block.ffn.fused = fast  # on a GPU
         block.self_attn.selection.register_forward_hook(
             lambda module, args, out: used.append(next(given).to(device) if masks else out) or used[-1]
         )
