@@ -78,6 +78,11 @@ class KVCache:
         return min(self.slots_seen, self.history)
 
     @property
+    def partly_on_host(self) -> bool:
+        """Whether keys and values of some layers lie in host memory."""
+        return self._host is not None
+
+    @property
     def positions(self) -> list[int]:
         """Which slot of the stream each filled place of the ring holds, counted from 0."""
         first = self.slots_seen - self.filled

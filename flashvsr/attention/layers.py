@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
@@ -135,7 +135,7 @@ class CrossAttention(nn.Module):
         return self.o(_merge_heads(scaled_dot_product_attention(query, key, value)))
 
 
-@lru_cache(maxsize=16)
+@cache  # a CUDA graph that reads it does not keep it alive
 def _window_on(device: torch.device, grid_hw: tuple[int, int], window_hw: tuple[int, int], boundary: str) -> Tensor:
     return window_mask(grid_hw, window_hw, boundary=boundary).to(device)
 

@@ -1,8 +1,8 @@
 # mypy: disable-error-code=no-untyped-def
 """Triton kernels of joint selection: softmax of every row, then the threshold of every slot digit by digit.
 
-Probabilities are not negative, so that their bits, read as integers, are in their order. Three rounds of counting, by
-ten bits each, find the value at an index without sorting; each round reads the counts of the one before. A program
+Probabilities are not negative, so that their bits, read as integers, are in their order. Four rounds of counting, by
+eight bits each, find the value at an index without sorting; each round reads the counts of the one before. A program
 counts several rows of a slot before it adds to the counts of all: the programs of a slot queue up for these.
 """
 
@@ -13,7 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-ROUNDS, DIGITS = 3, 1024
+ROUNDS, BITS = 4, 8
+DIGITS = 1 << BITS
 
 PROGRAMS = 1024
 """Programs of a launch, about: enough to fill a GPU."""
@@ -32,14 +33,14 @@ def _digit(counts, rank, DIGITS: tl.constexpr):
 
 @triton.jit
 def _digits(digit, inside, DIGITS: tl.constexpr):
-    """How often each digit occurs in one row, `[2 * DIGITS]`; those not inside go to bins that are not kept."""
-    return tl.histogram(tl.where(inside, digit, DIGITS), 2 * DIGITS)
+    """How often each digit occurs in one row, `[DIGITS]`, among those inside."""
+    bins = tl.histogram(tl.where(inside, digit, 0), DIGITS)
+    return bins - tl.where(tl.arange(0, DIGITS) == 0, tl.sum(tl.where(inside, 0, 1), 0), 0)
 
 
 @triton.jit
 def _add(counts, bins, DIGITS: tl.constexpr):
-    index = tl.arange(0, 2 * DIGITS)
-    tl.atomic_add(counts + index, bins, mask=(bins > 0) & (index < DIGITS))
+    tl.atomic_add(counts + tl.arange(0, DIGITS), bins, mask=bins > 0)
 
 
 @triton.jit
@@ -53,11 +54,11 @@ def _place(rows, per_slot, ROWS: tl.constexpr):
 @triton.jit
 def _probabilities(
     scores, allowed, probability, counts, fraction, rows, columns, per_slot,
-    DIGITS: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr,
+    ROUNDS: tl.constexpr, BITS: tl.constexpr, DIGITS: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     slot, first, before = _place(rows, per_slot, ROWS)
     column = tl.arange(0, COLUMNS)
-    bins = tl.zeros([2 * DIGITS], tl.int32)
+    bins = tl.zeros([DIGITS], tl.int32)
     for row in range(first, tl.minimum(first + ROWS, per_slot)):
         inside = column < columns
         start = (before + row) * columns
@@ -70,8 +71,8 @@ def _probabilities(
         total = tl.sum(weight, 0)
         weight = tl.math.div_rn(weight, tl.where(total > 0, total, 1.0))
         tl.store(probability + start + column, weight, mask=inside)
-        bins += _digits(weight.to(tl.int32, bitcast=True) >> 20, inside, DIGITS)
-    _add(counts + slot * 3 * DIGITS, bins, DIGITS)
+        bins += _digits(weight.to(tl.int32, bitcast=True) >> (ROUNDS - 1) * BITS, inside, DIGITS)
+    _add(counts + slot * ROUNDS * DIGITS, bins, DIGITS)
 
 
 @triton.jit
@@ -88,28 +89,29 @@ def _prefix(counts, rank, ROUND: tl.constexpr, DIGITS: tl.constexpr):
 @triton.jit
 def _refine(
     probability, counts, rank, rows, columns, per_slot,
-    ROUND: tl.constexpr, DIGITS: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr,
+    ROUND: tl.constexpr, ROUNDS: tl.constexpr, BITS: tl.constexpr, DIGITS: tl.constexpr, COLUMNS: tl.constexpr,
+    ROWS: tl.constexpr,
 ):  # fmt: skip
     slot, first, before = _place(rows, per_slot, ROWS)
-    counts += slot * 3 * DIGITS
+    counts += slot * ROUNDS * DIGITS
     prefix, _ = _prefix(counts, rank, ROUND, DIGITS)
     column = tl.arange(0, COLUMNS)
-    bins = tl.zeros([2 * DIGITS], tl.int32)
+    bins = tl.zeros([DIGITS], tl.int32)
     for row in range(first, tl.minimum(first + ROWS, per_slot)):
         start = (before + row) * columns
         bits = tl.load(probability + start + column, mask=column < columns, other=-1.0).to(tl.int32, bitcast=True)
-        shared = (column < columns) & ((bits >> (30 - 10 * ROUND)) == prefix)
-        bins += _digits((bits >> (20 - 10 * ROUND)) % DIGITS, shared, DIGITS)
+        shared = (column < columns) & (bits >> (ROUNDS - ROUND) * BITS == prefix)
+        bins += _digits((bits >> (ROUNDS - 1 - ROUND) * BITS) % DIGITS, shared, DIGITS)
     _add(counts + ROUND * DIGITS, bins, DIGITS)
 
 
 @triton.jit
 def _keep(
     probability, counts, kept, rank, rows, columns, per_slot,
-    DIGITS: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr,
+    ROUNDS: tl.constexpr, BITS: tl.constexpr, DIGITS: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     slot, first, before = _place(rows, per_slot, ROWS)
-    threshold, _ = _prefix(counts + slot * 3 * DIGITS, rank, 3, DIGITS)
+    threshold, _ = _prefix(counts + slot * ROUNDS * DIGITS, rank, ROUNDS, DIGITS)
     column = tl.arange(0, COLUMNS)
     for row in range(first, tl.minimum(first + ROWS, per_slot)):
         start = (before + row) * columns
@@ -138,13 +140,14 @@ def launch_select(scores: Tensor, fraction: float, allowed: Tensor, budget: int)
     counts = torch.zeros(batch * heads * (rows // per_slot), ROUNDS, DIGITS, dtype=torch.int32, device=scores.device)
     together = min(per_slot, triton.next_power_of_2(triton.cdiv(batch * heads * rows, PROGRAMS)))
     grid, sizes = (rows // per_slot * triton.cdiv(per_slot, together), batch * heads), (rows, columns, per_slot)
-    constants = {"DIGITS": DIGITS, "COLUMNS": triton.next_power_of_2(columns), "ROWS": together, "num_warps": 4}
+    constants = {"ROUNDS": ROUNDS, "BITS": BITS, "DIGITS": DIGITS, "COLUMNS": triton.next_power_of_2(columns)}
+    constants |= {"ROWS": together, "num_warps": 4}
     with torch.cuda.device_of(scores):
         _probabilities[grid](
             scores, allowed.view(torch.uint8), probability, counts, fraction, *sizes,
             enable_fp_fusion=False, **constants,
         )  # fmt: skip
-        for number in (1, 2):
+        for number in range(1, ROUNDS):
             _refine[grid](probability, counts, rank, *sizes, ROUND=number, **constants)
         _keep[grid](probability, counts, kept.view(torch.uint8), rank, *sizes, **constants)
     return kept

@@ -21,6 +21,7 @@ from flashvsr.attention import (
     unpartition_blocks,
 )
 from flashvsr.attention.layers import FIRST_SLOTS
+from flashvsr.models.chunk_graphs import ChunkGraphs, why_not
 from flashvsr.models.dit_blocks import DiTBlock, Head, timestep_embedding
 from flashvsr.models.dit_state import DiTState
 
@@ -128,31 +129,36 @@ class VideoDiT(nn.Module):
         x = self._tokens(latents, lr_tokens)
         embedding, modulation = self._time(timestep, x.dtype)
         if state is None:
-            cache = self._new_cache(grid, x) if streaming else None
-            context = self._context(prompt)
+            cache, context = self._new_cache(grid, x) if streaming else None, self._context(prompt)
+            graphs = ChunkGraphs()
         else:
-            cache, context = state.take()
+            cache, context, graphs = state.take()
         rope = rope_table(grid, self.head_dim, order=self.order, device=x.device)
         if self.order == "block":
             x = partition_blocks(x.unflatten(1, (grid.frames, grid.rows, grid.columns)))
-        for index, block in enumerate(self.blocks):
-            arguments: dict[str, Any] = {}
-            if self.order == "block":
-                arguments = {"cache": cache, "layer": index, "history": history}
 
-            def attend(layer: nn.Module, y: Tensor, arguments: dict[str, Any] = arguments) -> Tensor:
-                return layer(y, grid, rope, **arguments)
+        def run(x: Tensor, rope: Tensor, embedding: Tensor, modulation: Tensor) -> Tensor:
+            for index, block in enumerate(self.blocks):
+                arguments: dict[str, Any] = {}
+                if self.order == "block":
+                    arguments = {"cache": cache, "layer": index, "history": history}
 
-            prompt_keys = context[index] if context else None
-            x = self._block(block, cache is None, x, modulation, attend, prompt_keys, None)
-        x = self.head(x, embedding, None)
+                def attend(layer: nn.Module, y: Tensor, arguments: dict[str, Any] = arguments) -> Tensor:
+                    return layer(y, grid, rope, **arguments)
+
+                prompt_keys = context[index] if context else None
+                x = self._block(block, cache is None, x, modulation, attend, prompt_keys, None)
+            return self.head(x, embedding, None)
+
+        inputs = (x, rope, embedding, modulation)
+        x = run(*inputs) if cache is None or why_not(self, x, cache) else graphs.run(cache, run, *inputs)
         if self.order == "block":
             x = unpartition_blocks(x, (grid.frames, grid.rows, grid.columns)).flatten(1, 3)
         velocity = self._unpatchify(x, grid)
         if cache is None:
             return velocity, None
         cache.advance(grid.slots)
-        return velocity, DiTState(cache, grid.frame_offset + grid.frames, context)
+        return velocity, DiTState(cache, grid.frame_offset + grid.frames, context, graphs=graphs)
 
     def forward_packed(
         self,

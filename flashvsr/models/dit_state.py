@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from flashvsr.attention import KVCache
+from flashvsr.models.chunk_graphs import ChunkGraphs
 
 
 @dataclass
@@ -19,22 +20,24 @@ class DiTState:
         cache: Keys and values of earlier slots.
         latents_seen: Latent frames so far, which is where RoPE goes on.
         context: Keys and values of the prompt, per block; empty without a prompt.
+        graphs: What was recorded of earlier chunks, on a GPU. A copy of the state records anew.
     """
 
     cache: KVCache
     latents_seen: int
     context: list[tuple[Tensor, Tensor]]
     consumed: bool = False
+    graphs: ChunkGraphs = field(default_factory=ChunkGraphs, repr=False)
 
-    def take(self) -> tuple[KVCache, list[tuple[Tensor, Tensor]]]:
-        """Hand out the cache and the prompt and mark the state as consumed.
+    def take(self) -> tuple[KVCache, list[tuple[Tensor, Tensor]], ChunkGraphs]:
+        """Hand out the cache, the prompt and the graphs, and mark the state as consumed.
 
         Raises:
             RuntimeError: If the state was consumed before.
         """
         self.check_fresh()
         self.consumed = True
-        return self.cache, self.context
+        return self.cache, self.context, self.graphs
 
     def clone(self) -> DiTState:
         """Return an independent copy, to branch a stream.

@@ -133,7 +133,7 @@ def test_the_order_of_rows_and_a_second_run_do_not_change_a_bit(monkeypatch: pyt
     query, key, value = (token_major(1, 3, blocks, torch.bfloat16) for blocks in (64, 96, 96))
     mask = irregular_mask(1, 3, 64, 96)
     results = []
-    for programs in (0, 100, 1024, 1024):
+    for programs in (1, 64, 1024, 1024):
         monkeypatch.setattr(hopper_launch, "FULLEST_FIRST", programs)
         out = attend(query, (key,), (value,), mask)
         results.append((out, *torch.autograd.grad(out.float().square().sum(), (query, key, value))))
