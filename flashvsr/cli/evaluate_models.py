@@ -18,9 +18,9 @@ from flashvsr.evaluate import WholeClip, without_latents, without_velocity
 from flashvsr.evaluate.run import Method
 from flashvsr.models import FlashVSR, VideoDiT
 from flashvsr.models.checkpoints import DECODERS, choose_device, choose_dtype, find_model
+from flashvsr.models.color_match import ColorMatch
 from flashvsr.models.model_folder import ModelFolder
 from flashvsr.models.sampler import FlowSchedule
-from flashvsr.models.system import ColorMatch
 from flashvsr.streaming import Geometry
 from flashvsr.streaming.noise import chunk_noise
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -11,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from flashvsr.attention import choose_impl
-from flashvsr.decoders import adain_color, wavelet_color
+from flashvsr.models.chunk_graphs import MOST_TOKENS, RECORDABLE
+from flashvsr.models.color_match import ColorMatch
 from flashvsr.models.dit import VideoDiT
 from flashvsr.models.dit_state import DiTState
 from flashvsr.models.fp8 import Fp8Linear
@@ -21,51 +23,6 @@ logger = logging.getLogger(__name__)
 
 TIMESTEP = 1000.0
 """The one step starts from pure noise."""
-
-COLORS = {"adain": adain_color, "wavelet": wavelet_color, "none": None}
-
-
-class ColorMatch(nn.Module):
-    """Bring the colours of frames back to those of the LR frames.
-
-    Args:
-        method: ``"adain"``, ``"wavelet"`` or ``"none"``.
-
-    Raises:
-        ValueError: If `method` is unknown.
-    """
-
-    def __init__(self, method: str = "adain") -> None:
-        super().__init__()
-        if method not in COLORS:
-            raise ValueError(f"color is one of {', '.join(COLORS)}; got {method!r}")
-        self.method = method
-
-    def forward(self, frames: Tensor, lr: Tensor, content: tuple[int, int] | None = None) -> Tensor:
-        """Match.
-
-        Args:
-            frames: `[B, 3, T, H, W]`; may be changed in place.
-            lr: LR frames of the same shape.
-            content: Height and width of what is not padding, from the top left; None for all.
-
-        Returns:
-            `[B, 3, T, H, W]`, the padding as it was.
-        """
-        match = COLORS[self.method]
-        if match is None:
-            return frames
-        height, width = content or frames.shape[3:]
-        original, shown = frames[..., :height, :width], lr[..., :height, :width]
-        if not frames.requires_grad:
-            match(original, shown, out=original)
-            return frames
-        matched = match(original, shown)
-        if matched.shape == frames.shape:
-            return matched
-        frames = frames.clone()  # the gradient of the match needs the original
-        frames[..., :height, :width] = matched
-        return frames
 
 
 @dataclass
@@ -160,7 +117,13 @@ class FlashVSR(nn.Module):
         return self.dit.patch_embedding.weight.dtype
 
     def step(
-        self, lr: Tensor, noise: Tensor, state: SystemState | None = None, *, content: tuple[int, int] | None = None
+        self,
+        lr: Tensor,
+        noise: Tensor,
+        state: SystemState | None = None,
+        *,
+        content: tuple[int, int] | None = None,
+        show: Callable[[Tensor], None] | None = None,
     ) -> tuple[Tensor, SystemState]:
         """Process one chunk.
 
@@ -171,6 +134,8 @@ class FlashVSR(nn.Module):
             state: Of the previous chunk, consumed; None at the start.
             content: Height and width of what is not padding, from the top left; colours are matched over it. None for
                 all.
+            show: Called with the frames of each latent as soon as they are decoded, the first one alone and then four
+                at a time, before the next latent is.
 
         Returns:
             Frames `[B, 3, T', H, W]` in [-1, 1], 21 at the start, then 8; and the new state. The last 4 LR frames are
@@ -197,9 +162,21 @@ class FlashVSR(nn.Module):
         latents = noise - velocity  # one Euler step from sigma 1 to sigma 0
         seen = lr if state is None else torch.cat((state.lr, lr), 2)
         shown, ahead = seen[:, :, : -self.geometry.lookahead], seen[:, :, -self.geometry.lookahead :]
-        frames, decoder = self.decoder(latents, shown, state.decoder if state else None)
-        frames = self.color(frames, shown, content)
+        decoder = state.decoder if state else None
+        lengths = [shown.shape[2]] if show is None else self._frames_of_latents(shown.shape[2], latents.shape[2])
+        parts = []
+        for part, those in zip(latents.chunk(len(lengths), 2), shown.split(lengths, 2), strict=True):
+            frames, decoder = self.decoder(part, those, decoder)
+            parts.append(self.color(frames, those, content))
+            if show is not None:
+                show(parts[-1])
+        frames = parts[0] if show is None else torch.cat(parts, 2)
         return frames, SystemState(projection, dit, decoder, ahead.clone())
+
+    def _frames_of_latents(self, frames: int, latents: int) -> list[int]:
+        """Frames of each latent of a chunk: the first of a stream stands for fewer."""
+        usual = self.geometry.next_frames // len(self.geometry.latents(1))
+        return [frames - usual * (latents - 1), *[usual] * (latents - 1)]
 
     def _check(self, lr: Tensor, noise: Tensor, state: SystemState | None) -> None:
         """Refuse what does not fit before any part consumes its state."""
@@ -248,6 +225,7 @@ class FlashVSR(nn.Module):
             impl, reason = choose_impl(self.device, self.dtype, self.dit.head_dim, requires_grad=False)
         dtype = str(self.dtype).removeprefix("torch.")
         inner = ", feed-forward networks in 8-bit floats" if isinstance(first.ffn[0], Fp8Linear) else ""
+        recorded = self.device.type == "cuda" and impl in RECORDABLE
         selection, room = first.self_attn.selection.impl, self.dit.cache_gib
         if selection == "auto":
             selection = "triton" if self.device.type == "cuda" and find_spec("triton") else "plain"
@@ -255,6 +233,7 @@ class FlashVSR(nn.Module):
             "attention": f"{impl} ({reason})",
             "selection": selection,
             "linear layers": dtype + inner,
+            "launches": f"steady chunks of up to {MOST_TOKENS} tokens as CUDA graphs" if recorded else "one by one",
             "keys and values": f"up to {room:g} GiB on the device, the rest on the host" if room else "on the device",
         }
 

@@ -81,10 +81,12 @@ class Stream:
         self._size = (height, width)
         self._canvas = Canvas(height, width, scale, self._geometry.multiple, self._device, self._dtype)
         self.output_size, self.padded_size = self._canvas.output_size, self._canvas.padded_size
-        takes_content = "content" in inspect.signature(system.step).parameters
-        self._step_options: dict[str, Any] = {"content": self.output_size} if takes_content else {}
+        taken = inspect.signature(system.step).parameters
+        self._step_options: dict[str, Any] = {"content": self.output_size} if "content" in taken else {}
+        self._shows_parts = "show" in taken
         self._seed = seed
         self._noise = noise
+        self._ahead: Tensor | None = None  # noise of the next chunk
         if noise is not None:
             self._check_noise(noise)
 
@@ -105,12 +107,15 @@ class Stream:
         }
         if state is not None:
             self._restore(state)
+        self._draw_ahead()
 
-    def push(self, frames: Tensor) -> Tensor:
+    def push(self, frames: Tensor, *, show: Callable[[Tensor], object] | None = None) -> Tensor:
         """Add frames and return those that are finished.
 
         Args:
             frames: `[T, 3, h, w]`, uint8 or floating point in [0, 1], on any device; T may be 0.
+            show: Called with finished frames, slices of what is returned, as they come: four at a time from a system
+                that can, else a chunk at a time. The first ones are there before the rest of their chunk is decoded.
 
         Returns:
             `[T', 3, H, W]`, the next 0..n output frames, in the dtype and range and on the device of ``frames``.
@@ -128,7 +133,7 @@ class Stream:
         if len(frames):
             self._last = frames[-1:].clone()
         self.frames_in += len(frames)
-        return self._run(waiting)
+        return self._run(waiting, show=show)
 
     def finish(self) -> Tensor:
         """Return the frames still missing and close the stream.
@@ -215,7 +220,7 @@ class Stream:
                 f"noise must be [1, {wanted[1]}, latents, {height}, {width}] for this size, got {list(noise.shape)}"
             )
 
-    def _run(self, frames: Tensor, limit: int | None = None) -> Tensor:
+    def _run(self, frames: Tensor, limit: int | None = None, show: Callable[[Tensor], object] | None = None) -> Tensor:
         """Step through all complete chunks of ``frames``, keep the rest waiting, return at most ``limit`` frames."""
         chunks, outputs, needed = 0, 0, self._geometry.lr_frames(self._chunk)
         while needed <= len(frames):
@@ -228,28 +233,47 @@ class Stream:
         for _ in range(chunks):
             stop = start + self._geometry.lr_frames(self._chunk)
             with torch.inference_mode():
-                done += self._step(frames[start:stop], out[done:])
+                done += self._step(frames[start:stop], out[done:], show)
             start = stop
         self._waiting = frames[start:].clone()  # a view would keep the caller's whole piece alive
         self.frames_out += done
         return out
 
-    def _step(self, frames: Tensor, out: Tensor) -> int:
+    def _step(self, frames: Tensor, out: Tensor, show: Callable[[Tensor], object] | None) -> int:
         """Run one chunk, write as many of its frames as fit into ``out`` and say how many those are."""
-        noise = to_device(self._next_noise(), self._device).to(self._dtype)
         lr = self._canvas.to_model(frames)
-        result, self._state = self._system.step(lr, noise, self._state, **self._step_options)
+        noise = to_device(self._next_noise(), self._device).to(self._dtype)
+        written = 0
+
+        def finish(part: Tensor) -> None:
+            nonlocal written
+            piece = out[written : written + part.shape[2]]
+            self._canvas.to_public(part, piece)
+            written += len(piece)
+            if show is not None and len(piece):
+                show(piece)
+
+        in_parts = show is not None and self._shows_parts
+        options = {**self._step_options, "show": finish} if in_parts else self._step_options
+        result, self._state = self._system.step(lr, noise, self._state, **options)
         expected = (1, 3, self._geometry.output_frames(self._chunk), *self.padded_size)
         if tuple(result.shape) != expected:
             raise ValueError(f"step returned frames of shape {list(result.shape)}, expected {list(expected)}")
         self._chunk += 1
-        count = min(len(out), expected[2])
-        self._canvas.to_public(result, out[:count])
-        return count
+        if not in_parts:
+            finish(result)
+        self._draw_ahead()
+        return written
+
+    def _draw_ahead(self) -> None:
+        """Draw noise on the host while a GPU computes; a CPU gains nothing from it."""
+        if self._device.type != "cpu" and self._noise is None and not self._finished:
+            self._ahead = chunk_noise(self._geometry, self._seed, self._chunk, self.padded_size)
 
     def _next_noise(self) -> Tensor:
         if self._noise is None:
-            return chunk_noise(self._geometry, self._seed, self._chunk, self.padded_size)
+            ahead, self._ahead = self._ahead, None
+            return chunk_noise(self._geometry, self._seed, self._chunk, self.padded_size) if ahead is None else ahead
         latents = self._geometry.latents(self._chunk)
         if self._noise.shape[2] < latents.stop:
             raise ValueError(
@@ -257,35 +281,6 @@ class Stream:
                 f"which needs {latents.stop}: inject more, or leave it out to draw from the seed"
             )
         return self._noise[:, :, latents.start : latents.stop]
-
-
-def upscale(system: System, video: Tensor, *, scale: float = 4, seed: int = 0, noise: Tensor | None = None) -> Tensor:
-    """Upscale a whole clip that is held in memory.
-
-    Args:
-        system: The model; see :mod:`flashvsr.streaming`.
-        video: `[T, 3, h, w]`, uint8 or floating point in [0, 1]; T may be 0.
-        scale: Enlargement, at least 1.
-        seed: Seed of the noise.
-        noise: Noise to use instead; see :class:`Stream`.
-
-    Returns:
-        `[T, 3, round(scale * h), round(scale * w)]` in the dtype, range and device of ``video``. Beyond this tensor,
-        memory is that of one chunk.
-
-    Raises:
-        ValueError: As :class:`Stream` and its ``push``.
-    """
-    if video.ndim != 4:
-        raise ValueError(f"video must be [T, 3, h, w], got {list(video.shape)}")
-    stream = Stream(system, height=video.shape[2], width=video.shape[3], scale=scale, seed=seed, noise=noise)
-    out = video.new_empty(len(video), 3, *stream.output_size)
-    done = 0
-    for piece in [*video.split(system.geometry.next_frames), None]:
-        frames = stream.finish() if piece is None else stream.push(piece)
-        out[done : done + len(frames)] = frames
-        done += len(frames)
-    return out
 
 
 def _copied(value: Any, device: torch.device) -> Any:

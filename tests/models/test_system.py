@@ -5,9 +5,10 @@ import torch
 
 from flashvsr.attention import LocalSparseAttention
 from flashvsr.decoders import TinyConditionalDecoder, adain_color
+from flashvsr.models.color_match import ColorMatch
 from flashvsr.models.dit import VideoDiT
 from flashvsr.models.lr_projection import LRProjection
-from flashvsr.models.system import ColorMatch, FlashVSR
+from flashvsr.models.system import FlashVSR
 
 
 def _system(**arguments) -> FlashVSR:

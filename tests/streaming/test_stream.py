@@ -174,6 +174,25 @@ def test_padding_is_made_known_to_a_step_that_asks_for_the_content():
     assert len(run(Asking(), clip(2, 17, 33), 1)) == 2
 
 
+def test_frames_are_shown_as_they_come_and_returned_together():
+    class InParts(StandIn):
+        def step(self, lr, noise, state, show=None):
+            frames, state = super().step(lr, noise, state)
+            for part in frames.split([1, *[4] * 5] if frames.shape[2] == 21 else [4, 4], 2) if show else ():
+                show(part)
+            return frames, state
+
+    video = clip(33, 18, 20)
+    expected = run(StandIn(0.1), video, 33, seed=3)
+    for system, lengths in ((InParts(0.1), [1, 4, 4, 4, 4, 4, 4, 4]), (StandIn(0.1), [21, 8])):
+        shown = []
+        stream = Stream(system, height=18, width=20, seed=3)
+        returned = stream.push(video, show=shown.append)
+        assert [len(part) for part in shown] == lengths
+        assert torch.equal(torch.cat(shown), returned)
+        assert torch.equal(torch.cat([returned, stream.finish()]), expected)
+
+
 # Values
 
 
