@@ -9,7 +9,7 @@ from torch import Tensor, nn
 HALO = 2
 """Rows at half resolution that a band needs beyond its own: the last stage sees three pixels beyond each side."""
 
-BAND_BYTES, BAND_BYTES_GPU = 2**23, 2**28
+BAND_BYTES, BAND_BYTES_GPU = 2**23, 2**28 + 2**24
 """Size of a band's features at full resolution: near a CPU's caches; on a GPU large enough to fill it."""
 
 COLUMNS = 4

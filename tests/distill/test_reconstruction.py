@@ -41,6 +41,24 @@ def test_the_terms_are_what_they_are_called():
     torch.testing.assert_close(parts["ms_ssim"], torch.zeros(2, dtype=torch.float64))
 
 
+def test_the_truth_is_sharpened_with_an_unsharp_mask_when_asked():
+    from torchvision.transforms.functional import gaussian_blur
+
+    hr = 0.9 * _frames()[1].double()
+    padded = torch.nn.functional.pad(hr.flatten(0, 1), (5, 5, 5, 5), mode="replicate")
+    blurred = gaussian_blur(padded, 11, 1.5)[..., 5:-5, 5:-5].view_as(hr)
+    target = (hr + 0.4 * (hr - blurred)).clamp(-1, 1)
+    assert (target.abs() == 1).any()
+    loss = ReconstructionLoss("mse", perceptual="fft", temporal_weight=1.0, sharpen=0.4, sharpen_sigma=1.5)
+    assert loss(target, hr)[1]["mse"].max() < 1e-20
+    assert loss(hr, hr)[1]["mse"].min() > 1e-3
+    flat = torch.full_like(hr, 0.3)
+    assert loss(flat, flat)[1]["mse"].max() < 1e-20
+    for arguments in ({"sharpen": -0.1}, {"sharpen_sigma": 0.0}):
+        with pytest.raises(ValueError, match="sharpen"):
+            ReconstructionLoss(**arguments)
+
+
 def test_only_the_pixels_of_samples_that_begin_at_frame_0_weigh_four_times():
     sr, hr = _frames()
     loss = ReconstructionLoss(perceptual="fft", perceptual_weight=2)
