@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-SCRIPTS = [path for path in sorted((Path(__file__).parents[1] / "benchmarks").glob("*.py")) if "--" in path.read_text()]
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+SCRIPTS = [path for path in sorted(FOLDER.glob("*.py")) if "__main__" in path.read_text()]
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
