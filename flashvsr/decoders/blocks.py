@@ -148,6 +148,7 @@ class TinyNetwork(nn.ModuleDict):
         state: TinyDecoderState | None,
         *,
         parallel: bool = False,
+        settling: int = 0,
     ) -> tuple[Tensor, TinyDecoderState]:
         """Decode one call of a stream.
 
@@ -159,6 +160,7 @@ class TinyNetwork(nn.ModuleDict):
             state: The state of the stream, which is consumed, or None at its start.
             parallel: True: all frames of a pass go through every layer together, for training. False: one by one
                 from half resolution on, which bounds the memory. They agree to rounding.
+            settling: Latent frames in front that only fill the memory; their pictures are left out.
 
         Returns:
             Frames `[B, 3, T', 8h, 8w]`, raw (released weights: [0, 1]), four per latent frame but one for the first
@@ -168,7 +170,7 @@ class TinyNetwork(nn.ModuleDict):
             RuntimeError: If the state was consumed before.
         """
         past: list[Tensor | None] = [None] * len(MEMORY_BLOCKS) if state is None else list(state.take())
-        drop = LEAD_FRAMES if state is None else 0
+        drop = FRAMES_PER_LATENT * settling + (LEAD_FRAMES if state is None else 0)
         (to_quarter,), to_half, to_full = (
             upsampling_kernels(self[grow], self[conv]) for grow, conv in (("9", "10"), ("15", "16"), ("21", "22"))
         )

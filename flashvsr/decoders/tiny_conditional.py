@@ -29,9 +29,11 @@ class TinyConditionalDecoder(nn.Module):
         latents_per_pass: Latent frames that share one pass through the two low-resolution stages. More is faster where
             frames are small, costs memory, and agrees with 1 to rounding. Where gradients are wanted, all frames of a
             call go through every layer together, whatever this says.
+        settling: Latent frames for which a stream stands still at its first frame before it begins, so that the memory
+            does not start empty: without them the first frames can be twice as wrong as later ones.
 
     Raises:
-        ValueError: If ``latents_per_pass`` is below 1.
+        ValueError: If ``latents_per_pass`` is below 1 or ``settling`` negative.
 
     Reference:
         FlashVSR, https://arxiv.org/abs/2510.12747, tiny conditional decoder; the network is that of
@@ -46,10 +48,14 @@ class TinyConditionalDecoder(nn.Module):
         channels: tuple[int, int, int, int] = (512, 256, 128, 128),
         residual: bool = False,
         latents_per_pass: int = 1,
+        settling: int = 0,
     ) -> None:
         super().__init__()
         if latents_per_pass < 1:
             raise ValueError(f"latents_per_pass must be at least 1, got {latents_per_pass}")
+        if settling < 0:
+            raise ValueError(f"settling counts latent frames, at least 0; got {settling}")
+        self.settling = settling
         self.latent_channels = latent_channels
         self.residual = residual
         self.latents_per_pass = latents_per_pass
@@ -79,9 +85,14 @@ class TinyConditionalDecoder(nn.Module):
         """
         self._check(latents, lr, state)
         parallel = learns(self, latents, lr)
+        settling = self.settling if state is None else 0
+        seen = lr
+        if settling:
+            latents = torch.cat((latents[:, :, :1].expand(-1, -1, settling, -1, -1), latents), 2)
+            seen = torch.cat((lr[:, :, :1].expand(-1, -1, FRAMES_PER_LATENT * settling, -1, -1), lr), 2)
         together = latents.shape[2] if parallel else self.latents_per_pass
-        passes = self._passes(latents, lr, together, lead=LEAD_FRAMES if state is None else 0)
-        frames, state = self.decoder(passes, *latents.shape[:3:2], state, parallel=parallel)
+        passes = self._passes(latents, seen, together, lead=LEAD_FRAMES if state is None else 0)
+        frames, state = self.decoder(passes, *latents.shape[:3:2], state, parallel=parallel, settling=settling)
         if not self.residual:
             return frames.mul_(2).sub_(1), state
         return frames.add_(lr) if frames.dtype == lr.dtype else frames + lr, state  # they differ under autocast

@@ -159,6 +159,21 @@ def test_a_residual_decoder_trained_without_latents_is_not_disturbed_by_them_and
     assert decoder.decoder["latents"].weight.grad.abs().max() > 0
 
 
+@pytest.mark.parametrize("learning", [True, False])
+def test_a_settled_stream_begins_as_one_that_stood_still(learning):
+    latents, lr = _clip(3)
+    plain, settled = _decoder(), TinyConditionalDecoder(channels=CHANNELS, settling=2)
+    settled.load_state_dict(plain.state_dict())
+    still = torch.cat([latents[:, :, :1]] * 2 + [latents], 2), torch.cat([lr[:, :, :1]] * 8 + [lr], 2)
+    with torch.set_grad_enabled(learning):
+        expected = plain(*still)[0][:, :, 8:]
+        torch.testing.assert_close(settled(latents, lr)[0], expected, rtol=0, atol=1e-6)
+    with torch.inference_mode():
+        assert torch.equal(_run(settled, latents, lr, (1, 2))[0], settled(latents, lr)[0])
+    with pytest.raises(ValueError, match="-1"):
+        TinyConditionalDecoder(settling=-1)
+
+
 def test_an_untrained_residual_decoder_can_leave_the_lr_frames():
     decoder, (latents, lr) = _decoder(residual=True), _clip(2)
     decoder(latents, lr)[0].square().mean().backward()
