@@ -111,4 +111,10 @@ def _pin(x: Tensor, device: torch.device) -> None:
             f"{x.nbytes / 2**30:.1f} GiB of host memory for keys and values could not be locked: {status}; free some, "
             "or keep more of them on the GPU (--cache-gib)"
         )
-    weakref.finalize(x.untyped_storage(), runtime.cudaHostUnregister, x.data_ptr()).atexit = False
+    weakref.finalize(x.untyped_storage(), _unpin, x.data_ptr(), device).atexit = False
+
+
+def _unpin(address: int, device: torch.device) -> None:
+    torch.cuda.synchronize(device)  # a copy may be on its way
+    runtime: Any = torch.cuda.cudart()
+    runtime.cudaHostUnregister(address)

@@ -29,7 +29,8 @@ class PartResult:
         milliseconds: Median over the timed chunks.
         teraflops: Operations it needs, 10^12; attention counts the kept blocks only. 0 when it has none to speak of.
         floor_milliseconds: The time these operations take at the matrix rate measured in the same run.
-        peak_gib: Most memory allocated on a GPU while it ran, weights and state of all parts included; 0 elsewhere.
+        peak_gib: Most memory allocated on a GPU while it ran, weights and state of all parts included, but not what a
+            CUDA graph works in; 0 elsewhere.
     """
 
     name: str

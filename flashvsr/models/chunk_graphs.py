@@ -44,12 +44,13 @@ class ChunkGraphs:
         if place not in self._seen:
             self._seen.add(place)
             return function(*inputs)
-        if place not in self._recorded:
-            self._recorded[place] = self._record(function, inputs)
-        graph, buffers, out = self._recorded[place]
-        for buffer, value in zip(buffers, inputs, strict=True):
-            buffer.copy_(value)
-        graph.replay()
+        with torch.cuda.device_of(inputs[0]):
+            if place not in self._recorded:
+                self._recorded[place] = self._record(function, inputs)
+            graph, buffers, out = self._recorded[place]
+            for buffer, value in zip(buffers, inputs, strict=True):
+                buffer.copy_(value)
+            graph.replay()
         return out
 
     def _record(

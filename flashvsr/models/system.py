@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
+from math import inf
 from typing import Any
 
 import torch
@@ -234,7 +235,9 @@ class FlashVSR(nn.Module):
             "selection": selection,
             "linear layers": dtype + inner,
             "launches": f"steady chunks of up to {MOST_TOKENS} tokens as CUDA graphs" if recorded else "one by one",
-            "keys and values": f"up to {room:g} GiB on the device, the rest on the host" if room else "on the device",
+            "keys and values": "on the device"
+            if room in (None, inf)
+            else f"{room:g} GiB on the device, then on the host",
         }
 
     def stream(
