@@ -16,8 +16,8 @@ from flashvsr.bench.operations import PARTS, count_operations
 from flashvsr.models.system import FlashVSR
 from flashvsr.streaming import Stream
 
-WARM_UP = 8
-"""Steady chunks before those that are timed: on a GPU some of the first are recorded as graphs."""
+WARM_UP, WARM_UP_GPU = 3, 8
+"""Steady chunks before those that are timed; on a GPU some of the first are recorded as graphs."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def bench(system: FlashVSR, *, height: int, width: int, chunks: int = 10, seed: 
         clock.stop(f"{name} chunk")
         if name != "first":  # only the last stream's steady chunks follow; the others free their state
             stream.push(video[first:])
-    for _ in range(WARM_UP):
+    for _ in range(WARM_UP_GPU if cuda else WARM_UP):
         stream.push(video[first:])
     flops = count_operations(system, stream, video[first:])
     handles = [handle for name in PARTS for handle in clock.watch(name, getattr(system, name))]

@@ -115,6 +115,17 @@ def test_each_update_of_the_one_step_stage_reaches_its_own_networks_only(argumen
     assert _changed(stage, before) == generator | {"fake_score", "fake_projection"}
 
 
+def test_of_a_finished_decoder_the_weights_of_the_latents_learn_alone(tmp_path):
+    stage = make_stage("one_step", residual=True, train_decoder="latents")
+    before = {name: value.clone() for name, value in stage.decoder.state_dict().items()}
+    _fit(stage, [batch([0]), batch([1])], tmp_path)
+    changed = {name for name, value in stage.decoder.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {"decoder.latents.weight"}
+    assert any(key.startswith("decoder.") for key in stage.state_dict())
+    with pytest.raises(ValueError, match="no weights of latents alone"):
+        make_stage("one_step", train_decoder="latents")
+
+
 def test_the_generator_waits_its_turn_and_the_fake_score_does_not(tmp_path):
     stage, updates = make_stage("one_step", generator_every=3), []
     update = stage._update

@@ -51,8 +51,11 @@ def toy_projection() -> LRProjection:
     return LRProjection(hidden=(4, 8), dim=16)
 
 
-def toy_decoder() -> TinyConditionalDecoder:
-    return TinyConditionalDecoder(CHANNELS, (8, 8, 4, 4))
+def toy_decoder(residual: bool = False) -> TinyConditionalDecoder:
+    decoder = TinyConditionalDecoder(CHANNELS, (8, 8, 4, 4), residual)
+    if residual:
+        nn.init.normal_(decoder.decoder["26"].weight, std=0.1)  # it starts at zero
+    return decoder
 
 
 def sample(index: int, frames: int = FRAMES, size: int = SIZE) -> dict[str, Tensor]:
@@ -70,7 +73,7 @@ def batch(indices: list[int], images: bool = False) -> dict:
     return made
 
 
-def make_stage(name: str, text_dim: int | None = None, **arguments):
+def make_stage(name: str, text_dim: int | None = None, residual: bool = False, **arguments):
     """A stage with equal weights in every process and run: "joint", "sparse" or "one_step", or "sparse_lora"."""
     torch.manual_seed(0)
     schedule, sgd = FlowSchedule(), partial(torch.optim.SGD, lr=0.1)
@@ -88,7 +91,7 @@ def make_stage(name: str, text_dim: int | None = None, **arguments):
         toy_dit(False, text_dim),
         toy_projection(),
         ToyVAE(),
-        toy_decoder(),
+        toy_decoder(residual),
         schedule,
         ReconstructionLoss(perceptual="fft"),
         **{"generator_optimizer": sgd, "fake_optimizer": sgd, **given},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from lightning.pytorch import LightningModule
@@ -56,7 +56,9 @@ class OneStepStage(LightningModule):
         fake_scheduler: Likewise.
         prompt: Text embedding `[1, L, text_dim]` or a file of it; None for models without.
         generator_every: Fake updates per generator update.
-        train_decoder: Whether the decoder learns too.
+        train_decoder: Whether the decoder learns too; ``"latents"`` for the weights of its latents alone, where they
+            are a tensor of their own (as in a residual :class:`~flashvsr.decoders.TinyConditionalDecoder`): beside a
+            finished decoder the transformer can only add.
         dmd_weight: Of distribution matching.
         reconstruction_weight: Of the decoded window.
         latent_weight: Of the squared error to the latents of the truth.
@@ -95,7 +97,7 @@ class OneStepStage(LightningModule):
         fake_scheduler: MakeScheduler | None = None,
         prompt: Tensor | str | Path | None = None,
         generator_every: int = 5,
-        train_decoder: bool = False,
+        train_decoder: bool | Literal["latents"] = False,
         dmd_weight: float = 1.0,
         reconstruction_weight: float = 1.0,
         latent_weight: float = 0.0,
@@ -143,6 +145,13 @@ class OneStepStage(LightningModule):
         self.register_buffer("prompt", read_prompt(prompt), persistent=False)
         frozen = ("vae", "score", "score_projection", "reconstruction")
         freeze(self, frozen if train_decoder else (*frozen, "decoder"))
+        if train_decoder == "latents":
+            for name, parameter in decoder.named_parameters():
+                parameter.requires_grad_("latents" in name.split("."))
+            if not any(parameter.requires_grad for parameter in decoder.parameters()):
+                raise ValueError(
+                    f"train_decoder='latents': the {type(decoder).__name__} has no weights of latents alone"
+                )
         for networks in self._networks().values():
             trained(networks)
 
