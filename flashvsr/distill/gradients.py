@@ -21,8 +21,10 @@ def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor | None:
 def clip_gradients(norm: Tensor, parameters: Iterable[nn.Parameter], most: float) -> None:
     """Scale gradients of the given joint `norm` down to `most`, in place."""
     factor = (most / (norm + 1e-6)).clamp(max=1.0)
-    for parameter in parameters:
-        if parameter.grad is not None:
-            gradient = parameter.grad
-            local = gradient.to_local() if isinstance(gradient, DTensor) else gradient
-            local.mul_(factor.to(local.dtype))
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    by_dtype: dict[torch.dtype, list[Tensor]] = {}
+    for gradient in gradients:
+        local = gradient.to_local() if isinstance(gradient, DTensor) else gradient
+        by_dtype.setdefault(local.dtype, []).append(local)
+    for dtype, local_gradients in by_dtype.items():
+        torch._foreach_mul_(local_gradients, factor.to(dtype))  # one launch for many tensors
