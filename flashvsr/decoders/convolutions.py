@@ -32,8 +32,8 @@ def conv_relu(x: Tensor, weight: Tensor, bias: Tensor | None, plus: Tensor | Non
         `[B, O, h, w]`.
     """
     mixed = torch.is_autocast_enabled("cuda")  # the fused calls take one dtype and autocast does not know them
-    cudnn = x.is_cuda and torch.version.hip is None and torch.backends.cudnn.is_available()
-    if cudnn and not mixed and not torch.is_grad_enabled():
+    cudnn = torch.backends.cudnn.is_available() and torch.backends.cudnn.enabled and torch.version.hip is None
+    if x.is_cuda and cudnn and not mixed and not torch.is_grad_enabled():
         ones = (1, 1)  # stride, padding and dilation alike
         if plus is None:
             return torch.cudnn_convolution_relu(x, weight, bias, ones, ones, ones, 1)
