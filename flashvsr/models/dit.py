@@ -22,7 +22,7 @@ from flashvsr.attention import (
 )
 from flashvsr.attention.layers import FIRST_SLOTS
 from flashvsr.models.chunk_graphs import ChunkGraphs, why_not
-from flashvsr.models.dit_blocks import DiTBlock, Head, timestep_embedding
+from flashvsr.models.dit_blocks import DiTBlock, Head, linear_velocity, timestep_embedding
 from flashvsr.models.dit_state import DiTState
 
 PATCH = 2
@@ -44,6 +44,9 @@ class VideoDiT(nn.Module):
         text_dim: Channels of a prompt token; None for a model without a prompt.
         eps: Of the norms.
         attention: Builds a self-attention layer from (dim, heads).
+        preconditioned: Whether the network predicts only what no multiple of its noisy input tells of the velocity.
+            From pure noise the latents are then its output alone: a small network need not cancel the noise. False for
+            released weights.
         activation_checkpointing: Whether a block's activations are computed again in the backward pass instead of kept.
             Without gradients, or in a stream, it changes nothing.
 
@@ -55,7 +58,8 @@ class VideoDiT(nn.Module):
         ValueError: If the attention layers differ in the order of tokens or in their history.
 
     Reference:
-        Wan2.1, https://arxiv.org/abs/2503.20314; FlashVSR, https://arxiv.org/abs/2510.12747.
+        Wan2.1, https://arxiv.org/abs/2503.20314; FlashVSR, https://arxiv.org/abs/2510.12747; preconditioning,
+        https://arxiv.org/abs/2206.00364, section 5.
     """
 
     def __init__(
@@ -70,9 +74,11 @@ class VideoDiT(nn.Module):
         text_dim: int | None = 4096,
         eps: float = 1e-6,
         attention: Callable[[int, int], nn.Module] = LocalSparseAttention,
+        preconditioned: bool = False,
         activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        self.preconditioned = preconditioned
         self.activation_checkpointing = activation_checkpointing
         self.blocks: Any  # nn.ModuleList of DiTBlock, whose items type checkers take for plain modules
         self.heads, self.head_dim = heads, dim // heads
@@ -154,7 +160,7 @@ class VideoDiT(nn.Module):
         x = run(*inputs) if cache is None or why_not(self, x, cache) else graphs.run(cache, run, *inputs)
         if self.order == "block":
             x = unpartition_blocks(x, (grid.frames, grid.rows, grid.columns)).flatten(1, 3)
-        velocity = self._unpatchify(x, grid)
+        velocity = self._velocity(x, grid, latents, timestep)
         if cache is None:
             return velocity, None
         cache.advance(grid.slots)
@@ -215,7 +221,10 @@ class VideoDiT(nn.Module):
                 segment,
             )
         out = self.head(x, embedding, segment).split(lengths, 1)
-        return [self._unpatchify(part, grid)[0] for part, grid in zip(out, grids, strict=True)]
+        return [
+            self._velocity(part, grid, sample[None], timestep[None])[0]
+            for part, grid, sample, timestep in zip(out, grids, latents, timesteps, strict=True)
+        ]
 
     def _block(self, block: nn.Module, whole: bool, *arguments: Any) -> Tensor:
         if self.activation_checkpointing and whole and torch.is_grad_enabled():
@@ -298,13 +307,10 @@ class VideoDiT(nn.Module):
             device_gib=self.cache_gib,
         )
 
-    def _unpatchify(self, x: Tensor, grid: TokenGrid) -> Tensor:
-        return rearrange(
-            x,
-            "b (t h w) (p q c) -> b c t (h p) (w q)",
-            t=grid.frames,
-            h=grid.rows,
-            w=grid.columns,
-            p=PATCH,
-            q=PATCH,
-        )
+    def _velocity(self, x: Tensor, grid: TokenGrid, latents: Tensor, timestep: Tensor) -> Tensor:
+        """From the head's output `[B, N, channels * PATCH^2]` to `[B, channels, T, H/8, W/8]`."""
+        sizes = {"t": grid.frames, "h": grid.rows, "w": grid.columns, "p": PATCH, "q": PATCH}
+        velocity = rearrange(x, "b (t h w) (p q c) -> b c t (h p) (w q)", **sizes)
+        if not self.preconditioned:
+            return velocity
+        return velocity + linear_velocity(timestep / 1000).view(-1, 1, 1, 1, 1).to(velocity.dtype) * latents

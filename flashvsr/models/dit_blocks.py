@@ -31,6 +31,18 @@ def timestep_embedding(timestep: Tensor, dim: int) -> Tensor:
     return torch.cat((angle.cos(), angle.sin()), 1).float()
 
 
+def linear_velocity(sigma: Tensor) -> Tensor:
+    """The multiple of a noisy sample that comes nearest to its velocity, where latents have unit variance.
+
+    Args:
+        sigma: Noise levels of any shape; the noisy sample is ``(1 - sigma) * x0 + sigma * noise``.
+
+    Returns:
+        Shaped as `sigma`: -1 without noise, 1 for nothing but noise.
+    """
+    return (2 * sigma - 1) / (sigma**2 + (1 - sigma) ** 2)
+
+
 class DiTBlock(nn.Module):
     """Attention, cross-attention and feed-forward, the first and the last modulated by the timestep.
 

@@ -7,6 +7,7 @@ import torch
 
 from flashvsr.attention import FullAttention, LocalSparseAttention
 from flashvsr.models import FlowSchedule, VideoDiT, sample_latents
+from flashvsr.models.dit_blocks import linear_velocity
 
 SCHEDULE = FlowSchedule()
 
@@ -95,3 +96,25 @@ def test_activation_checkpointing_keeps_less_for_the_backward_pass():
         packed[0].mean().backward()
         kept.append(sum(count))
     assert kept[1] < kept[0] / 2
+
+
+def test_the_best_multiple_of_a_noisy_sample_is_that_of_least_squares():
+    x0, noise = torch.randn(2, 200_000, generator=torch.Generator().manual_seed(0))
+    for sigma in (0.0, 0.3, 0.5, 0.9, 1.0):
+        noisy = (1 - sigma) * x0 + sigma * noise
+        best = (noisy @ (noise - x0)) / (noisy @ noisy)
+        assert linear_velocity(torch.tensor(sigma)) == pytest.approx(best.item(), abs=0.02)
+
+
+@torch.no_grad()
+def test_a_preconditioned_network_that_says_nothing_gives_no_noise_from_pure_noise():
+    plain, preconditioned = _dit(FullAttention), _dit(FullAttention, preconditioned=True)
+    noise, tokens, timestep = torch.randn(2, 4, 2, 4, 6), torch.randn(2, 12, 32), torch.tensor([1000.0, 300.0])
+    arguments = {"lr_tokens": tokens, "streaming": False}
+    difference = preconditioned(noise, timestep, **arguments)[0] - plain(noise, timestep, **arguments)[0]
+    torch.testing.assert_close(difference[0], noise[0])
+    torch.testing.assert_close(difference[1], linear_velocity(torch.tensor(0.3)) * noise[1])
+    packed = preconditioned.forward_packed(list(noise), timestep, list(tokens))
+    torch.testing.assert_close(torch.stack(packed), preconditioned(noise, timestep, **arguments)[0])
+    preconditioned.head.head.weight.zero_(), preconditioned.head.head.bias.zero_()
+    assert sample_latents(preconditioned, noise, tokens, steps=1, schedule=SCHEDULE).abs().max() == 0
