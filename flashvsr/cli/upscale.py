@@ -42,7 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="colour correction (auto: the model's)",
     )
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
-    add("--dtype", choices=["auto", "fp32", "bf16", "fp16"], default="auto", help="of the computation (default: auto)")
+    add(
+        "--dtype",
+        choices=["auto", "fp32", "bf16", "fp16"],
+        default="auto",
+        help="of the computation (auto: bf16 where the device multiplies it, else fp16 on a GPU, fp32 on a CPU)",
+    )
     add(
         "--impl",
         default="auto",

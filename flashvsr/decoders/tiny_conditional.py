@@ -72,8 +72,9 @@ class TinyConditionalDecoder(nn.Module):
 
         Args:
             latents: `[B, 16, n, H/8, W/8]`, normalised as the diffusion transformer returns them.
-            lr: `[B, 3, T, H, W]` in [-1, 1], the LR frames upsampled to the output size, in the dtype of the latents.
-                T = 4n - 3 in the first call of a stream (its first latent stands for frame 0 alone), 4n later.
+            lr: `[B, 3, T, H, W]` in [-1, 1], the LR frames upsampled to the output size, in the dtype of the latents;
+                a residual decoder also takes a wider one, and returns frames in it. T = 4n - 3 in the first call of a
+                stream (its first latent stands for frame 0 alone), 4n later.
             state: What the previous call returned, which is consumed, or None at the start of a stream.
 
         Returns:
@@ -95,7 +96,7 @@ class TinyConditionalDecoder(nn.Module):
         frames, state = self.decoder(passes, *latents.shape[:3:2], state, parallel=parallel, settling=settling)
         if not self.residual:
             return frames.mul_(2).sub_(1), state
-        return frames.add_(lr) if frames.dtype == lr.dtype else frames + lr, state  # they differ under autocast
+        return frames.add_(lr) if frames.dtype == lr.dtype else frames + lr, state
 
     def _passes(self, latents: Tensor, lr: Tensor, together: int, lead: int) -> Iterator[Tensor]:
         """Network inputs `[B*T, 768 + 16, H/8, W/8]`, channels_last; ``lead`` copies of frame 0 go in front."""
@@ -103,7 +104,7 @@ class TinyConditionalDecoder(nn.Module):
             piece = latents[:, :, start : start + together]
             begin = FRAMES_PER_LATENT * start - lead
             pixels = lr[:, :, max(begin, 0) : begin + FRAMES_PER_LATENT * piece.shape[2]]
-            yield _network_input(piece, pixels, repeats=max(-begin, 0))
+            yield _network_input(piece, pixels.to(latents.dtype), repeats=max(-begin, 0))
 
     def _check(self, latents: Tensor, lr: Tensor, state: TinyDecoderState | None) -> None:
         check_latents(latents, self.latent_channels)
@@ -120,7 +121,8 @@ class TinyConditionalDecoder(nn.Module):
                 f"{steps} latents of {height}x{width} need LR frames of shape {expected}, got {tuple(lr.shape)} "
                 f"({call} for n latents, already at the output size)"
             )
-        if lr.dtype != latents.dtype:
+        wider = self.residual and torch.promote_types(lr.dtype, latents.dtype) == lr.dtype
+        if lr.dtype != latents.dtype and not wider:
             raise ValueError(f"latents are {latents.dtype} and LR frames {lr.dtype}: convert one to the other's dtype")
         self.decoder.check_state(state, latents)
 

@@ -50,8 +50,8 @@ def load(
         model: ``"nano"``, the packaged model; or a folder, ours or the published FlashVSR v1 or v1.1.
         version: ``"v1"`` or ``"v1.1"`` of a published folder; None to tell it by its hash.
         device: ``"auto"`` takes a CUDA GPU if there is one, else the CPU.
-        dtype: ``"fp32"``, ``"bf16"``, ``"fp16"`` or a `torch.dtype`; ``"auto"`` is fp32 on a CPU, bf16 on a GPU (fp16
-            where it has no bf16).
+        dtype: ``"fp32"``, ``"bf16"``, ``"fp16"`` or a `torch.dtype`; ``"auto"`` is bf16 on a GPU (fp16
+            where it has none) and on a CPU that multiplies it (AVX-512 BF16), else fp32.
         impl: Implementation of block-sparse attention.
         decoder: ``"tiny"``, or ``"full"`` for the VAE's decoder.
         color: ``"adain"``, ``"wavelet"`` or ``"none"``; ``"auto"`` is what the model wants.
@@ -177,15 +177,20 @@ def choose_device(device: torch.device | str) -> torch.device:
     return chosen
 
 
+def cpu_capabilities() -> Mapping[str, Any]:
+    """Instruction sets of the CPU by name; none where PyTorch is too old to tell."""
+    return torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+
+
 def choose_dtype(dtype: torch.dtype | str, device: torch.device) -> torch.dtype:
-    """The dtype meant: ``"auto"`` is fp32 on a CPU, bf16 on a GPU, or fp16 where that has no bf16.
+    """The dtype meant: ``"auto"`` is bf16 where the device multiplies it, else fp16 on a GPU and fp32 on a CPU.
 
     Raises:
         ValueError: If it is none of fp32, bf16, fp16.
     """
     if dtype == "auto":
         if device.type != "cuda":
-            return torch.float32
+            return torch.bfloat16 if cpu_capabilities().get("avx512_bf16") else torch.float32
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     chosen = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
     if chosen is None or chosen not in DTYPES.values():

@@ -117,6 +117,11 @@ class FlashVSR(nn.Module):
         """Of the parameters, and of what passes between the networks."""
         return self.dit.patch_embedding.weight.dtype
 
+    @property
+    def pixel_dtype(self) -> torch.dtype:
+        """Of LR frames and output: fp32 where the decoder adds to LR frames, which bf16 would round to 8 bits."""
+        return torch.float32 if getattr(self.decoder, "residual", False) else self.dtype
+
     def step(
         self,
         lr: Tensor,
@@ -149,8 +154,8 @@ class FlashVSR(nn.Module):
         self._check(lr, noise, state)
         if state is not None:
             state.consumed = True
-        lr, noise = lr.to(self.device, self.dtype), noise.to(self.device, self.dtype)
-        tokens, projection = self.projection(lr, state.projection if state else None)
+        lr, noise = lr.to(self.device, self.pixel_dtype), noise.to(self.device, self.dtype)
+        tokens, projection = self.projection(lr.to(self.dtype), state.projection if state else None)
         timestep = torch.full((lr.shape[0],), TIMESTEP, device=lr.device)
         velocity, dit = self.dit(
             noise,

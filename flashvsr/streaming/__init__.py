@@ -10,7 +10,7 @@ that has
 
 and optionally
 
-* ``device`` and ``dtype`` of what ``step`` is given (default: CPU, float32);
+* ``device`` and ``dtype`` of what ``step`` is given (default: CPU, float32), and ``pixel_dtype``, if `lr` has another;
 * a parameter ``content`` of ``step``: it then gets the (height, width) in pixels of the top-left part that is not
   padding, for statistics such as colour;
 * a parameter ``show`` of ``step``: a function to call with frames `[1, 3, T', H, W]` of a chunk as they come, or None;

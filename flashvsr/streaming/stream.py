@@ -79,7 +79,8 @@ class Stream:
         self._device = torch.device(getattr(system, "device", "cpu"))
         self._dtype: torch.dtype = getattr(system, "dtype", torch.float32)
         self._size = (height, width)
-        self._canvas = Canvas(height, width, scale, self._geometry.multiple, self._device, self._dtype)
+        pixels: torch.dtype = getattr(system, "pixel_dtype", self._dtype)
+        self._canvas = Canvas(height, width, scale, self._geometry.multiple, self._device, pixels)
         self.output_size, self.padded_size = self._canvas.output_size, self._canvas.padded_size
         taken = inspect.signature(system.step).parameters
         self._step_options: dict[str, Any] = {"content": self.output_size} if "content" in taken else {}

@@ -150,6 +150,18 @@ def test_an_untrained_residual_decoder_returns_the_lr_frames_exactly(dtype):
     assert torch.equal(frames, lr)
 
 
+@torch.inference_mode()
+def test_lr_frames_keep_their_precision_beside_a_narrower_residual_decoder():
+    (latents, lr), decoder = _clip(3), _decoder(residual=True).bfloat16()
+    frames, state = decoder(latents[:, :, :2].bfloat16(), lr[:, :, :5])
+    assert torch.equal(frames, lr[:, :, :5])
+    assert torch.equal(decoder(latents[:, :, 2:].bfloat16(), lr[:, :, 5:], state)[0], lr[:, :, 5:])
+    with pytest.raises(ValueError, match=r"latents are torch.float32 and LR frames torch.bfloat16"):
+        decoder(latents, lr.bfloat16())
+    with pytest.raises(ValueError, match=r"latents are torch.bfloat16 and LR frames torch.float32"):
+        _decoder().bfloat16()(latents.bfloat16(), lr)
+
+
 def test_a_residual_decoder_trained_without_latents_is_not_disturbed_by_them_and_learns_to_use_them():
     decoder, (latents, lr) = _decoder(residual=True), _clip(2)
     torch.nn.init.normal_(decoder.decoder["26"].weight, std=0.1)

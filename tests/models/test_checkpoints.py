@@ -112,7 +112,7 @@ def test_full_size_builders_have_exactly_the_published_tensors():
 
 
 def test_a_published_folder_loads_every_tensor_and_streams(published):
-    system = load(published, version="v1", device="cpu")
+    system = load(published, version="v1", device="cpu", dtype="fp32")
     for part, file in (("dit", DIT), ("projection", "LQ_proj_in.ckpt"), ("decoder", "TCDecoder.ckpt")):
         path = published / file
         saved = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
@@ -168,10 +168,10 @@ def test_a_missing_prompt_is_asked_for_by_name_and_place(published, tmp_path):
 
 
 def test_the_full_decoder_is_the_vae_bare_or_under_model_state(published):
-    bare = load(published, version="v1", device="cpu", decoder="full")
+    bare = load(published, version="v1", device="cpu", dtype="fp32", decoder="full")
     file = published / "Wan2.1_VAE.pth"
     torch.save({"model_state": torch.load(file)}, file)
-    wrapped = load(published, version="v1", device="cpu", decoder="full", color="none")
+    wrapped = load(published, version="v1", device="cpu", dtype="fp32", decoder="full", color="none")
     assert isinstance(wrapped.decoder, WanVAE)
     assert all(map(torch.equal, bare.decoder.parameters(), wrapped.decoder.parameters()))
     assert not wrapped.decoder.mean.is_meta
@@ -483,8 +483,15 @@ def test_a_folder_without_wan_weights_is_named(tmp_path):
 # Where and in which dtype
 
 
-def test_auto_is_fp32_on_a_cpu_and_unknown_choices_are_refused(monkeypatch):
+def test_auto_is_bf16_on_a_cpu_that_multiplies_it(monkeypatch):
+    for has, chosen in (({}, "fp32"), ({"avx512_bf16": False}, "fp32"), ({"avx512_bf16": True}, "bf16")):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=has: has, raising=False)
+        assert choose_dtype("auto", torch.device("cpu")) == choose_dtype(chosen, torch.device("cpu"))
+    monkeypatch.delattr(torch.cpu, "get_capabilities")  # PyTorch 2.10
     assert choose_dtype("auto", torch.device("cpu")) == torch.float32
+
+
+def test_unknown_dtypes_and_devices_are_refused(monkeypatch):
     assert choose_dtype("fp16", torch.device("cpu")) == choose_dtype(torch.float16, torch.device("cpu"))
     with pytest.raises(ValueError, match="dtype is auto or one of fp32, bf16, fp16; got 'int8'"):
         choose_dtype("int8", torch.device("cpu"))

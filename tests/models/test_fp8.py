@@ -44,7 +44,7 @@ def test_a_feed_forward_network_in_8_bits_is_near_the_exact_one():
 
 
 def test_a_system_takes_the_mode_only_when_asked():
-    systems = [flashvsr.load("nano", device="cpu", fp8=fp8) for fp8 in (False, True)]
+    systems = [flashvsr.load("nano", device="cpu", dtype="fp32", fp8=fp8) for fp8 in (False, True)]
     kinds = [type(system.dit.blocks[0].ffn[0]) for system in systems]
     assert kinds == [torch.nn.Linear, Fp8Linear]
     latents = torch.randn(1, 16, 2, 16, 16, generator=torch.Generator().manual_seed(0))

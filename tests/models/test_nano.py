@@ -40,7 +40,7 @@ def test_nano_restores_what_blur_took_better_than_bicubic(nano):
 
 
 def test_every_network_of_nano_has_weights_that_do_something(nano):
-    lr, noise = torch.rand(1, 3, 25, 128, 128), torch.randn(1, 16, 6, 16, 16)
+    lr, noise = (x.to(nano.dtype) for x in (torch.rand(1, 3, 25, 128, 128), torch.randn(1, 16, 6, 16, 16)))
     with torch.no_grad():
         tokens, _ = nano.projection(lr, None)
         velocity, _ = nano.dit(noise, torch.tensor([1000.0]), lr_tokens=tokens)

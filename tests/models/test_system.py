@@ -9,6 +9,7 @@ from flashvsr.models.color_match import ColorMatch
 from flashvsr.models.dit import VideoDiT
 from flashvsr.models.lr_projection import LRProjection
 from flashvsr.models.system import FlashVSR
+from flashvsr.streaming import resize_bicubic
 
 
 def _system(**arguments) -> FlashVSR:
@@ -49,6 +50,16 @@ def test_n_frames_in_are_n_frames_out_at_four_times_the_size(frames, height, wid
     out = _system().upscale(_video(frames, height, width))
     assert out.shape == (frames, 3, 4 * height, 4 * width)
     assert out.dtype == torch.uint8
+
+
+def test_a_residual_system_in_bf16_keeps_more_than_eight_bits():
+    plain, residual = _system().bfloat16(), _system()
+    residual.decoder = TinyConditionalDecoder(channels=(16, 8, 8, 8), residual=True)
+    residual.bfloat16()
+    video = torch.linspace(0.5, 0.51, 33 * 3 * 32 * 32).view(33, 3, 32, 32)  # 2.5 levels of 8 bits
+    out = _stream(residual, video, 8)
+    torch.testing.assert_close(out, resize_bicubic(video, (128, 128)), rtol=0, atol=1e-6)  # it adds nothing yet
+    assert (plain.pixel_dtype, residual.pixel_dtype) == (torch.bfloat16, torch.float32)
 
 
 def test_other_scales_give_the_exact_rounded_size():
