@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -51,8 +52,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     parsers = {name: commands.add_parser(name, help=summary) for name, summary in COMMANDS.items()}
     if arguments is None:
-        import sys
-
         arguments = sys.argv[1:]
     if not any(name in os.environ for name in ALLOCATOR):
         os.environ[ALLOCATOR[0]] = "expandable_segments:True"
@@ -64,4 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parsers[chosen].description = command.__doc__
         command.add_arguments(parsers[chosen])
     args = parser.parse_args(arguments)
-    return import_module(f"flashvsr.cli.{args.command}").run(args)
+    try:
+        status = import_module(f"flashvsr.cli.{args.command}").run(args)
+        sys.stdout.flush()
+    except BrokenPipeError:  # as of `flashvsr info | head`: what is left to print goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return status

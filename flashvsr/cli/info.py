@@ -17,6 +17,7 @@ def run(args: argparse.Namespace) -> int:
 
     from flashvsr import __version__
     from flashvsr.attention import choose_impl, explain_impls
+    from flashvsr.models.checkpoints import choose_dtype
 
     print(f"flashvsr {__version__}")
     for name in ("torch", "torchvision", "triton", "xformers", "lightning", "av"):
@@ -27,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     devices = [torch.device("cpu"), *(torch.device("cuda", index) for index in range(torch.cuda.device_count()))]
     for device in devices:
         cuda = device.type == "cuda"
-        dtype = torch.bfloat16 if cuda else torch.float32
+        dtype = choose_dtype("auto", device)
         print(
             f"\n{torch.cuda.get_device_name(device) if cuda else f'CPU, {torch.get_num_threads()} threads'} ({device})"
         )
