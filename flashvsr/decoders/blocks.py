@@ -149,6 +149,7 @@ class TinyNetwork(nn.ModuleDict):
         *,
         parallel: bool = False,
         settling: int = 0,
+        dtype: torch.dtype | None = None,
     ) -> tuple[Tensor, TinyDecoderState]:
         """Decode one call of a stream.
 
@@ -161,6 +162,7 @@ class TinyNetwork(nn.ModuleDict):
             parallel: True: all frames of a pass go through every layer together, for training. False: one by one
                 from half resolution on, which bounds the memory. They agree to rounding.
             settling: Latent frames in front that only fill the memory; their pictures are left out.
+            dtype: Of the frames where they are computed one by one; None for that of the passes.
 
         Returns:
             Frames `[B, 3, T', 8h, 8w]`, raw (released weights: [0, 1]), four per latent frame but one for the first
@@ -184,7 +186,7 @@ class TinyNetwork(nn.ModuleDict):
                 continue
             if done == -drop:
                 rows, columns = (4 * size for size in x.shape[2:])
-                frames = x.new_empty(batch, 3, FRAMES_PER_LATENT * latents - drop, rows, columns)
+                frames = x.new_empty(batch, 3, FRAMES_PER_LATENT * latents - drop, rows, columns, dtype=dtype)
             done = self._finish_one_by_one(x, to_half, to_full, past, frames, done)
         if parallel:
             frames = torch.cat(pieces, dim=2).contiguous()

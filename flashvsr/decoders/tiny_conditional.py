@@ -93,7 +93,8 @@ class TinyConditionalDecoder(nn.Module):
             seen = torch.cat((lr[:, :, :1].expand(-1, -1, FRAMES_PER_LATENT * settling, -1, -1), lr), 2)
         together = latents.shape[2] if parallel else self.latents_per_pass
         passes = self._passes(latents, seen, together, lead=LEAD_FRAMES if state is None else 0)
-        frames, state = self.decoder(passes, *latents.shape[:3:2], state, parallel=parallel, settling=settling)
+        options = {"parallel": parallel, "settling": settling, "dtype": lr.dtype}
+        frames, state = self.decoder(passes, *latents.shape[:3:2], state, **options)
         if not self.residual:
             return frames.mul_(2).sub_(1), state
         return frames.add_(lr) if frames.dtype == lr.dtype else frames + lr, state
