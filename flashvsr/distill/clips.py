@@ -31,7 +31,7 @@ def target_frames(batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
 def encode(vae: nn.Module, frames: Tensor) -> Tensor:
     """Latents `[B, C, n, H/8, W/8]` of `4n - 3` frames, without gradient, in the dtype of the frames."""
     with torch.no_grad():
-        latents, _ = vae.encode(frames)  # type: ignore[operator]
+        latents, _ = vae.encode(frames)  # type: ignore[operator]  # any VAE; a module promises none
     return latents.to(frames.dtype)
 
 

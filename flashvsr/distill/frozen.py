@@ -22,7 +22,7 @@ def freeze(module: nn.Module, names: Sequence[str]) -> None:
     names = [name for name in names if getattr(module, name) is not None]
     for name in names:
         getattr(module, name).requires_grad_(False).eval()
-    module.frozen_names = tuple(names)  # type: ignore[assignment]
+    module.frozen_names = tuple(names)  # type: ignore[assignment]  # a module takes any attribute
     module.register_state_dict_post_hook(_leave_out)
     module.register_load_state_dict_pre_hook(_fill_in)
 

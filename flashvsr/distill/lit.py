@@ -100,7 +100,8 @@ class JointStage(LightningModule):
             weights += [1.0 if kind == "video" else self.image_weight] * latents.shape[0]
 
         def predict(noisy: list[Tensor], timesteps: Tensor) -> list[Tensor]:
-            return self.dit.forward_packed(noisy, timesteps, tokens, prompt=self.prompt)  # type: ignore[operator]
+            dit: Any = self.dit  # any transformer that takes packed samples; a module promises nothing
+            return dit.forward_packed(noisy, timesteps, tokens, prompt=self.prompt)
 
         losses = packed_flow_matching_loss(predict, x0, noise, torch.cat(sigmas), self.schedule)
         weighted = [loss * weight for loss, weight in zip(losses.unbind(), weights, strict=True)]

@@ -151,6 +151,6 @@ def _lpips(net: str) -> nn.Module:
     except ImportError as error:
         raise RuntimeError(f"LPIPS needs torchmetrics: pip install flashvsr[train]; or {way_out}") from error
     try:
-        return LearnedPerceptualImagePatchSimilarity(net_type=net).net  # type: ignore[arg-type]
+        return LearnedPerceptualImagePatchSimilarity(net_type=net).net  # type: ignore[arg-type]  # it checks the name
     except (URLError, OSError, ModuleNotFoundError) as error:
         raise RuntimeError(f"the weights of LPIPS ({net}) cannot be had: {error}; or {way_out}") from error

@@ -277,4 +277,4 @@ class OneStepStage(LightningModule):
         optimizer.step()
         for config in self.trainer.lr_scheduler_configs:
             if config.scheduler.optimizer is optimizer.optimizer:
-                config.scheduler.step()  # type: ignore[call-arg]
+                config.scheduler.step()  # type: ignore[call-arg]  # none here waits for a metric
