@@ -88,7 +88,7 @@ def test_presets_are_mixed_by_the_seed_of_the_clip(clip):
     heavy, mild = Degradation("realbasicvsr"), Degradation("mild")
     chosen = [[torch.equal(mixed(clip[:1], seed), one(clip[:1], seed)) for one in (heavy, mild)] for seed in range(12)]
     assert all(sum(one) == 1 for one in chosen)
-    assert 2 < sum(one[0] for one in chosen) < 10
+    assert 3 < sum(one[0] for one in chosen) < 9
     for wrong in ({"mild": 0.5}, {"mild": 1.5, "realbasicvsr": -0.5}, {}):
         with pytest.raises(ValueError, match="sum to 1"):
             Degradation(wrong)
@@ -100,7 +100,7 @@ def test_clean_fraction_is_the_share_of_clips_that_are_only_reduced(clip):
     clean = bicubic_quarter(clip[0])
     assert torch.equal(Degradation(clean_fraction=1)(clip[:1], 3)[0], clean)
     kept = sum(torch.equal(Degradation(clean_fraction=0.5)(clip[:1], seed)[0], clean) for seed in range(30))
-    assert 8 <= kept <= 22
+    assert 9 <= kept <= 21
     assert not any(torch.equal(Degradation()(clip[:1], seed)[0], clean) for seed in range(10))
 
 
