@@ -122,8 +122,8 @@ class TinyConditionalDecoder(nn.Module):
                 f"{steps} latents of {height}x{width} need LR frames of shape {expected}, got {tuple(lr.shape)} "
                 f"({call} for n latents, already at the output size)"
             )
-        wider = self.residual and torch.promote_types(lr.dtype, latents.dtype) == lr.dtype
-        if lr.dtype != latents.dtype and not wider:
+        taken = torch.promote_types(lr.dtype, latents.dtype) if self.residual else latents.dtype
+        if lr.dtype != taken:
             raise ValueError(f"latents are {latents.dtype} and LR frames {lr.dtype}: convert one to the other's dtype")
         self.decoder.check_state(state, latents)
 

@@ -177,7 +177,7 @@ def choose_device(device: torch.device | str) -> torch.device:
     return chosen
 
 
-def cpu_capabilities() -> Mapping[str, Any]:
+def _cpu_capabilities() -> Mapping[str, Any]:
     """Instruction sets of the CPU by name; none where PyTorch is too old to tell."""
     return torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
 
@@ -190,7 +190,7 @@ def choose_dtype(dtype: torch.dtype | str, device: torch.device) -> torch.dtype:
     """
     if dtype == "auto":
         if device.type != "cuda":
-            return torch.bfloat16 if cpu_capabilities().get("avx512_bf16") else torch.float32
+            return torch.bfloat16 if _cpu_capabilities().get("avx512_bf16") else torch.float32
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     chosen = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
     if chosen is None or chosen not in DTYPES.values():
