@@ -65,7 +65,7 @@ class Section:
 
 def load(impl: str) -> ModuleType:
     """Import the implementation, or say why it cannot run."""
-    module = import_module(f"flashvsr.attention.impl_{impl}")
+    module = import_module(f"flashvsr.attention.impl.{impl}")
     reason = module.unavailable(torch.device("cuda"), torch.bfloat16, HEAD_DIM, True)
     if reason:
         raise RuntimeError(f"impl {impl!r} cannot run here: {reason}")
@@ -218,7 +218,7 @@ def time_masks(impls: list[str], shape: str) -> Iterator[dict[str, object]]:
 
 def time_triton_parts(shape: str) -> Iterator[dict[str, object]]:
     """Triton's block lists alone, and both orders of rows."""
-    from flashvsr.attention import triton_launch as launch
+    from flashvsr.kernels import attention_triton_launch as launch
 
     torch.manual_seed(0)
     problem = chunk_problem(shape)
@@ -239,7 +239,7 @@ def sweep_tiles(shape: str) -> Iterator[dict[str, object]]:
     """Every kernel of the Triton implementation with other tiles; those that do not fit the GPU are named."""
     from triton.runtime.errors import OutOfResources
 
-    from flashvsr.attention import triton_launch as launch
+    from flashvsr.kernels import attention_triton_launch as launch
 
     torch.manual_seed(0)
     problem = chunk_problem(shape)

@@ -20,7 +20,8 @@ from torch.utils._pytree import tree_leaves
 
 from flashvsr.attention import layers
 from flashvsr.bench import PARTS
-from flashvsr.decoders import blocks, convolutions
+from flashvsr.decoders import blocks
+from flashvsr.kernels import convolutions as convolutions
 from flashvsr.models import FlashVSR, dit_blocks
 from flashvsr.models.builders import lr_projection_1b, tiny_conditional_decoder_1b, video_dit_1b
 

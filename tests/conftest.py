@@ -1,14 +1,21 @@
-"""Where tests find golden tensors and real clips, and which ones need a GPU."""
+"""Where tests find golden tensors, real clips and small made ones, and which tests need a GPU."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+
+from flashvsr.data.shard_writer import ShardRules, make_shards
+from flashvsr.video import VideoInfo, VideoWriter
 
 EXTRACT = Path(__file__).parent / "golden"
 
@@ -39,3 +46,110 @@ def real_clips() -> Path:
     if not folder:
         pytest.skip("FLASHVSR_DATA is not set: real clips (HDR, rotated, .ts, .264) were not read")
     return Path(folder)
+
+
+@pytest.fixture
+def picture() -> Callable[..., torch.Tensor]:
+    """A smooth uint8 picture with a moving bar, another for every number."""
+
+    def make(number: int, height: int = 48, width: int = 64) -> torch.Tensor:
+        noise = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(number))
+        base = torch.nn.functional.interpolate(noise, (height, width), mode="bilinear")[0]
+        bar = ((torch.arange(width) + 3 * number) % 16 < 8).float()
+        return ((base * 0.6 + 0.3 * bar) * 255).to(torch.uint8)
+
+    return make
+
+
+@pytest.fixture
+def write_clip(picture) -> Callable[..., Path]:
+    """A video without sound, at the times given."""
+
+    def write(path: Path, times: Sequence[Fraction], info: VideoInfo | None = None, **options) -> Path:
+        info = info or VideoInfo(64, 48, Fraction(25), Fraction(1, 90000))
+        with VideoWriter(path, width=info.width, height=info.height, info=info, **options) as writer:
+            for number, time in enumerate(times):
+                writer.write(picture(number, info.height, info.width), time)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def write_av() -> Callable[..., Path]:
+    """A video with sound, a subtitle or both, written with PyAV directly so that starts can differ."""
+
+    def write(
+        path: Path,
+        *,
+        frames: int = 25,
+        audio: str | None = "aac",
+        video_start: Fraction = Fraction(0),
+        audio_start: Fraction = Fraction(0),
+        pixel_format: str = "yuv420p",
+        codec: str = "libx264",
+        format: str | None = None,
+    ) -> Path:
+        with av.open(str(path), "w", format=format) as container:
+            video = container.add_stream(codec, rate=25)
+            video.width, video.height, video.pix_fmt = 64, 48, pixel_format
+            video.codec_context.time_base = Fraction(1, 1000)
+            sound = container.add_stream(audio, rate=48000) if audio else None
+            if sound is not None:
+                sound.codec_context.layout = "mono"
+            for number in range(frames):
+                level = number * 8 % 256
+                if pixel_format == "gray":  # which swscale cannot make limited
+                    level = 16 + level * 219 // 255
+                image = np.full((48, 64, 3), level, np.uint8)
+                frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(
+                    format=pixel_format, src_color_range=2, dst_color_range=2 if "j" in pixel_format else 1
+                )
+                frame.pts, frame.time_base = 40 * number + int(video_start * 1000), Fraction(1, 1000)
+                container.mux(video.encode(frame))
+                if sound is not None:
+                    container.mux(sound.encode(_tone(number, audio_start, sound.codec_context.format.name)))
+            container.mux(video.encode(None))
+            if sound is not None:
+                container.mux(sound.encode(None))
+        return path
+
+    return write
+
+
+def _tone(number: int, start: Fraction, sample_format: str) -> av.AudioFrame:
+    phase = (np.arange(1920) + 1920 * number) * 2 * np.pi * 440 / 48000
+    tone = np.sin(phase)[None] * 0.5
+    samples = {
+        "fltp": lambda: tone.astype(np.float32),
+        "u8": lambda: (tone * 127 + 128).astype(np.uint8),
+    }[sample_format]()
+    frame = av.AudioFrame.from_ndarray(samples, format=sample_format, layout="mono")
+    frame.sample_rate, frame.time_base = 48000, Fraction(1, 48000)
+    frame.pts = 1920 * number + int(start * 48000)
+    return frame
+
+
+@pytest.fixture
+def sources(tmp_path, write_clip) -> Path:
+    """A folder of three videos and four images."""
+    folder = tmp_path / "sources"
+    (folder / "video").mkdir(parents=True)
+    for number, frames in enumerate((12, 30, 5)):
+        write_clip(
+            folder / "video" / f"clip{number}.mp4",
+            [Fraction(time, 25) for time in range(frames)],
+            VideoInfo(128, 96, Fraction(25), Fraction(1, 90000)),
+        )
+    for number in range(4):
+        noise = torch.rand(1, 3, 6, 8, generator=torch.Generator().manual_seed(number))
+        pixels = torch.nn.functional.interpolate(noise, (96, 128), mode="bicubic").clamp(0, 1)[0]
+        Image.fromarray((pixels.permute(1, 2, 0) * 255).byte().numpy()).save(folder / f"photo.{number}.png")
+    return folder
+
+
+@pytest.fixture
+def shards(sources, tmp_path) -> Path:
+    """What is in ``sources``, in shards."""
+    make_shards([sources], tmp_path / "shards", ShardRules(max_mib=0.06))
+    return tmp_path / "shards"

@@ -14,11 +14,11 @@ from torch import nn
 import flashvsr
 from flashvsr.cli import main
 from flashvsr.cli.fit import RecipeCLI, RecipeParser
-from flashvsr.data import VideoInfo, VideoWriter
 from flashvsr.data.shard_writer import ShardRules, make_shards
 from flashvsr.models import VideoDiT, video_dit_1b
 from flashvsr.models.class_paths import build
 from flashvsr.models.model_folder import read_model_folder
+from flashvsr.video import VideoInfo, VideoWriter
 
 RECIPES = Path(flashvsr.__file__).parents[1] / "recipes"
 STAGES = ("vae", "stage1_joint", "stage2_sparse_causal", "decoder", "stage3_one_step")

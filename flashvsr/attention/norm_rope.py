@@ -30,7 +30,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, *, impl: str = "auto") -> Te
         https://arxiv.org/abs/1910.07467, equation 4; the rounding is that of Wan2.1.
     """
     if takes_kernel(impl, _kernel_unavailable(x, weight)):
-        from flashvsr.attention.triton_norm_rope import launch_norm_rope
+        from flashvsr.kernels.norm_rope import launch_norm_rope
 
         return launch_norm_rope(x, weight, eps)
     wide = x.float()
@@ -58,7 +58,7 @@ def norm_rope(x: Tensor, weight: Tensor, table: Tensor, *, heads: int, eps: floa
         ValueError: If `impl` is unknown.
     """
     if takes_kernel(impl, _kernel_unavailable(x, weight)):
-        from flashvsr.attention.triton_norm_rope import launch_norm_rope
+        from flashvsr.kernels.norm_rope import launch_norm_rope
 
         return launch_norm_rope(x, weight, eps, table, heads).unflatten(2, (heads, -1))
     return apply_rope(rms_norm(x, weight, eps, impl="plain").unflatten(2, (heads, -1)), table)

@@ -170,7 +170,7 @@ def _doubt(name: str, packed: bool) -> str | None:
 
 
 def _load(name: str, packed: bool) -> ModuleType:
-    return import_module(f"flashvsr.attention.impl_{'packed_' if packed else ''}{name}")
+    return import_module(f"flashvsr.attention.impl.{'packed_' if packed else ''}{name}")
 
 
 def _resolve(

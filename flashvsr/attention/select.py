@@ -119,7 +119,7 @@ def select_from_means(
     fraction, exponent = math.frexp(dim**0.5)
     scores = query_means * 0.5**exponent @ key_means.transpose(2, 3)  # [B, heads, blocks, key blocks]
     if takes_kernel(impl, _kernel_unavailable(query_means, key_blocks, all_visible)):
-        from flashvsr.attention.triton_select import launch_select
+        from flashvsr.kernels.select import launch_select
 
         keep = launch_select(scores, fraction, allowed, budget)
     else:

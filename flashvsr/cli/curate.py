@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Curate; the exit status is 1 for an error, among them that nothing was kept."""
-    from flashvsr.data import VideoError
+    from flashvsr.video import VideoError
 
     try:
         return _curate(args)
@@ -42,15 +42,15 @@ def run(args: argparse.Namespace) -> int:
 
 def _curate(args: argparse.Namespace) -> int:
     try:
-        from flashvsr.data.curate.run import curate
+        from flashvsr.curate.run import curate
     except ImportError as error:
         print(f"flashvsr: {error}\npip install 'flashvsr[curate]'", file=sys.stderr)
         return 1
-    from flashvsr.data.curate.records import REPORT, RUN
-    from flashvsr.data.curate.report import write_report
-    from flashvsr.data.curate.results import show_funnel
-    from flashvsr.data.curate.rules import read_rules
-    from flashvsr.data.curate.sources import read_licences
+    from flashvsr.curate.records import REPORT, RUN
+    from flashvsr.curate.report.page import write_report
+    from flashvsr.curate.results import show_funnel
+    from flashvsr.curate.rules import read_rules
+    from flashvsr.curate.sources import read_licences
 
     workers = args.workers if args.workers is not None else len(os.sched_getaffinity(0))
     try:

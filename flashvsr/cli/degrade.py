@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from flashvsr.data import Degradation, VideoInfo, VideoReader
+    from flashvsr.data import Degradation
     from flashvsr.upscale.target import Target
+    from flashvsr.video import VideoInfo, VideoReader
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Degrade one file and return the exit status."""
-    from flashvsr.data import VideoError
+    from flashvsr.video import VideoError
 
     try:
         frames = _degrade_file(args)
@@ -60,8 +61,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _degrade_file(args: argparse.Namespace) -> int:
-    from flashvsr.data import Degradation, VideoReader
+    from flashvsr.data import Degradation
     from flashvsr.upscale.target import Target
+    from flashvsr.video import VideoReader
 
     target = Target.parse(args.output, args.format)
     target.check(args.input, overwrite=args.overwrite)
@@ -111,8 +113,8 @@ def _degraded(reader: VideoReader, degradation: Degradation, seed: int) -> Itera
 def _write(
     target: str | Path, frames: Iterator[tuple[Tensor, Fraction]], reader: VideoReader, args: argparse.Namespace
 ) -> int:
-    from flashvsr.data import VideoWriter
     from flashvsr.data.degrade.resize import low_size
+    from flashvsr.video import VideoWriter
 
     height, width = low_size(reader.info.height, reader.info.width)
     info: VideoInfo = replace(reader.info, bit_depth=8)

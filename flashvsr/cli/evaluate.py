@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate, print the table, and return the exit status."""
     from flashvsr.cli.evaluate_results import results_folder
     from flashvsr.cli.upscale import NO_IMPL
-    from flashvsr.data import VideoError
+    from flashvsr.video import VideoError
 
     try:
         with results_folder(args.out, args.overwrite) as folder:

@@ -14,8 +14,8 @@ from typing import Any
 
 from torch import Tensor
 
-from flashvsr.data import VideoInfo, VideoWriter
 from flashvsr.evaluate import Box, Sample, liveliest, side_by_side, strip
+from flashvsr.video import VideoInfo, VideoWriter
 
 RESULTS = "results.json"
 

@@ -12,8 +12,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from flashvsr.cli.recipe_checks import Started, check_run, try_optimizers
 from flashvsr.cli.recipe_errors import shorten
-from flashvsr.data import VideoError
 from flashvsr.models.lit import ExportModelFolder
+from flashvsr.video import VideoError
 
 KEYWORDS = ("last", "best")
 """Values of ``--ckpt_path`` that are not paths."""

@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Make or show; the exit status is 1 for an error and for broken samples."""
-    from flashvsr.data import VideoError
+    from flashvsr.video import VideoError
 
     try:
         return _make(args) if args.action == "make" else _show(args)

@@ -105,8 +105,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from flashvsr.data import VideoError
     from flashvsr.upscale import upscale_file
+    from flashvsr.video import VideoError
 
     options = {name: value for name, value in vars(args).items() if name not in ("command", "input", "output")}
     try:

@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from flashvsr.data.info import VideoError, plain_errors
-from flashvsr.data.pixels import ToRGB, frame_colors, resolve_colors
 from flashvsr.data.shards import Entry
+from flashvsr.video.info import VideoError, plain_errors
+from flashvsr.video.pixels import ToRGB, frame_colors, resolve_colors
 
 _MOST_REORDERED = 16  # frames that a codec may store after one that is shown later
 

@@ -12,12 +12,12 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from flashvsr.data.batches import BatchLoader, OneByOne, to_float, upsample
+from flashvsr.data.camera_motion import CameraMotion
 from flashvsr.data.echo import ClipPool, EchoLoader
-from flashvsr.data.info import VideoError
-from flashvsr.data.motion import CameraMotion
 from flashvsr.data.samples import ClipDataset
 from flashvsr.data.sampling import EpochPlan, validation_plans
 from flashvsr.data.shards import Entry, ShardIndex, usable
+from flashvsr.video.info import VideoError
 
 _WORKER_DEGRADES = "exactly one of degradation (in the workers) and device_degradation (on the device) is needed"
 

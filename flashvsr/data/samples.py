@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from flashvsr.data.camera_motion import CameraMotion, animate
 from flashvsr.data.clips import PhotoCache, decode_clip, reflect_in_time
-from flashvsr.data.info import VideoError
-from flashvsr.data.motion import CameraMotion, animate
 from flashvsr.data.sampling import BatchPlan, Draw, derive_seed
 from flashvsr.data.shards import Entry, ShardIndex
+from flashvsr.video.info import VideoError
 
 _ATTEMPTS = 16
 

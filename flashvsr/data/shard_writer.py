@@ -18,10 +18,10 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from flashvsr.data.clip_encoder import ClipEncoder
-from flashvsr.data.info import VideoError, VideoInfo, plain_errors
-from flashvsr.data.pixels import resolve_colors
-from flashvsr.data.tone_map import tone_map
-from flashvsr.data.video import VideoReader
+from flashvsr.video.info import VideoError, VideoInfo, plain_errors
+from flashvsr.video.pixels import resolve_colors
+from flashvsr.video.reader import VideoReader
+from flashvsr.video.tone_map import tone_map
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".m4v", ".avi", ".ts", ".264", ".h264", ".265", ".hevc")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")

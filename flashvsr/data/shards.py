@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flashvsr.data.info import VideoError
+from flashvsr.video.info import VideoError
 
 VIDEO_ENDINGS = ("mp4", "webm", "mkv")
 IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp")

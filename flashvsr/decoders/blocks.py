@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from flashvsr.decoders.convolutions import band_rows, conv_relu, enlarge, interleave, picture_in_bands
 from flashvsr.decoders.growth import TimeGrow, upsampling_kernels
 from flashvsr.decoders.tiny_state import MEMORY_BLOCKS, TinyDecoderState
+from flashvsr.kernels.convolutions import band_rows, conv_relu, enlarge, interleave, picture_in_bands
 
 FRAMES_PER_LATENT = 4
 LEAD_FRAMES = 3  # the first latent of a clip stands for one picture: its first three decoded ones are dropped

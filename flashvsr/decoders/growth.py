@@ -39,7 +39,7 @@ def upsampling_kernels(grow: TimeGrow, conv: nn.Conv2d) -> list[Tensor]:
         conv: The bias-free 3x3 convolution with zero padding 1, from C to O channels.
 
     Returns:
-        Kernels `[C, O, 4, 4]` for :func:`~flashvsr.decoders.convolutions.enlarge`, one per frame out, in order of
+        Kernels `[C, O, 4, 4]` for :func:`~flashvsr.kernels.convolutions.enlarge`, one per frame out, in order of
         time. They are computed in fp32 or better and rounded once, to the dtype of the weights.
     """
     dtype = torch.promote_types(conv.weight.dtype, torch.float32)

@@ -2,24 +2,18 @@
 
 from flashvsr.distill.adversarial import PatchDiscriminator, hinge_discriminator_loss, hinge_generator_loss
 from flashvsr.distill.dmd import dmd_loss
-from flashvsr.distill.fan_in_adamw import FanInAdamW
 from flashvsr.distill.flow_matching import flow_matching_loss, packed_flow_matching_loss
 from flashvsr.distill.history import draw_history
 from flashvsr.distill.one_step import OneStepObjective
 from flashvsr.distill.reconstruction import ReconstructionLoss
 from flashvsr.distill.schedule import Schedule
-from flashvsr.distill.seeded import seeded_normal, seeded_uniform
-from flashvsr.distill.sharding import shard_networks
-from flashvsr.distill.warmup_cosine import WarmupCosine
 from flashvsr.distill.window import decode_window, draw_window
 
 __all__ = [
-    "FanInAdamW",
     "OneStepObjective",
     "PatchDiscriminator",
     "ReconstructionLoss",
     "Schedule",
-    "WarmupCosine",
     "decode_window",
     "dmd_loss",
     "draw_history",
@@ -28,7 +22,4 @@ __all__ = [
     "hinge_discriminator_loss",
     "hinge_generator_loss",
     "packed_flow_matching_loss",
-    "seeded_normal",
-    "seeded_uniform",
-    "shard_networks",
 ]

@@ -12,9 +12,9 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from flashvsr.distill.clips import project, target_frames, trained
 from flashvsr.distill.flow_matching import Predict
-from flashvsr.distill.gradients import gradient_norm
-from flashvsr.distill.seeded import seeded_normal
-from flashvsr.distill.sharding import shard_networks
+from flashvsr.training.gradients import gradient_norm
+from flashvsr.training.seeded import seeded_normal
+from flashvsr.training.sharding import shard_networks
 
 MakeOptimizer = Callable[[Iterable], Optimizer]
 MakeScheduler = Callable[[Optimizer], LRScheduler]

@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from flashvsr.data import VideoError, VideoInfo, VideoReader
+from flashvsr.video import VideoError, VideoInfo, VideoReader
 
 VIDEOS = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".ts", ".m2ts", ".264", ".265", ".h264", ".hevc", ".y4m", ".nut")
 PHOTOS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")

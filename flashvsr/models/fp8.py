@@ -23,7 +23,7 @@ def quantize_rows(x: Tensor, *, gelu: bool = False) -> tuple[Tensor, Tensor]:
         `[N, D]` in e4m3 and the scales `[N, 1]` fp32, whose product is `x` to about 3 %.
     """
     if x.is_cuda and find_spec("triton") is not None:
-        from flashvsr.models.triton_quantize import launch_quantize
+        from flashvsr.kernels.quantize import launch_quantize
 
         return launch_quantize(x, FP8, gelu)
     wide = gelu_of(x.float(), approximate="tanh") if gelu else x.float()

@@ -1,19 +1,13 @@
-"""Lightning callbacks around models: the folder a stage leaves, averaged weights, throughput, whole checkpoints."""
+"""The Lightning callback that leaves a model folder of what was trained."""
 
 from __future__ import annotations
 
-import os
-import time
-import warnings
-from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EMAWeightAveraging, WeightAveraging
-from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
@@ -159,111 +153,3 @@ def whole_tensors(module: nn.Module, *, keep: bool = True) -> dict[str, Tensor]:
         if keep:
             whole[name] = gathered.detach().to("cpu", copy=True)
     return whole
-
-
-class WeightAverage(EMAWeightAveraging):
-    """Lightning's moving average of the weights, kept on their device and of use from the first step.
-
-    The first ``1 / (1 - decay)`` steps count alike, later ones ``1 - decay`` each: a short run leaves the mean of what
-    it went through, and nothing of what it began with. Lightning's own makes its copy before the model moves to a GPU:
-    every step then waits until all weights have come to the CPU, those that nobody trains too.
-
-    Args:
-        decay: Of the average per step, at least 0 and below 1.
-
-    Raises:
-        ValueError: If `decay` is out of range.
-    """
-
-    def __init__(self, decay: float = 0.995) -> None:
-        if not 0 <= decay < 1:
-            raise ValueError(f"decay is at least 0 and below 1, got {decay}")
-        super().__init__(decay=decay)
-        self.decay, self.updates = decay, 0
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Make the copy on the device that the model will be on."""
-        self._device = trainer.strategy.root_device
-        with warnings.catch_warnings():  # of sharded weights, which `flashvsr fit` refuses
-            warnings.filterwarnings("ignore", "You're using the WeightAveraging callback with a model that overrides")
-            super().setup(trainer, pl_module, stage)
-
-    @torch.no_grad()
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Move the average when an optimizer was stepped, without waiting for the device."""
-        if trainer.global_step <= self._latest_update_step or self._average_model is None:
-            return
-        self._latest_update_step = trainer.global_step
-        self.updates += 1
-        average: Any = self._average_model.module
-        parameters = zip(average.parameters(), pl_module.parameters(), strict=True)
-        moved: list[tuple[Tensor, Tensor]] = [pair for pair in parameters if pair[1].requires_grad]
-        for kept, current in zip(average.buffers(), pl_module.buffers(), strict=True):
-            if current.is_floating_point():
-                moved.append((kept, current))
-            else:
-                kept.copy_(current)
-        averages, currents = zip(*moved, strict=True)
-        torch._foreach_lerp_(averages, currents, max(1 - self.decay, 1 / self.updates))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Lightning's, and how often the average was moved."""
-        return {**super().state_dict(), "updates": self.updates}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a state."""
-        super().load_state_dict(state_dict)
-        self.updates = state_dict["updates"]
-
-
-class Throughput(Callback):
-    """Log ``train/samples_per_s`` and ``train/frames_per_s``, of all processes, waiting for data included.
-
-    Args:
-        window: Batches over which is averaged.
-
-    Raises:
-        ValueError: If `window` is below 1.
-    """
-
-    def __init__(self, window: int = 20) -> None:
-        if window < 1:
-            raise ValueError(f"window is at least 1, got {window}")
-        self._ends: deque[tuple[float, int, int]] = deque(maxlen=window + 1)
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Count the clips ``hr`` and the images of the batch."""
-        samples = frames = 0
-        for part in (batch, batch.get("image")):
-            if part is not None:
-                samples += part["hr"].shape[0]
-                frames += part["hr"].shape[0] * part["hr"].shape[2]
-        self._ends.append((time.perf_counter(), samples, frames))
-        if len(self._ends) == 1:
-            return
-        seconds = (self._ends[-1][0] - self._ends[0][0]) / trainer.world_size
-        for index, name in ((1, "samples"), (2, "frames")):
-            done = sum(end[index] for end in list(self._ends)[1:])
-            pl_module.log(f"train/{name}_per_s", done / seconds, batch_size=samples)
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the time of a validation out."""
-        self._ends.clear()
-
-
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Checkpoints appear whole or not at all, also when a run is killed while it writes one.
-
-    In a recipe: ``trainer.plugins: [flashvsr.models.lit.AtomicCheckpointIO]``. Lightning's own writes to the folder for
-    temporary files first, which may lie on another disk, and then copies.
-    """
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write beside the target, then rename."""
-        part = f"{path}.part"
-        super().save_checkpoint(checkpoint, part, storage_options)
-        os.replace(part, path)  # noqa: PTH105 - as strings, which Lightning passes

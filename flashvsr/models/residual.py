@@ -28,7 +28,7 @@ def add_(x: Tensor, y: Tensor, gate: Tensor | None = None, *, impl: str = "auto"
         ValueError: If `impl` is unknown.
     """
     if takes_kernel(impl, _kernel_unavailable(x, y, gate)):
-        from flashvsr.models.triton_residual import launch_add_norm
+        from flashvsr.kernels.residual import launch_add_norm
 
         launch_add_norm(x, y, gate)
         return x
@@ -58,7 +58,7 @@ def add_norm_(
         ValueError: If `impl` is unknown.
     """
     if takes_kernel(impl, _kernel_unavailable(x, y, gate, weight, bias)):
-        from flashvsr.models.triton_residual import launch_add_norm
+        from flashvsr.kernels.residual import launch_add_norm
 
         launch_add_norm(x, y, gate, weight, bias, eps)
         return y

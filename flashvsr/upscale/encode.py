@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flashvsr.data import VideoWriter, join_segments
 from flashvsr.upscale.journal import Boundary, Journal
 from flashvsr.upscale.target import Target
+from flashvsr.video import VideoWriter, join_segments
 
 
 @dataclass(frozen=True)

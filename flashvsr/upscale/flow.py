@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from flashvsr.data import VideoFrame, VideoReader, VideoWriter
 from flashvsr.upscale.encode import Cut, Piece, encode_segments, encode_whole
 from flashvsr.upscale.journal import Boundary, Journal
 from flashvsr.upscale.pipeline import read_ahead, write_behind
+from flashvsr.video import VideoFrame, VideoReader, VideoWriter
 
 READ_AHEAD = 16  # frames of the input's size
 WRITE_BEHIND = 1  # pieces of up to 21 frames of the output's size: one waits while another is encoded

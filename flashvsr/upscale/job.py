@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from flashvsr import __version__
-from flashvsr.data import SEGMENT_SUFFIX, VideoReader, VideoWriter
 from flashvsr.upscale.encode import join
 from flashvsr.upscale.fingerprint import fingerprint_model, fingerprint_source
 from flashvsr.upscale.flow import flow_segments, flow_whole
@@ -21,6 +20,7 @@ from flashvsr.upscale.journal import Boundary, Journal, Record, ResumeError, has
 from flashvsr.upscale.pipeline import read_ahead
 from flashvsr.upscale.progress import Reporter, size
 from flashvsr.upscale.target import Target
+from flashvsr.video import SEGMENT_SUFFIX, VideoReader, VideoWriter
 
 
 @dataclass

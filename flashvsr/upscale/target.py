@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from flashvsr.data import is_pattern, numbered_images
 from flashvsr.upscale.journal import delete
+from flashvsr.video import is_pattern, numbered_images
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from flashvsr.attention import impl_flex, impl_reference
+from flashvsr.attention.impl import flex as impl_flex
+from flashvsr.attention.impl import reference as impl_reference
 
 needs_compiler = pytest.mark.skipif(
     not any(map(shutil.which, ("g++", "clang++", "c++"))),

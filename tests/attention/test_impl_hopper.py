@@ -11,7 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from flashvsr.attention import choose_impl, explain_impls, impl_hopper, impl_reference, impl_triton
+from flashvsr.attention import choose_impl, explain_impls
+from flashvsr.attention.impl import hopper as impl_hopper
+from flashvsr.attention.impl import reference as impl_reference
+from flashvsr.attention.impl import triton as impl_triton
 
 DTYPES = [torch.bfloat16, torch.float16]
 WHY_NOT = (
@@ -88,7 +91,8 @@ def test_output_and_gradients_err_at_most_twice_as_much_as_the_reference(
 
 @on_hopper
 def test_the_log_sums_are_those_of_the_triton_kernel() -> None:
-    from flashvsr.attention import hopper_launch, triton_launch
+    from flashvsr.kernels import attention_hopper_launch as hopper_launch
+    from flashvsr.kernels import attention_triton_launch as triton_launch
 
     torch.manual_seed(1)
     query, key, value = (token_major(1, 2, blocks, torch.bfloat16).detach() for blocks in (4, 9, 9))
@@ -127,7 +131,7 @@ def test_expanded_masks_and_expanded_keys_equal_their_copies() -> None:
 
 @on_hopper
 def test_the_order_of_rows_and_a_second_run_do_not_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
-    from flashvsr.attention import hopper_launch
+    from flashvsr.kernels import attention_hopper_launch as hopper_launch
 
     torch.manual_seed(4)
     query, key, value = (token_major(1, 3, blocks, torch.bfloat16) for blocks in (64, 96, 96))
@@ -227,7 +231,9 @@ def without_gpu(kernel, calls: list[tuple[tuple[int, ...], dict[str, object]]]):
 @pytest.mark.parametrize("kernel", ["attend_forward", "grad_of_query"])
 def test_launches_pass_every_argument_in_its_place(kernel: str, cut: int, monkeypatch: pytest.MonkeyPatch) -> None:
     needs_gluon()
-    from flashvsr.attention import hopper_grad_kernels, hopper_kernels, hopper_launch
+    from flashvsr.kernels import attention_hopper as hopper_kernels
+    from flashvsr.kernels import attention_hopper_grad as hopper_grad_kernels
+    from flashvsr.kernels import attention_hopper_launch as hopper_launch
 
     module = hopper_kernels if kernel == "attend_forward" else hopper_grad_kernels
     calls: list[tuple[tuple[int, ...], dict[str, object]]] = []
@@ -265,7 +271,7 @@ def test_launches_pass_every_argument_in_its_place(kernel: str, cut: int, monkey
 
 ORDER = """
 import torch
-from flashvsr.attention import hopper_launch
+from flashvsr.kernels import attention_hopper_launch as hopper_launch
 device = "cuda" if torch.cuda.is_available() else "cpu"
 counts = torch.tensor([[[1, 2, 3], [4, 0, 9]]], dtype=torch.int32, device=device)
 lists = hopper_launch.BlockLists(counts, torch.zeros(1, 2, 3, 9, dtype=torch.int32, device=device))
@@ -294,7 +300,7 @@ def test_only_the_last_rows_run_fullest_first() -> None:
 
 def test_what_the_memory_accelerator_cannot_read_is_copied() -> None:
     needs_gluon()
-    from flashvsr.attention import hopper_launch
+    from flashvsr.kernels import attention_hopper_launch as hopper_launch
 
     x = torch.randn(1, 2, 256, 128, dtype=torch.float16)
     shifted = torch.empty(x.numel() + 1, dtype=x.dtype)[1:].view(x.shape).copy_(x)
@@ -308,7 +314,7 @@ def test_what_the_memory_accelerator_cannot_read_is_copied() -> None:
 
 
 def test_importing_it_does_not_import_triton() -> None:
-    code = "import sys, flashvsr.attention.impl_hopper; sys.exit('triton' in sys.modules)"
+    code = "import sys, flashvsr.attention.impl.hopper; sys.exit('triton' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -343,8 +349,9 @@ def compile_for_hopper(function, dtype: str, stages: int):
 @pytest.mark.parametrize("kernel", ["attend_forward", "grad_of_query"])
 def test_kernels_compile_without_spills_and_leave_products_running(kernel: str, dtype: str, tmp_path: Path) -> None:
     triton = needs_gluon()
-    from flashvsr.attention import hopper_grad_kernels, hopper_kernels
-    from flashvsr.attention.hopper_launch import STAGES
+    from flashvsr.kernels import attention_hopper as hopper_kernels
+    from flashvsr.kernels import attention_hopper_grad as hopper_grad_kernels
+    from flashvsr.kernels.attention_hopper_launch import STAGES
 
     function = getattr(hopper_kernels, kernel, None) or getattr(hopper_grad_kernels, kernel)
     compiled = compile_for_hopper(function, dtype, STAGES)

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from flashvsr.attention import impl_packed_flex, impl_packed_sdpa, impl_packed_xformers
+from flashvsr.attention.impl import packed_flex as impl_packed_flex
+from flashvsr.attention.impl import packed_sdpa as impl_packed_sdpa
+from flashvsr.attention.impl import packed_xformers as impl_packed_xformers
 
 LENGTHS = [5, 130, 256, 1, 300, 77]
 

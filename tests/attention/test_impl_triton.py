@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from flashvsr.attention import impl_reference, impl_triton
+from flashvsr.attention.impl import reference as impl_reference
+from flashvsr.attention.impl import triton as impl_triton
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 ON_GPU = torch.cuda.is_available() and not INTERPRETED
@@ -86,7 +87,7 @@ def test_output_and_gradients_err_at_most_twice_as_much_as_the_reference(dtype: 
 @runs_kernels
 @pytest.mark.parametrize("tiles", ["LARGE", "SMALL", "SINGLE"])
 def test_blocks_wider_than_a_tile_are_walked_in_parts(tiles: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from flashvsr.attention import triton_launch
+    from flashvsr.kernels import attention_triton_launch as triton_launch
 
     torch.manual_seed(1)
     monkeypatch.setattr(triton_launch, "choose_tiles", lambda device, dtype: getattr(triton_launch, tiles))
@@ -111,7 +112,7 @@ def test_two_pieces_equal_their_concatenation_bit_for_bit() -> None:
 
 @runs_kernels
 def test_an_expanded_mask_equals_its_copy_and_is_listed_once() -> None:
-    from flashvsr.attention import triton_launch
+    from flashvsr.kernels import attention_triton_launch as triton_launch
 
     torch.manual_seed(3)
     query, key, value = (token_major(2, 2, 48, 16, torch.float32) for _ in range(3))
@@ -127,7 +128,7 @@ def test_an_expanded_mask_equals_its_copy_and_is_listed_once() -> None:
 
 @runs_kernels
 def test_block_lists_name_the_kept_columns_in_order() -> None:
-    from flashvsr.attention import triton_launch
+    from flashvsr.kernels import attention_triton_launch as triton_launch
 
     torch.manual_seed(4)
     mask = torch.rand(1, 2, 3, 1500, device=DEVICE) < 0.3  # more columns than one step of the listing kernel takes
@@ -141,7 +142,7 @@ def test_block_lists_name_the_kept_columns_in_order() -> None:
 
 @runs_kernels
 def test_the_order_of_rows_does_not_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
-    from flashvsr.attention import triton_launch
+    from flashvsr.kernels import attention_triton_launch as triton_launch
 
     torch.manual_seed(5)
     query, key, value = (token_major(1, 2, 48, 16, torch.float32) for _ in range(3))
@@ -264,7 +265,7 @@ def test_a_cpu_is_told_about_the_interpreter() -> None:
 
 
 def test_importing_it_does_not_import_triton() -> None:
-    code = "import sys, flashvsr.attention.impl_triton; sys.exit('triton' in sys.modules)"
+    code = "import sys, flashvsr.attention.impl.triton; sys.exit('triton' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

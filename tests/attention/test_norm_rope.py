@@ -69,7 +69,7 @@ def test_the_kernel_equals_plain_pytorch_under_the_interpreter():
         "torch.manual_seed(0)\n"
         "from flashvsr.attention import TokenGrid, rope_table\n"
         "from flashvsr.attention.norm_rope import norm_rope\n"
-        "from flashvsr.attention.triton_norm_rope import launch_norm_rope\n"
+        "from flashvsr.kernels.norm_rope import launch_norm_rope\n"
         "table = rope_table(TokenGrid(2, 2, 3, 5), 32)\n"
         "for dtype in (torch.float32, torch.float16):\n"
         "    x, weight = torch.randn(2, 12, 96).to(dtype), torch.randn(96).to(dtype)\n"

@@ -137,7 +137,7 @@ def test_gather_in_bf16_errs_no_more_than_the_reference_and_a_dropped_block_does
 
 @torch.no_grad()
 def test_gather_is_the_same_however_few_rows_share_a_call(monkeypatch):
-    from flashvsr.attention import impl_gather
+    from flashvsr.attention.impl import gather as impl_gather
 
     inputs, mask = _inputs(8, 12, dtype=torch.float64), torch.rand(2, 3, 8, 12) < 0.5
     together = block_sparse_attention(*inputs, mask, SIZE, impl="gather")
@@ -187,7 +187,7 @@ def test_autocast_decides_the_dtype_as_it_does_for_sdpa(impl):
 
 
 def test_a_named_impl_is_the_one_that_runs(monkeypatch):
-    from flashvsr.attention import impl_dense
+    from flashvsr.attention.impl import dense as impl_dense
 
     monkeypatch.setattr(impl_dense, "attend", lambda *args, **kwargs: "dense ran")
     mask = torch.ones(1, 1, 4, 6, dtype=torch.bool)

@@ -10,7 +10,7 @@ from PIL import Image
 
 import flashvsr
 from flashvsr.cli import main
-from flashvsr.data import VideoInfo, VideoWriter
+from flashvsr.video import VideoInfo, VideoWriter
 
 RECIPES = Path(flashvsr.__file__).parents[1] / "recipes"
 
@@ -86,7 +86,7 @@ def test_nothing_kept_ends_with_an_error_and_still_leaves_a_report(footage, tmp_
 @pytest.mark.parametrize("missing", ["imagehash", "scenedetect"])
 def test_a_missing_extra_is_named(footage, tmp_path, capsys, monkeypatch, missing):
     monkeypatch.setitem(sys.modules, missing, None)
-    for name in [name for name in sys.modules if name.startswith("flashvsr.data.curate")]:
+    for name in [name for name in sys.modules if name.startswith("flashvsr.curate")]:
         monkeypatch.delitem(sys.modules, name)
     assert main(["curate", str(footage), "--out", str(tmp_path / "out"), "--workers", "0"]) == 1
     assert "pip install 'flashvsr[curate]'" in capsys.readouterr().err

@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 
 from flashvsr.cli import main
-from flashvsr.data import Degradation, VideoReader
+from flashvsr.data import Degradation
+from flashvsr.video import VideoReader
 
 
 def read(path):

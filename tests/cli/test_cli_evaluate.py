@@ -12,8 +12,8 @@ from PIL import Image
 from torch import nn
 
 from flashvsr.cli import main
-from flashvsr.data import VideoInfo, VideoWriter
 from flashvsr.models.model_folder import Component, save_model_folder
+from flashvsr.video import VideoInfo, VideoWriter
 
 QUICK = ["--degrade", "bicubic", "--downscale", "1", "--metrics", "psnr", "--device", "cpu"]
 DECODER = {"channels": [8, 8, 8, 8], "residual": True}

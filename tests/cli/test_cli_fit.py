@@ -31,13 +31,13 @@ trainer:
   enable_progress_bar: false
   enable_model_summary: false
   logger: {class_path: lightning.pytorch.loggers.CSVLogger, init_args: {save_dir: logs, name: toy}}
-  plugins: [{class_path: flashvsr.models.lit.AtomicCheckpointIO}]
+  plugins: [{class_path: flashvsr.training.callbacks.AtomicCheckpointIO}]
   callbacks:
-    - class_path: flashvsr.models.lit.WeightAverage
+    - class_path: flashvsr.training.callbacks.WeightAverage
       init_args: {decay: 0.5}
     - class_path: lightning.pytorch.callbacks.ModelCheckpoint
       init_args: {dirpath: checkpoints, filename: last, enable_version_counter: false, save_on_train_epoch_end: true}
-    - class_path: flashvsr.models.lit.Throughput
+    - class_path: flashvsr.training.callbacks.Throughput
     - class_path: flashvsr.models.lit.ExportModelFolder
       init_args: {folder: made, components: {decoder: decoder}}
 model:
@@ -45,7 +45,7 @@ model:
   init_args:
     decoder: {class_path: flashvsr.decoders.TinyDecoder, init_args: {channels: [8, 8, 8, 8]}}
     optimizer: {class_path: torch.optim.AdamW, init_args: {lr: 1.0e-2}}
-    scheduler: {class_path: flashvsr.distill.WarmupCosine, init_args: {steps: "${.....trainer.max_steps}", warmup: 1}}
+    scheduler: {class_path: flashvsr.training.WarmupCosine, init_args: {steps: "${.....trainer.max_steps}", warmup: 1}}
 data: {class_path: toy_stage.ToyData, init_args: {epoch_batches: 3}}
 """
 
@@ -256,7 +256,7 @@ def test_another_runs_results_are_not_overwritten(recipe, capsys, change, said):
 
 def test_the_export_stands_after_the_averaging_or_is_refused(recipe, capsys):
     text = RECIPE
-    start = text.index("    - class_path: flashvsr.models.lit.WeightAverage")
+    start = text.index("    - class_path: flashvsr.training.callbacks.WeightAverage")
     end = text.index("    - class_path: lightning.pytorch.callbacks.ModelCheckpoint")
     moved = text[:start] + text[end:].replace("model:\n", text[start:end] + "model:\n", 1)
     Path("recipe.yaml").write_text(moved)

@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 from flashvsr.cli import main
-from flashvsr.data import VideoInfo, VideoWriter
+from flashvsr.video import VideoInfo, VideoWriter
 
 
 @pytest.fixture

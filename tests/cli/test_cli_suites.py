@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from flashvsr.cli import main
-from flashvsr.data import VideoReader
+from flashvsr.video import VideoReader
 
 REDS4 = ("000", "011", "015", "020")
 

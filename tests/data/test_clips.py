@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from flashvsr.data import VideoError
 from flashvsr.data.clips import PhotoCache, decode_clip, reflect_in_time
 from flashvsr.data.shards import ShardIndex
+from flashvsr.video import VideoError
 
 
 @pytest.fixture

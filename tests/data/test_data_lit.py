@@ -8,9 +8,9 @@ from jsonargparse import ArgumentParser
 from torch import distributed
 from torch.nn.functional import interpolate
 
-from flashvsr.data import VideoError
 from flashvsr.data.batches import upsample
 from flashvsr.data.lit import ShardDataModule
+from flashvsr.video import VideoError
 
 
 class Area:
@@ -184,8 +184,8 @@ def test_what_cannot_be_used_is_said_at_the_start(shards):
 def test_no_photographs_for_images_is_an_error(shards, tmp_path, write_clip):
     from fractions import Fraction
 
-    from flashvsr.data import VideoInfo
     from flashvsr.data.shard_writer import ShardRules, make_shards
+    from flashvsr.video import VideoInfo
 
     info = VideoInfo(128, 96, Fraction(25), Fraction(1, 90000))
     clip = write_clip(tmp_path / "a.mp4", [Fraction(0), Fraction(1, 25)], info)

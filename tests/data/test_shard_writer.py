@@ -6,10 +6,10 @@ import pytest
 import torch
 import webdataset
 
-from flashvsr.data import VideoError, VideoReader
 from flashvsr.data.clips import decode_clip, decode_image
 from flashvsr.data.shard_writer import ShardRules, make_shards
 from flashvsr.data.shards import ShardIndex
+from flashvsr.video import VideoError, VideoReader
 
 
 def members(folder):

@@ -8,8 +8,8 @@ import threading
 
 import pytest
 
-from flashvsr.data import VideoError
 from flashvsr.data.shards import ShardIndex, expand_shards, usable
+from flashvsr.video import VideoError
 
 
 def write_tar(path, files):

@@ -5,8 +5,8 @@ from torch.nn import functional
 
 from flashvsr.decoders import TinyDecoder, TinyDecoderState
 from flashvsr.decoders.blocks import MemBlock
-from flashvsr.decoders.convolutions import enlarge
 from flashvsr.decoders.growth import TimeGrow, upsampling_kernels
+from flashvsr.kernels.convolutions import enlarge
 
 
 def _channels_last(*shape: int) -> torch.Tensor:

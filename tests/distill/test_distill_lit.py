@@ -16,8 +16,9 @@ from spread import NAMES
 from torch.utils.data import DataLoader
 from toy_stages import batch, make_stage, sample
 
-from flashvsr.distill import PatchDiscriminator, WarmupCosine
+from flashvsr.distill import PatchDiscriminator
 from flashvsr.distill.clips import trained
+from flashvsr.training import WarmupCosine
 
 STAGES = ("joint", "sparse", "one_step")
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from flashvsr.distill import flow_matching_loss, packed_flow_matching_loss, seeded_normal, seeded_uniform
+from flashvsr.distill import flow_matching_loss, packed_flow_matching_loss
 from flashvsr.models import FlowSchedule
+from flashvsr.training import seeded_normal, seeded_uniform
 
 SCHEDULE = FlowSchedule()
 

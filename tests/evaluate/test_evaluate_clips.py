@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from flashvsr.data import VideoError, VideoInfo, VideoWriter
 from flashvsr.evaluate import find_clips, read_clip, resize
 from flashvsr.streaming.frames import resize_bicubic
+from flashvsr.video import VideoError, VideoInfo, VideoWriter
 
 
 @pytest.fixture

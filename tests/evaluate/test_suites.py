@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from flashvsr.cli.evaluate import SUITES as OFFERED
-from flashvsr.data import VideoError
 from flashvsr.evaluate import SUITES, find_suite, read_clip, read_low_clip
+from flashvsr.video import VideoError
 
 
 def _images(folder: Path, numbers=range(2), *, pattern: str = "%08d.png", size: tuple[int, int] = (96, 64)) -> Path:

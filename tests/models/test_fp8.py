@@ -70,7 +70,7 @@ def test_the_kernel_scales_rows_under_the_interpreter():
     # in fp16: the interpreter of Triton 3.8 rounds to e4m3 wrongly where the exponent grows
     code = (
         "import torch\n"
-        "from flashvsr.models.triton_quantize import launch_quantize\n"
+        "from flashvsr.kernels.quantize import launch_quantize\n"
         "torch.manual_seed(0)\n"
         "x = torch.randn(5, 24)\n"
         "x[2] = 0\n"

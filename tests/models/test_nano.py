@@ -6,8 +6,8 @@ import torch
 from torchvision.transforms.functional import gaussian_blur
 
 import flashvsr
-from flashvsr.data.example import ExampleSource
 from flashvsr.streaming import resize_bicubic
+from flashvsr.video.example import ExampleSource
 
 
 @pytest.fixture(scope="module")

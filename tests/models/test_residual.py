@@ -11,7 +11,7 @@ from flashvsr.models.residual import add_, add_norm_
 CASES = """
 import torch
 from flashvsr.models.residual import add_, add_norm_
-from flashvsr.models.triton_residual import launch_add_norm
+from flashvsr.kernels.residual import launch_add_norm
 torch.manual_seed(0)
 for dtype in (torch.float32, torch.float16):
     for dim in (96, 128):

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flashvsr.data import VideoReader
 from flashvsr.streaming import Geometry, Stream
+from flashvsr.video import VideoReader
 
 
 class StandIn:

@@ -5,8 +5,8 @@ import torch
 from standin import StandIn, audio_packets, read_frames, same_video, write_clip
 
 from flashvsr import upscale_file
-from flashvsr.data import VideoError, VideoReader
 from flashvsr.upscale import ResumeError
+from flashvsr.video import VideoError, VideoReader
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import torch
 from flashvsr.data import Degradation
 from flashvsr.data.degrade import Blur, Codec, Jpeg, Noise, Resize, Stage
 from flashvsr.data.degrade.resize import bicubic_quarter
-from flashvsr.data.example import ExampleSource
+from flashvsr.video.example import ExampleSource
 
 NOTHING = Stage(
     Blur(probability=0), Resize(probability=0), Noise(probability=0), Jpeg(probability=0), Codec(probability=0)

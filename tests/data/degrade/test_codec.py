@@ -4,7 +4,7 @@ import torch
 
 from flashvsr.data.degrade.codec import CodecDraw, CodecPass, through_codec
 from flashvsr.data.degrade.settings import CODECS, Codec
-from flashvsr.data.example import ExampleSource
+from flashvsr.video.example import ExampleSource
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import torch
 
 from flashvsr.data import BatchDegradation, Degradation
 from flashvsr.data.degrade import Blur, Codec, Jpeg, Noise, Resize, Stage
-from flashvsr.data.example import ExampleSource
+from flashvsr.video.example import ExampleSource
 
 NO_BLUR, NO_RESIZE, NO_NOISE = Blur(probability=0), Resize(probability=0), Noise(probability=0)
 NO_JPEG, NO_CODEC = Jpeg(probability=0), Codec(probability=0)

@@ -7,7 +7,7 @@ from PIL import Image
 
 from flashvsr.data.degrade.jpeg import JpegWalk, encode_jpeg, quantization_tables, simulate_jpeg
 from flashvsr.data.degrade.settings import Jpeg
-from flashvsr.data.example import ExampleSource
+from flashvsr.video.example import ExampleSource
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,1 @@
+"""One file an implementation of an operation; ``reference`` defines what correct is."""

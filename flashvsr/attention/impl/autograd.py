@@ -1,0 +1,91 @@
+"""Joins the kernel launches of block-sparse attention to autograd; the launches come as a module."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+def attend_with(
+    launch: ModuleType,
+    query: Tensor,
+    keys: tuple[Tensor, ...],
+    values: tuple[Tensor, ...],
+    block_mask: Tensor,
+    *,
+    block_size: int,
+    scale: float,
+) -> Tensor:
+    """Attend to the kept blocks, with the kernels of ``launch`` for the forward and the backward pass.
+
+    Args:
+        launch: :mod:`flashvsr.kernels.attention_triton_launch` or :mod:`flashvsr.kernels.attention_hopper_launch`.
+        query: `[B, heads, N, D]`, any strides.
+        keys: Pieces `[B, heads, M_i, D]`. Of more than two, all but the last are joined first.
+        values: As `keys`.
+        block_mask: Boolean `[B, heads, N/block_size, M/block_size]`.
+        block_size: Tokens per block.
+        scale: Factor on the scores, positive.
+
+    Returns:
+        `[B, heads, N, D]` in the dtype of `query`, stored token-major (a view of contiguous `[B, N, heads, D]`).
+    """
+    if len(keys) > 2:
+        keys, values = (torch.cat(keys[:-1], 2), keys[-1]), (torch.cat(values[:-1], 2), values[-1])
+    if torch.is_grad_enabled():
+        return _Attention.apply(launch, block_mask, block_size, scale, query, *keys, *values)
+    query, *pieces = (_with_contiguous_channels(x) for x in (query, *keys, *values))
+    operands = launch.Operands(query, tuple(pieces[: len(keys)]), tuple(pieces[len(keys) :]), block_size, scale)
+    return launch.forward(operands, launch.BlockLists.of(block_mask))[0]
+
+
+class _Attention(torch.autograd.Function):
+    """Keeps the mask instead of the lists made from it: they are made again in the backward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        launch: ModuleType,
+        block_mask: Tensor,
+        block_size: int,
+        scale: float,
+        query: Tensor,
+        *pieces: Tensor,
+    ) -> Tensor:
+        query, pieces = _with_contiguous_channels(query), tuple(map(_with_contiguous_channels, pieces))
+        half = len(pieces) // 2
+        operands = launch.Operands(query, pieces[:half], pieces[half:], block_size, scale)
+        out, lse = launch.forward(operands, launch.BlockLists.of(block_mask))
+        ctx.launch, ctx.block_size, ctx.scale = launch, block_size, scale
+        ctx.save_for_backward(block_mask, out, lse, query, *pieces)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        launch: ModuleType = ctx.launch
+        block_mask, out, lse, query, *pieces = ctx.saved_tensors
+        half = len(pieces) // 2
+        operands = launch.Operands(query, tuple(pieces[:half]), tuple(pieces[half:]), ctx.block_size, ctx.scale)
+        grad = _with_contiguous_channels(grad)
+        delta = launch.dot_rows(out, grad, ctx.block_size)
+
+        query_wanted, *wanted = ctx.needs_input_grad[4:]
+        grad_query: Tensor | None = None
+        grads: list[Tensor | None] = [None] * len(pieces)
+        if query_wanted:
+            grad_query = launch.grad_query(operands, grad, lse, delta, launch.BlockLists.of(block_mask))
+        if any(wanted):
+            lists = launch.BlockLists.of(block_mask.transpose(2, 3))
+            for i in range(half):
+                if wanted[i] or wanted[half + i]:
+                    grads[i], grads[half + i] = launch.grad_key_value(operands, i, grad, lse, delta, lists)
+        return None, None, None, None, grad_query, *grads
+
+
+def _with_contiguous_channels(x: Tensor) -> Tensor:
+    return x if x.stride(3) == 1 else x.contiguous()  # an expanded gradient, as of out.sum(), has stride 0

@@ -1,0 +1,28 @@
+"""Video files in and out.
+
+* ``VideoReader``: frames of a file, a pipe, a folder of images or the built-in ``example:`` clip
+* ``VideoWriter``: frames into a file, a pipe or a folder of images
+* ``join_segments``: closed segments and the source's audio into one file, nothing re-encoded
+* ``VideoInfo``, ``VideoFrame``, ``VideoError``: what passes between them
+"""
+
+from flashvsr.video.images import is_image_target, is_pattern, numbered_images
+from flashvsr.video.info import Colors, Track, VideoError, VideoFrame, VideoInfo
+from flashvsr.video.reader import VideoReader
+from flashvsr.video.remux import join_segments
+from flashvsr.video.writer import SEGMENT_SUFFIX, VideoWriter
+
+__all__ = [
+    "SEGMENT_SUFFIX",
+    "Colors",
+    "Track",
+    "VideoError",
+    "VideoFrame",
+    "VideoInfo",
+    "VideoReader",
+    "VideoWriter",
+    "is_image_target",
+    "is_pattern",
+    "join_segments",
+    "numbered_images",
+]

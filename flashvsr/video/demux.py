@@ -1,0 +1,252 @@
+"""Video files and pipes, read through PyAV."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+
+from flashvsr.video.info import VideoError, VideoFrame, VideoInfo, plain_errors
+from flashvsr.video.pixels import (
+    ToRGB,
+    bit_depth,
+    display_matrix,
+    frame_colors,
+    resolve_colors,
+    rotation_degrees,
+    side_data,
+)
+from flashvsr.video.timing import Clock
+from flashvsr.video.tracks import TrackQueue, describe_track
+
+_NO_TIMESTAMPS = 0x80  # AVFMT_NOTIMESTAMPS: raw H.264, HEVC and the like
+_TOLERANCE = Fraction(1, 4)  # seconds by which a file may end before the length that it states
+# tags in another encoding than UTF-8 are no reason to refuse a video; PyAV 19 thinks so itself and took the option away
+LENIENT: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+
+
+class FileSource:
+    """The frames of a file or of stdin; see `VideoReader` for what is promised.
+
+    The picture is the first video track that is not a cover. Rotation is applied. Interlaced video is treated as
+    progressive. Packets of other tracks go into ``tracks``.
+
+    Args:
+        source: A path, or ``"-"``.
+        fps: Frame rate for streams without timestamps.
+    """
+
+    def __init__(self, source: str, *, fps: Fraction | None = None) -> None:
+        self.warnings: list[str] = []
+        self.name = "stdin" if source == "-" else source
+        self._container = self._open(source)
+        self.tracks = TrackQueue([])
+        try:
+            self._stream = self._first_picture()
+            self.tracks = TrackQueue([stream for stream in self._container.streams if stream is not self._stream])
+            self._seen_end = Fraction(0)  # latest end of any packet, on the file's clock, in seconds
+            self._damaged_at: Fraction | None = None
+            self._raw = bool(self._container.format.flags & _NO_TIMESTAMPS)
+            time_base, self._rate = self._time_base_and_rate(fps)
+            self._clock = Clock(time_base, self._rate)
+            self._time = Fraction(0)
+            self._decoded = self._decode()
+            first = self._first_frame()
+            self._first: av.VideoFrame | None = first
+            self.info = self._describe(source, first)
+            self._to_rgb = ToRGB(
+                resolve_colors(self.info.colors, first.width, first.height), deep=self.info.bit_depth > 8
+            )
+        except BaseException:
+            self.close()
+            raise
+
+    def frames(self, skip: int) -> Iterator[VideoFrame]:
+        """All frames after the first ``skip``; they are decoded and dropped."""
+        self.tracks.settle()
+        frame: av.VideoFrame | None = self._first
+        self._first = None
+        number = 0
+        while frame is not None:
+            self._time = self._clock.tick(None if self._raw else frame.pts) * self._clock.time_base
+            if number >= skip:
+                pixels = self._to_rgb(frame)
+                if pixels.shape[1:] != (self.info.height, self.info.width):
+                    raise VideoError(
+                        f"{self.name} changes size at {float(self._time):.2f} s,"
+                        f" from {self.info.width}x{self.info.height} to {pixels.shape[2]}x{pixels.shape[1]}\n"
+                        "cut it there and upscale each part on its own"
+                    )
+                yield VideoFrame(pixels, self._time)
+            number += 1
+            frame = next(self._decoded, None)
+        self._check_end(number)
+
+    def packets(self) -> Iterator[Any]:
+        """Packets of the tracks wanted, to the end of the file; the picture is not decoded."""
+        while (packet := self.tracks.pop()) is not None:
+            yield packet
+        with self._plainly():
+            for packet in self._container.demux():
+                if packet.stream.index != self._stream.index:
+                    self.tracks.push(packet)
+                    if (kept := self.tracks.pop()) is not None:
+                        yield kept
+
+    def close(self) -> None:
+        """Close the file. Packets that wait in ``tracks`` stay readable."""
+        self.tracks.close()
+        self._container.close()
+
+    def _open(self, source: str) -> Any:
+        if source != "-":
+            path = Path(source)
+            if not path.exists():
+                raise VideoError(f"{source}: no such file\ncheck the name; 'example:' is a built-in clip to try")
+            if path.is_file() and path.stat().st_size == 0:
+                raise VideoError(f"{source} is empty (0 bytes)\nexpected a video file")
+        with plain_errors(f"cannot read {self.name} as video", "it is not a video, or its beginning or end is missing"):
+            return av.open("pipe:0" if source == "-" else source, "r", **LENIENT)
+
+    def _plainly(self) -> Any:
+        return plain_errors(
+            lambda: f"{self.name} is damaged or cut off at {float(self._time):.2f} s",
+            "what comes before is fine: repair the file, or cut it there first",
+        )
+
+    def _first_picture(self) -> Any:
+        for stream in self._container.streams.video:
+            if not int(stream.disposition) & int(av.stream.Disposition.attached_pic):
+                if stream.codec_context is None:
+                    raise VideoError(
+                        f"{self.name}: its video codec is unknown to this build of FFmpeg\nconvert it first"
+                    )
+                stream.thread_type = "AUTO"
+                return stream
+        kinds = ", ".join(sorted({str(stream.type) for stream in self._container.streams})) or "nothing"
+        raise VideoError(f"{self.name} has no video stream, only {kinds}\nexpected a file with a picture")
+
+    def _time_base_and_rate(self, fps: Fraction | None) -> tuple[Fraction, Fraction | None]:
+        stream = self._stream
+        if self._raw:
+            rate = fps or stream.guessed_rate or Fraction(25)
+            if fps is None:
+                self.warnings.append(
+                    f"{self.name} has no timestamps: played at {float(rate):g} frames per second; --fps sets another"
+                )
+            return 1 / Fraction(rate), Fraction(rate)
+        if fps is not None:
+            self.warnings.append(f"{self.name} has timestamps: the frame rate asked for is not used")
+        return stream.time_base, stream.average_rate or stream.guessed_rate
+
+    def _first_frame(self) -> av.VideoFrame:
+        frame = next(self._decoded, None)
+        if frame is None:
+            raise VideoError(f"{self.name} has no frames that can be decoded\nit is empty or damaged")
+        if frame.pts is not None:
+            self.tracks.origin = frame.pts * self._stream.time_base
+        return frame
+
+    def _describe(self, source: str, frame: av.VideoFrame) -> VideoInfo:
+        stream = self._stream
+        matrix = display_matrix(frame)
+        turned = matrix[0] == 0
+        aspect = Fraction(stream.sample_aspect_ratio or 1)
+        end, start, rate = self._promised_end(), self.tracks.origin, self._rate
+        estimate = stream.frames or (round((end - start) * rate) if rate and end is not None else None)
+        mastering, light = _hdr10_metadata(frame)
+        return VideoInfo(
+            width=frame.height if turned else frame.width,
+            height=frame.width if turned else frame.height,
+            frame_rate=rate,
+            time_base=self._clock.time_base,
+            frames=estimate or None,
+            bit_depth=bit_depth(frame),
+            colors=frame_colors(frame),
+            pixel_aspect=1 / aspect if turned else aspect,
+            rotation=rotation_degrees(matrix),
+            tracks=tuple(describe_track(other) for other in self.tracks.streams),
+            is_pipe=source == "-",
+            mastering_display=mastering,
+            content_light=light,
+            source=self.name,
+        )
+
+    def _decode(self) -> Iterator[av.VideoFrame]:
+        """Frames in order; packets of other tracks go to the queue on the way."""
+        started = False
+        with self._plainly():
+            for packet in self._container.demux():
+                self._note(packet)
+                if packet.stream.index != self._stream.index:
+                    self.tracks.push(packet)
+                    continue
+                try:
+                    frames = packet.decode()
+                except av.InvalidDataError:
+                    if started:
+                        raise
+                    continue  # a stream that was cut may start between key frames: wait for the first
+                started = started or bool(frames)
+                yield from frames
+
+    def _note(self, packet: Any) -> None:
+        if packet.pts is not None and packet.time_base:
+            self._seen_end = max(self._seen_end, (packet.pts + (packet.duration or 0)) * packet.time_base)
+        if packet.is_corrupt and packet.stream is self._stream and self._damaged_at is None:
+            self._damaged_at = self._time
+
+    def _promised_end(self) -> Fraction | None:
+        """When the file says that it ends, on its own clock in seconds; None when it does not say."""
+        stream, container = self._stream, self._container
+        if stream.duration is not None:
+            return (stream.duration + (stream.start_time or 0)) * stream.time_base
+        if container.duration is not None:
+            # Matroska counts its duration from 0, not from the first packet
+            return Fraction(container.duration, av.time_base)
+        return None
+
+    def _check_end(self, frames: int) -> None:
+        promised = self._promised_end()
+        states_length = self._container.format.name.split(",")[0] in ("matroska", "mov")
+        if promised is not None and states_length and self._seen_end < promised - _TOLERANCE:
+            raise VideoError(
+                f"{self.name} is cut off: it ends after {frames} frames, at {float(self._time):.2f} s"
+                f" of {float(promised):.2f} s\nget the whole file, or re-mux what there is to its true length"
+            )
+        if self._damaged_at is not None:
+            self.warnings.append(
+                f"{self.name} is damaged near {float(self._damaged_at):.2f} s: frames there may be wrong"
+            )
+        if self._clock.jumps:
+            self.warnings.append(
+                f"{self.name}: timestamps jump back {self._clock.jumps} times; played one after the other"
+            )
+
+
+def _hdr10_metadata(frame: av.VideoFrame) -> tuple[str | None, str | None]:
+    """Mastering display and content light level of a frame, in the notation of x265.
+
+    Reference:
+        SMPTE ST 2086 and CTA-861.3; the structures AVMasteringDisplayMetadata and AVContentLightMetadata of FFmpeg.
+    """
+    mastering = light = None
+    packed = side_data(frame, "MASTERING_DISPLAY_METADATA")
+    if packed is not None:
+        numbers = struct.unpack("=22i", packed[:88])
+        has_primaries, has_luminance = numbers[20:]
+        if has_primaries and has_luminance and all(numbers[1:20:2]):
+            values = [Fraction(numbers[i], numbers[i + 1]) for i in range(0, 20, 2)]
+            red, green, blue, white = (
+                "({},{})".format(*(round(value * 50000) for value in values[i : i + 2])) for i in (0, 2, 4, 6)
+            )
+            lowest, highest = (round(value * 10000) for value in values[8:])
+            mastering = f"G{green}B{blue}R{red}WP{white}L({highest},{lowest})"
+    packed = side_data(frame, "CONTENT_LIGHT_LEVEL")
+    if packed is not None:
+        light = "{},{}".format(*struct.unpack("=2I", packed[:8]))
+    return mastering, light

@@ -1,0 +1,280 @@
+"""Frames into an encoded file or pipe, through PyAV."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from fractions import Fraction
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import av
+from torch import Tensor
+
+from flashvsr.video.info import VideoError, VideoInfo, plain_errors
+from flashvsr.video.pixels import FromRGB, resolve_colors, tag
+from flashvsr.video.timing import Ticks
+from flashvsr.video.tracks import TrackCopier, TrackQueue
+
+_FORMAT_NAMES = {"mkv": "matroska", "y4m": "yuv4mpegpipe", "ts": "mpegts", "m4v": "mp4"}
+_NEED_SEEKING = ("mp4", "mov", "ipod", "3gp", "3g2", "avi")
+_MP4_LIKE = ("mp4", "mov", "ipod")
+_VARIABLE_RATE = 0x400  # AVFMT_VARIABLE_FPS
+_WELL_KNOWN = ("libx264", "libx265", "libsvtav1", "libvpx-vp9", "prores_ks", "ffv1")
+# the first that the encoder takes; odd sizes cannot have their colour halved
+_PIXEL_FORMATS = {
+    (8, "even"): ("yuv420p", "yuvj420p", "nv12", "yuv422p", "yuv444p", "gbrp", "rgb24"),
+    (8, "odd"): ("yuv444p", "gbrp", "rgb24", "yuvj444p"),
+    (10, "even"): ("yuv420p10le", "p010le", "yuv422p10le", "yuv444p10le", "gbrp10le", "rgb48be", "rgb48le"),
+    (10, "odd"): ("yuv444p10le", "gbrp10le", "rgb48be", "rgb48le"),
+}
+
+
+def pick_format(target: str | Path, format: str) -> str:
+    """Name of the container format as FFmpeg knows it.
+
+    Args:
+        target: File name or ``"-"``.
+        format: ``"auto"`` or a name; ``mkv``, ``ts`` and ``y4m`` are understood.
+
+    Raises:
+        VideoError: Unknown ending or format, or one that cannot go to a pipe.
+    """
+    name = str(target)
+    if format == "auto":
+        format = "matroska" if name == "-" else _by_ending(name)
+    format = _FORMAT_NAMES.get(format, format)
+    try:
+        known = av.ContainerFormat(format, "w")
+    except ValueError as error:
+        raise VideoError(
+            f"unknown format {format!r}\nexpected one such as mp4, mov, matroska, webm, nut, y4m, mpegts"
+        ) from error
+    if name == "-" and known.name in _NEED_SEEKING:
+        raise VideoError(
+            f"{known.name} cannot be written to a pipe\nuse --format matroska, nut, y4m or mpegts, or write to a file"
+        )
+    return known.name
+
+
+def keeps_times(format: str) -> bool:
+    """Whether a container, named as by `pick_format`, holds a time for each frame and not just a frame rate."""
+    return bool(av.ContainerFormat(format, "w").flags & _VARIABLE_RATE)
+
+
+def pick_codec(codec: str, format: str, info: VideoInfo) -> str:
+    """Name of the encoder: the one asked for, or what suits the container and the source.
+
+    ``"auto"`` is uncompressed for Y4M; VP9 for WebM, AV1 (libsvtav1) when its source is HDR or deep; else 10-bit HEVC
+    (libx265) for HDR and deep sources and H.264 (libx264) for the rest.
+
+    Raises:
+        VideoError: No such encoder in this build of FFmpeg.
+    """
+    if codec == "auto":
+        if format == "yuv4mpegpipe":
+            return "rawvideo"
+        deep, plain = ("libsvtav1", "libvpx-vp9") if format == "webm" else ("libx265", "libx264")
+        return deep if info.is_hdr or info.bit_depth > 8 else plain
+    try:
+        known = av.Codec(codec, "w")
+    except (av.FFmpegError, ValueError) as error:
+        raise VideoError(f"unknown codec {codec!r}\nexpected auto or an encoder such as {_available()}") from error
+    if known.type != "video":
+        raise VideoError(f"codec {codec!r} encodes {known.type}, not video\nexpected auto or one of {_available()}")
+    return known.name
+
+
+class ContainerSink:
+    """One encoded picture track, and copied tracks beside it; see `VideoWriter` for what is promised.
+
+    Args:
+        target: File name or ``"-"``.
+        size: Width and height.
+        info: Of the source.
+        codec: Name of an encoder, from `pick_codec`.
+        crf: Quality.
+        format: Name of a container, from `pick_format`.
+        queue: Tracks to copy, or None.
+    """
+
+    def __init__(
+        self,
+        target: str | Path,
+        *,
+        size: tuple[int, int],
+        info: VideoInfo,
+        codec: str,
+        crf: float,
+        format: str,
+        queue: TrackQueue | None,
+    ) -> None:
+        self.warnings: list[str] = []
+        self._name = "stdout" if str(target) == "-" else str(target)
+        self._path = None if str(target) == "-" else Path(target)
+        self._rate = info.frame_rate or Fraction(25)
+        self._time_base = info.time_base if keeps_times(format) else 1 / self._rate
+        self._ticks = Ticks(self._time_base)
+        self._container = open_output(target, format, self._time_base)
+        try:
+            self._stream = self._add_picture(size, info, codec, crf)
+            self._tracks = TrackCopier(self._container, queue) if queue is not None else None
+            lead = Fraction(0) if self._tracks is None else self._tracks.lead
+            self._lead = round(lead / self._time_base)
+            self.warnings += [] if self._tracks is None else self._tracks.warnings
+            with plain_errors(
+                f"{codec} cannot encode {size[0]}x{size[1]} into {format}", "try another --codec or --format"
+            ):
+                self._container.start_encoding()
+        except BaseException:
+            self.abort()
+            raise
+
+    def write(self, pixels: Tensor, time: Fraction) -> None:
+        """Encode a frame. Times closer than a tick are moved apart by one."""
+        frame = self._to_frame(pixels)
+        frame.pts, frame.time_base = self._ticks.tick(time) + self._lead, self._time_base
+        frame.duration = max(1, round(1 / (self._rate * self._time_base)))
+        with self._plainly():
+            self._mux(self._stream.encode(frame))
+
+    def close(self) -> None:
+        """Flush and finish; a file without frames is an error."""
+        with self._plainly():
+            self._mux(self._stream.encode(None))
+            if self._tracks is not None:
+                self._tracks.advance(None)
+            self._container.close()
+        self.warnings += self._ticks.warnings(self._container.format.name)
+
+    def abort(self) -> None:
+        """Close and delete."""
+        discard(self._container, self._path)
+
+    def _mux(self, packets: Sequence[Any]) -> None:
+        for packet in packets:
+            # x265 leaves the decoding times of clips of one or two frames unset
+            if packet.dts is None or packet.dts > packet.pts or (packet.pts - packet.dts) * packet.time_base > 10:
+                packet.dts = packet.pts
+            if self._tracks is not None:
+                self._tracks.advance(packet.dts * packet.time_base)
+            self._container.mux(packet)
+
+    def _plainly(self) -> Any:
+        return plain_errors(f"cannot write {self._name}", "check the disk and the folder, or try another --codec")
+
+    def _add_picture(self, size: tuple[int, int], info: VideoInfo, codec: str, crf: float) -> Any:
+        format = self._container.format.name
+        if codec == "libsvtav1":
+            os.environ.setdefault("SVT_LOG", "1")  # errors only: it writes to stderr, past FFmpeg's own log
+        try:
+            stream: Any = self._container.add_stream(codec, rate=self._rate, options=_options(codec, crf, info))
+        except (ValueError, av.FFmpegError) as error:
+            raise VideoError(
+                f"{format} does not take {codec} video\nuse another --codec or --format (matroska takes most)"
+            ) from error
+        stream.width, stream.height = size
+        stream.pix_fmt = self._pick_pixels(codec, size, info)
+        context = stream.codec_context
+        context.time_base = self._time_base
+        context.sample_aspect_ratio = info.pixel_aspect
+        context.thread_type = "AUTO"
+        if codec == "libx265" and format in _MP4_LIKE:
+            context.codec_tag = "hvc1"  # what Apple players ask for
+        colors = resolve_colors(info.colors, info.width, info.height)
+        self._to_frame = FromRGB(stream.pix_fmt, colors)
+        if not av.VideoFormat(stream.pix_fmt).is_rgb:
+            tag(context, colors)
+        return stream
+
+    def _pick_pixels(self, codec: str, size: tuple[int, int], info: VideoInfo) -> str:
+        depth = 10 if info.bit_depth > 8 or info.is_hdr else 8
+        parity = "odd" if size[0] % 2 or size[1] % 2 else "even"
+        offered = [layout.name for layout in av.Codec(codec, "w").video_formats or ()]
+        if not offered:  # raw video takes anything
+            return _PIXEL_FORMATS[depth, parity][0]
+        for name in _PIXEL_FORMATS[depth, parity] + _PIXEL_FORMATS[18 - depth, parity]:
+            if name in offered:
+                if parity == "odd" and name.startswith("yuv"):
+                    self.warnings.append(f"{size[0]}x{size[1]} is odd: written as {name}, which not every player shows")
+                if depth == 10 and name in _PIXEL_FORMATS[8, parity]:
+                    self.warnings.append(f"{codec} has no 10-bit format: written with 8 bits")
+                return name
+        raise VideoError(
+            f"{codec} cannot encode {size[0]}x{size[1]}: it takes {', '.join(offered[:6])}\nuse another --codec"
+        )
+
+
+def open_output(target: str | Path, format: str, time_base: Fraction) -> Any:
+    """Open a container for writing, with the settings that keep times exact and put the index of MP4 in front.
+
+    Args:
+        target: File name or ``"-"``; its folder must exist.
+        format: From `pick_format`.
+        time_base: Of the picture.
+
+    Raises:
+        VideoError: The file cannot be made.
+    """
+    options = {"strict": "-1"}  # 10-bit Y4M
+    if format in _MP4_LIKE:
+        options |= {"movflags": "faststart", "movie_timescale": str(max(1000, min(time_base.denominator, 1 << 30)))}
+    if format == "nut":
+        options["avoid_negative_ts"] = "disabled"  # the times of a segment are absolute
+    name = "stdout" if str(target) == "-" else str(target)
+    with plain_errors(f"cannot write {name}", "check that the folder exists and may be written"):
+        if name != "stdout":
+            Path(name).open("wb").close()  # PyAV opens it only with the first packet: too late for a plain error
+        return av.open("pipe:1" if name == "stdout" else name, "w", format=format, container_options=options)
+
+
+def discard(container: Any, path: Path | None) -> None:
+    """Close an output that failed and delete its file."""
+    with suppress(av.FFmpegError, OSError):  # it failed before: that error is the one to report
+        container.close()
+    if path is not None and path.is_file():
+        path.unlink()
+
+
+def _options(codec: str, crf: float, info: VideoInfo) -> dict[str, str]:
+    """Encoder settings; those an encoder does not know are ignored by FFmpeg."""
+    options = {"crf": f"{crf:g}"}
+    if codec in ("libx264", "libx265"):
+        options["preset"] = "medium"
+    if codec == "libx264":
+        options["x264-params"] = f"threads=auto{x264_assembly()}"
+    if codec == "libx265":
+        settings = ["log-level=none", "open-gop=0"]
+        if info.is_hdr and info.colors.transfer == 16:
+            settings += ["hdr10=1", "repeat-headers=0"]
+            settings += [f"master-display={info.mastering_display}"] if info.mastering_display else []
+            settings += [f"max-cll={info.content_light}"] if info.content_light else []
+        options["x265-params"] = ":".join(settings)
+    return options
+
+
+@cache
+def x264_assembly() -> str:
+    """What keeps x264 from its AVX-512 code, whose lookahead gives other bytes from run to run; AVX2's does not."""
+    cpu = Path("/proc/cpuinfo")
+    return ":asm=AVX2" if cpu.is_file() and "avx512" in cpu.read_text() else ""
+
+
+def _by_ending(name: str) -> str:
+    ending = Path(name).suffix.lower().lstrip(".")
+    for candidate in (_FORMAT_NAMES.get(ending, ending), *sorted(av.formats_available)):
+        try:
+            known = av.ContainerFormat(candidate, "w")
+        except ValueError:
+            continue
+        if candidate == _FORMAT_NAMES.get(ending, ending) or ending in known.extensions:
+            return known.name
+    raise VideoError(
+        f"{name}: no format has the ending {Path(name).suffix!r}\nuse .mp4, .mkv, .mov or .webm, or name a --format"
+    )
+
+
+def _available() -> str:
+    return ", ".join(name for name in _WELL_KNOWN if name in av.codecs_available)

@@ -1,0 +1,176 @@
+"""Folders of images and printf patterns, as video."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+
+import av
+from torch import Tensor
+
+from flashvsr.video.info import Colors, VideoError, VideoFrame, VideoInfo, plain_errors
+from flashvsr.video.pixels import FromRGB, ToRGB, bit_depth, frame_colors, resolve_colors
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
+_PATTERN = re.compile(r"%(?:0\d+)?d")
+_FULL = 2
+
+
+def is_pattern(name: str) -> bool:
+    """Whether a name holds a printf number, such as ``frames/%05d.png``."""
+    return _PATTERN.search(Path(name).name) is not None
+
+
+def numbered_images(pattern: str | Path) -> list[tuple[int, Path]]:
+    """Files that a printf pattern names, by number; a file whose number is padded otherwise is another series'."""
+    folder, name = Path(pattern).parent, Path(pattern).name
+    before, after = (re.escape(part) for part in _PATTERN.split(name, maxsplit=1))
+    exact = re.compile(rf"{before}(\d+){after}")
+    found = [(exact.fullmatch(path.name), path) for path in folder.iterdir()] if folder.is_dir() else []
+    return sorted((int(match[1]), path) for match, path in found if match and name % int(match[1]) == path.name)
+
+
+def is_image_target(target: str | Path) -> bool:
+    """Whether `VideoWriter` writes images for this name: a printf pattern, a folder, or a name without an ending."""
+    path = Path(target)
+    return str(target) != "-" and (is_pattern(str(target)) or path.is_dir() or not path.suffix)
+
+
+class ImageSource:
+    """The images of a folder (natural order: 2 before 10) or of a printf pattern (by number), one per frame.
+
+    16-bit images are read in full depth. All images must have the size of the first.
+
+    Args:
+        source: A folder or a pattern.
+        fps: Frames per second; None: 25, with a warning.
+
+    Raises:
+        VideoError: No images, a number missing in the middle of a pattern, an unreadable image, or one of another size.
+    """
+
+    def __init__(self, source: str, *, fps: Fraction | None = None) -> None:
+        self.warnings: list[str] = []
+        self.tracks = None
+        self._paths = _numbered(source) if is_pattern(source) else _in_folder(Path(source))
+        rate = Fraction(fps or 25)
+        if fps is None:
+            self.warnings.append(f"{source}: images have no frame rate, 25 per second is used; --fps sets another")
+        first = _read(self._paths[0])
+        self._depth = bit_depth(first)
+        pixels = self._convert(first)
+        self.info = VideoInfo(
+            width=pixels.shape[2],
+            height=pixels.shape[1],
+            frame_rate=rate,
+            time_base=1 / rate,
+            frames=len(self._paths),
+            bit_depth=self._depth,
+            colors=Colors(primaries=1, transfer=2, matrix=0, range=_FULL),
+            source=source,
+        )
+
+    def frames(self, skip: int) -> Iterator[VideoFrame]:
+        """The images after the first ``skip``, which are not even opened."""
+        for number, path in enumerate(self._paths[skip:], start=skip):
+            pixels = self._convert(_read(path))
+            if pixels.shape[1:] != (self.info.height, self.info.width):
+                expected = f"{self.info.width}x{self.info.height}"
+                raise VideoError(
+                    f"{path} is {pixels.shape[2]}x{pixels.shape[1]}, the images before it are {expected}\n"
+                    "give all images one size, or upscale each size on its own"
+                )
+            yield VideoFrame(pixels, number * self.info.time_base)
+
+    def close(self) -> None:
+        """Nothing is kept open."""
+
+    def _convert(self, frame: av.VideoFrame) -> Tensor:
+        colors = frame_colors(frame)
+        if colors.matrix != 0:  # JPEG, WebP and gray: always bt601 (JFIF); gray is full range
+            gray = len(frame.format.components) < 3
+            colors = Colors(matrix=5, range=_FULL if gray else colors.range)
+        return ToRGB(resolve_colors(colors, 1, 1), deep=self._depth > 8)(frame)
+
+
+class ImageSink:
+    """Frames as PNG files, 8 or 16 bits.
+
+    Args:
+        target: A folder, where files are called ``00001.png`` and on, or a printf pattern ending in ``.png``.
+        deep: 16 bits per channel.
+        first_number: Number of the first file (a resumed run continues where it stopped).
+
+    Raises:
+        VideoError: The folder cannot be made or written, or the pattern ends in something else.
+    """
+
+    def __init__(self, target: str | Path, *, deep: bool, first_number: int = 1) -> None:
+        name = str(target)
+        self._pattern = name if is_pattern(name) else str(Path(name) / "%05d.png")
+        if Path(self._pattern).suffix.lower() != ".png":
+            raise VideoError(f"cannot write {self._pattern}: images are written as PNG\nlet the pattern end in .png")
+        self._number = first_number
+        self._written: list[Path] = []
+        self._format = "rgb48be" if deep else "rgb24"
+        self._to_frame = FromRGB(self._format, Colors(primaries=1, transfer=13, matrix=1, range=_FULL))
+        with plain_errors(f"cannot write to {Path(self._pattern).parent}", "check the name of the folder"):
+            Path(self._pattern).parent.mkdir(parents=True, exist_ok=True)
+
+    def write(self, pixels: Tensor, time: Fraction) -> None:
+        """Write the next image; ``time`` is not kept."""
+        path = Path(self._pattern).parent / (Path(self._pattern).name % self._number)
+        encoder = av.CodecContext.create("png", "w")
+        assert isinstance(encoder, av.VideoCodecContext)
+        encoder.height, encoder.width = pixels.shape[1:]
+        encoder.pix_fmt = self._format
+        encoder.time_base = Fraction(1, 25)
+        with plain_errors(f"cannot write {path}", "check the folder"):
+            packets = [*encoder.encode(self._to_frame(pixels)), *encoder.encode(None)]
+            self._written.append(path)
+            path.write_bytes(b"".join(bytes(packet) for packet in packets))
+        self._number += 1
+
+    def close(self) -> None:
+        """Nothing is kept open."""
+
+    def abort(self) -> None:
+        """Delete the images written."""
+        for path in self._written:
+            path.unlink(missing_ok=True)
+
+
+def _in_folder(folder: Path) -> list[Path]:
+    with plain_errors(f"cannot read the folder {folder}", "check its name"):
+        paths = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
+    if not paths:
+        raise VideoError(f"{folder} holds no images\nexpected files ending in {', '.join(IMAGE_SUFFIXES)}")
+    return sorted(
+        paths, key=lambda path: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]
+    )
+
+
+def _numbered(pattern: str) -> list[Path]:
+    folder, name = Path(pattern).parent, Path(pattern).name
+    if not folder.is_dir():
+        raise VideoError(f"{pattern}: there is no folder {folder}\ncheck the name")
+    images = numbered_images(pattern)
+    numbers = [number for number, _ in images]
+    if not numbers:
+        raise VideoError(f"{pattern}: no file has such a name\nexpected {name % 1} and so on in {folder}")
+    if len(numbers) != numbers[-1] - numbers[0] + 1:
+        missing = next(a + 1 for a, b in pairwise(numbers) if b != a + 1)
+        raise VideoError(f"{folder / (name % missing)} is missing, later numbers are there\ngive the whole series")
+    return [path for _, path in images]
+
+
+def _read(path: Path) -> av.VideoFrame:
+    """Decode one image file."""
+    with plain_errors(f"cannot read {path} as an image", "replace or remove it"), av.open(str(path)) as container:
+        frame = next(container.decode(video=0), None) if container.streams.video else None
+    if frame is None:
+        raise VideoError(f"cannot read {path} as an image: it holds no picture\nreplace or remove it")
+    return frame

@@ -1,0 +1,84 @@
+"""Reading video from anywhere: a file, a pipe, a folder of images, or the built-in example."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from flashvsr.video.demux import FileSource
+from flashvsr.video.example import ExampleSource
+from flashvsr.video.images import ImageSource, is_pattern
+from flashvsr.video.info import VideoError, VideoFrame, VideoInfo
+from flashvsr.video.tracks import TrackQueue
+
+EXAMPLE = "example:"
+
+
+class VideoReader:
+    """Frames of a video, upright, RGB, one at a time. A context manager and an iterator; iterate once.
+
+    The first frame is decoded when the reader is made, so a file that is missing, not a video or empty fails
+    there. Memory does not grow with the length of the video.
+
+    Which picture: the first video track that is not a cover, even when a larger one follows. Rotation and mirroring
+    are applied to the pixels. Colours that are not tagged are read as `pixels.resolve_colors` says. Interlaced video is
+    treated as progressive. Times are as in the file, relative to the first frame; `timing.Clock` says what happens to
+    missing, repeated and backward ones.
+
+    Args:
+        source: A file; ``"-"`` for stdin; a folder of images (natural order); a printf pattern such as
+            ``"frames/%05d.png"``; or ``"example:"``, a clip rendered by code.
+        fps: Frame rate for what has no timestamps: raw H.264/HEVC and images. None: the rate that the stream
+            states, else 25, with a line in ``warnings``. Files that have timestamps keep them (with a warning).
+        skip: Frames to decode and drop first (a resumed run); the times of the rest are unchanged.
+
+    Attributes:
+        info: What is known about the video.
+        warnings: One line each, for the user; may grow while reading.
+        tracks: Packets of audio and subtitle tracks for a `VideoWriter`; None for images and the example.
+
+    Raises:
+        VideoError: On opening or while iterating: missing, not a video, no video stream, no frames, truncated or
+            damaged (says at which second, after the good frames were delivered).
+    """
+
+    info: VideoInfo
+    warnings: list[str]
+    tracks: TrackQueue | None
+
+    def __init__(self, source: str | Path, *, fps: Fraction | None = None, skip: int = 0) -> None:
+        if fps is not None and fps <= 0:
+            raise VideoError(f"frame rate {fps} is not possible\nexpected a positive number such as 25 or 30000/1001")
+        if skip < 0:
+            raise ValueError(f"skip={skip} is negative: expected the number of frames to drop")
+        self._source = _open(str(source), fps)
+        self._skip = skip
+        self.info = self._source.info
+        self.warnings = self._source.warnings
+        self.tracks = self._source.tracks
+
+    def __iter__(self) -> Iterator[VideoFrame]:
+        return self._source.frames(self._skip)
+
+    def close(self) -> None:
+        """Close the file. Safe to call twice."""
+        self._source.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _open(source: str, fps: Fraction | None) -> FileSource | ImageSource | ExampleSource:
+    if source == EXAMPLE:
+        return ExampleSource()
+    if source != "-" and not Path(source).is_file() and (Path(source).is_dir() or is_pattern(source)):
+        return ImageSource(source, fps=fps)
+    return FileSource(source, fps=fps)

@@ -1,0 +1,159 @@
+"""Audio and subtitle packets on their way from one file into another, never decoded."""
+
+from __future__ import annotations
+
+import io
+from collections import deque
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from typing import Any
+
+import av
+
+from flashvsr.video.info import Track
+
+_COPIED = ("audio", "subtitle", "attachment")
+
+
+def describe_track(stream: Any) -> Track:
+    """Summary of a stream of PyAV."""
+    codec = stream.codec_context.name if stream.codec_context is not None else "unknown"
+    return Track(stream.index, str(stream.type), codec, stream.metadata.get("language"))
+
+
+class TrackQueue:
+    """Packets of the tracks beside the picture, in file order, waiting to be written.
+
+    A reader fills it while it demuxes; nothing is kept until a `TrackCopier` has said which tracks it wants, except for
+    the few packets that precede the first frame. So memory is what lies between reading and writing.
+
+    Args:
+        streams: PyAV streams of the input that are not its picture.
+    """
+
+    def __init__(self, streams: Sequence[Any]) -> None:
+        self.streams = list(streams)
+        self.origin = Fraction(0)
+        """Time of the first frame on the file's own clock, in seconds."""
+        self._wanted: set[int] | None = None
+        self._packets: deque[Any] = deque()
+        self._starts = {
+            stream.index: stream.start_time * stream.time_base
+            for stream in streams
+            if stream.type == "audio" and stream.start_time is not None
+        }
+
+    def close(self) -> None:
+        """The file is closed: let go of its streams, which must not be touched any more. Packets stay."""
+        self.streams = []
+
+    def want(self, indices: set[int]) -> None:
+        """Keep the packets of these streams from now on, and drop the others."""
+        self._wanted = indices
+        self._packets = deque(packet for packet in self._packets if packet.stream_index in indices)
+
+    def settle(self) -> None:
+        """Reading goes on: when nobody has asked for tracks by now, keep none."""
+        if self._wanted is None:
+            self.want(set())
+
+    def push(self, packet: Any) -> None:
+        """Take a packet from the demuxer."""
+        if packet.dts is None and packet.pts is None:
+            return  # the empty packet at the end of a file
+        if self._wanted is None or packet.stream_index in self._wanted:
+            self._packets.append(packet)
+
+    def pop(self) -> Any | None:
+        """The next packet in file order, None when none is waiting."""
+        return self._packets.popleft() if self._packets else None
+
+    def lead(self, indices: set[int]) -> Fraction:
+        """Seconds by which the earliest of these audio tracks starts before the first frame, at least 0."""
+        starts = [start for index, start in self._starts.items() if index in indices]
+        return max(Fraction(0), self.origin - min(starts, default=self.origin))
+
+
+class TrackCopier:
+    """Adds the tracks of a queue to an output container and muxes their packets in step with the picture.
+
+    Sync is kept to the first *frame*: what the source plays with it, the result plays with it. When the audio starts
+    earlier, the picture of the result starts ``lead`` seconds in and no sound is lost.
+
+    Args:
+        container: The output, before its header is written.
+        queue: Where packets come from.
+        pull: Gives the next packet, or None when there is none for now; ``queue.pop`` unless something else demuxes.
+
+    Attributes:
+        lead: Seconds to add to every time of the picture.
+        warnings: One line per track that is not copied.
+    """
+
+    def __init__(self, container: Any, queue: TrackQueue, pull: Callable[[], Any | None] | None = None) -> None:
+        self._container = container
+        self._pull = pull or queue.pop
+        self._pending: Any | None = None
+        self._targets: dict[int, Any] = {}
+        self._last_dts: dict[int, int] = {}
+        self.warnings: list[str] = []
+        for stream in queue.streams:
+            self._add(stream)
+        queue.want(set(self._targets))
+        self.lead = queue.lead(set(self._targets))
+        self._shift = self.lead - queue.origin
+
+    def advance(self, time: Fraction | None) -> None:
+        """Mux all waiting packets up to this time of the output (seconds), all of them for None."""
+        while True:
+            packet = self._pending if self._pending is not None else self._pull()
+            self._pending = None
+            if packet is None:
+                return
+            stamp = packet.dts if packet.dts is not None else packet.pts
+            if time is not None and stamp * packet.time_base + self._shift > time:
+                self._pending = packet
+                return
+            self._mux(packet, stamp)
+
+    def _add(self, stream: Any) -> None:
+        name = f"{stream.type} track {stream.index} ({describe_track(stream).codec})"
+        if stream.type not in _COPIED:
+            self.warnings.append(f"{name} is not copied: only sound, subtitles and fonts are")
+        elif not _takes(self._container, stream):
+            self.warnings.append(
+                f"{name} is not copied: {self._container.format.name} does not take it without re-encoding"
+            )
+        else:
+            self._targets[stream.index] = _add_copy(self._container, stream)
+
+    def _mux(self, packet: Any, dts: int) -> None:
+        index = packet.stream_index  # not packet.stream, which is gone when the reader has closed the file
+        offset = round(self._shift / packet.time_base)
+        pts = (packet.pts if packet.pts is not None else dts) + offset
+        # a muxer refuses times that do not increase; damaged files hold such
+        dts = max(dts + offset, self._last_dts.get(index, dts + offset - 1) + 1)
+        self._last_dts[index] = dts
+        packet.dts, packet.pts = dts, max(pts, dts)
+        packet.stream = self._targets[index]
+        self._container.mux(packet)
+
+
+def _add_copy(container: Any, stream: Any) -> Any:
+    if stream.codec_context is None:
+        return container.add_stream_from_template(stream)
+    copy = container.add_stream_from_template(stream, opaque=True)
+    copy.metadata.update({key: value for key, value in stream.metadata.items() if key in ("language", "title")})
+    copy.disposition = stream.disposition
+    return copy
+
+
+def _takes(container: Any, stream: Any) -> bool:
+    """Whether a container of this format can hold the stream: tried on an empty one in memory."""
+    try:
+        with av.open(io.BytesIO(), "w", format=container.format.name) as trial:
+            _add_copy(trial, stream)
+            trial.start_encoding()
+    except (av.FFmpegError, ValueError):
+        return False
+    return True
