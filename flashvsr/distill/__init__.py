@@ -1,13 +1,11 @@
 """Training objectives in plain PyTorch, and one LightningModule per stage in ``flashvsr.distill.lit``."""
 
 from flashvsr.distill.adversarial import PatchDiscriminator, hinge_discriminator_loss, hinge_generator_loss
+from flashvsr.distill.batches import draw_history
 from flashvsr.distill.dmd import dmd_loss
-from flashvsr.distill.flow_matching import flow_matching_loss, packed_flow_matching_loss
-from flashvsr.distill.history import draw_history
-from flashvsr.distill.one_step import OneStepObjective
+from flashvsr.distill.flow_matching import Schedule, flow_matching_loss, packed_flow_matching_loss
+from flashvsr.distill.one_step import OneStepObjective, decode_window, draw_window
 from flashvsr.distill.reconstruction import ReconstructionLoss
-from flashvsr.distill.schedule import Schedule
-from flashvsr.distill.window import decode_window, draw_window
 
 __all__ = [
     "OneStepObjective",

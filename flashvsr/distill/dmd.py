@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flashvsr.distill.flow_matching import Predict
-from flashvsr.distill.schedule import Schedule
+from flashvsr.distill.flow_matching import Predict, Schedule
 
 
 def dmd_loss(

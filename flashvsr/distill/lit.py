@@ -10,12 +10,9 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from flashvsr.distill.clips import project, trained, truth_latents
-from flashvsr.distill.flow_matching import flow_matching_loss, packed_flow_matching_loss
-from flashvsr.distill.history import draw_history
+from flashvsr.distill.batches import draw_history, project, read_prompt, trained, truth_latents
+from flashvsr.distill.flow_matching import Schedule, flow_matching_loss, packed_flow_matching_loss
 from flashvsr.distill.lit_one_step import OneStepStage
-from flashvsr.distill.prompt import read_prompt
-from flashvsr.distill.schedule import Schedule
 from flashvsr.distill.stage import (
     MakeOptimizer,
     MakeScheduler,
@@ -25,8 +22,8 @@ from flashvsr.distill.stage import (
     shard,
     velocity_of,
 )
-from flashvsr.training.frozen import freeze
 from flashvsr.training.seeded import seeded_normal, seeded_uniform, shared_random
+from flashvsr.training.sharding import freeze
 
 __all__ = ["JointStage", "OneStepStage", "SparseCausalStage"]
 

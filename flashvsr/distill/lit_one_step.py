@@ -11,10 +11,9 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from flashvsr.distill.adversarial import hinge_discriminator_loss, hinge_generator_loss
-from flashvsr.distill.clips import project, target_frames, trained, truth_latents
-from flashvsr.distill.one_step import OneStepObjective, Reconstruction
-from flashvsr.distill.prompt import read_prompt
-from flashvsr.distill.schedule import Schedule
+from flashvsr.distill.batches import project, read_prompt, target_frames, trained, truth_latents
+from flashvsr.distill.flow_matching import Schedule
+from flashvsr.distill.one_step import OneStepObjective, Reconstruction, Window
 from flashvsr.distill.stage import (
     MakeOptimizer,
     MakeScheduler,
@@ -25,10 +24,9 @@ from flashvsr.distill.stage import (
     shard,
     velocity_of,
 )
-from flashvsr.distill.window import Window
-from flashvsr.training.frozen import freeze
 from flashvsr.training.gradients import clip_gradients, gradient_norm
 from flashvsr.training.seeded import seeded_normal, shared_random
+from flashvsr.training.sharding import freeze
 
 
 class OneStepStage(LightningModule):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from flashvsr.distill.clips import project, target_frames, trained
+from flashvsr.distill.batches import project, target_frames, trained
 from flashvsr.distill.flow_matching import Predict
 from flashvsr.training.gradients import gradient_norm
 from flashvsr.training.seeded import seeded_normal

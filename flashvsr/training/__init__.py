@@ -3,9 +3,8 @@
 Plain PyTorch; the Lightning callbacks are in ``flashvsr.training.callbacks``.
 """
 
-from flashvsr.training.fan_in_adamw import FanInAdamW
+from flashvsr.training.optimizers import FanInAdamW, WarmupCosine
 from flashvsr.training.seeded import seeded_normal, seeded_uniform
 from flashvsr.training.sharding import shard_networks
-from flashvsr.training.warmup_cosine import WarmupCosine
 
 __all__ = ["FanInAdamW", "WarmupCosine", "seeded_normal", "seeded_uniform", "shard_networks"]

@@ -1,8 +1,9 @@
-"""Networks spread over processes with FSDP2."""
+"""Networks spread over processes with FSDP2, and networks that a stage uses and does not train."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
@@ -31,3 +32,36 @@ def shard_networks(networks: Sequence[nn.Module], mesh: DeviceMesh) -> None:
         for method in ("forward_packed", "encode", "decode"):
             if hasattr(network, method):
                 register_fsdp_forward_method(network, method)
+
+
+def freeze(module: nn.Module, names: Sequence[str]) -> None:
+    """Freeze children of a module and leave them out of its ``state_dict``.
+
+    They come back from where the recipe has them. Loading stays strict for everything else: the values they have are
+    filled in before the keys are compared. Under a strategy with a device mesh they stay in: Lightning's loader of
+    sharded models compares keys by itself.
+
+    Args:
+        module: The parent.
+        names: Its children; those that are None are passed over.
+    """
+    names = [name for name in names if getattr(module, name) is not None]
+    for name in names:
+        getattr(module, name).requires_grad_(False).eval()
+    module.frozen_names = tuple(names)  # type: ignore[assignment]  # a module takes any attribute
+    module.register_state_dict_post_hook(_leave_out)
+    module.register_load_state_dict_pre_hook(_fill_in)
+
+
+def _leave_out(module: Any, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any]) -> None:
+    if getattr(module, "device_mesh", None) is not None:
+        return
+    beginnings = tuple(f"{prefix}{name}." for name in module.frozen_names)
+    for key in [key for key in state_dict if key.startswith(beginnings)]:
+        del state_dict[key]
+
+
+def _fill_in(module: Any, state_dict: dict[str, Any], prefix: str, *unused: Any) -> None:
+    for name in module.frozen_names:
+        for key, value in getattr(module, name).state_dict().items():
+            state_dict.setdefault(f"{prefix}{name}.{key}", value)

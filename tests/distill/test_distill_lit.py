@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from toy_stages import batch, make_stage, sample
 
 from flashvsr.distill import PatchDiscriminator
-from flashvsr.distill.clips import trained
+from flashvsr.distill.batches import trained
 from flashvsr.training import WarmupCosine
 
 STAGES = ("joint", "sparse", "one_step")

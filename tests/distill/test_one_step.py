@@ -8,7 +8,7 @@ from torch import nn
 from toy_stages import CHANNELS, batch, toy_decoder
 
 from flashvsr.distill import OneStepObjective, ReconstructionLoss, decode_window, draw_history, draw_window
-from flashvsr.distill.window import Window
+from flashvsr.distill.one_step import Window
 from flashvsr.models import FlowSchedule
 
 SHAPE = (1, CHANNELS, 4, 16, 16)

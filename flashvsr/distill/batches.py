@@ -1,7 +1,9 @@
-"""What the stages take of a batch: frames aligned with latents, tokens of the LR frames, noise."""
+"""What the stages take of a batch: frames aligned with latents, tokens of the LR frames, prompt and history."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from random import Random
 from typing import Any
 
 import torch
@@ -58,3 +60,47 @@ def trained(networks: dict[str, nn.Module]) -> list[nn.Parameter]:
     if not parameters:
         raise ValueError(f"nothing to train: no parameter of {', '.join(networks)} has requires_grad")
     return parameters
+
+
+def read_prompt(prompt: Tensor | str | Path | None) -> Tensor | None:
+    """The embedding itself, or what a file of it holds.
+
+    Args:
+        prompt: `[1, L, text_dim]`; or a .safetensors file with the tensor "prompt"; or a .pth file of the tensor.
+
+    Returns:
+        `[1, L, text_dim]`, or None.
+
+    Raises:
+        ValueError: If it has another shape.
+        FileNotFoundError: If there is no such file.
+    """
+    if isinstance(prompt, str | Path):
+        path = Path(prompt)
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            tensor = load_file(path)["prompt"]
+        else:
+            tensor = torch.load(path, map_location="cpu", weights_only=True)
+    elif prompt is None:
+        return None
+    else:
+        tensor = prompt
+    if tensor.ndim != 3 or tensor.shape[0] != 1:
+        raise ValueError(f"a prompt embedding is [1, L, text_dim], got {list(tensor.shape)}")
+    return tensor
+
+
+def draw_history(random: Random, slots: int) -> int:
+    """Draw the history of one step: all n slots (50 %), n - 3 (30 %), n - 4 (10 %) or n - 2 (10 %), at least 1.
+
+    Args:
+        random: Shared by all samples and processes.
+        slots: n, slots of the clip.
+
+    Reference:
+        The released code of FlashVSR.
+    """
+    fewer = random.choices((0, 3, 4, 2), weights=(5, 3, 1, 1))[0]
+    return max(slots - fewer, 1)
