@@ -18,6 +18,7 @@ from flashvsr.curate.rows import Row
 from flashvsr.curate.rules import CurateRules
 from flashvsr.curate.scores import weight_free
 from flashvsr.curate.spans import Pixels, frames_from, open_picture
+from flashvsr.video.crop import container_crop
 from flashvsr.video.info import VideoError
 
 _THUMBNAIL = 160  # pixels wide, at most
@@ -77,8 +78,9 @@ def frames_at(row: Row, numbers: list[int]) -> dict[int, np.ndarray[Any, Any]]:
     Raises:
         VideoError: If the segment ends before the last of them.
     """
-    pixels, found = Pixels(row.box), {}
+    found: dict[int, np.ndarray[Any, Any]] = {}
     with open_picture(row.path) as (container, stream):
+        pixels = Pixels(row.box, container_crop(stream))
         for number, frame in enumerate(frames_from(container, stream, row.start)):
             if number in numbers:
                 found[number] = pixels(frame).permute(1, 2, 0).numpy()

@@ -15,6 +15,7 @@ from PIL import Image
 from flashvsr.curate.rows import Row
 from flashvsr.curate.rules import CurateRules
 from flashvsr.curate.spans import Pixels, frames_from, length_of, open_picture, rate_of
+from flashvsr.video.crop import NO_CROP, container_crop
 from flashvsr.video.info import VideoError
 from flashvsr.video.pixels import bit_depth, display_matrix, frame_colors
 
@@ -90,8 +91,8 @@ def _video(row: Row, rules: CurateRules) -> Row:
         frame = next(container.decode(stream), None)
         if frame is None:
             return row.rejected(_STAGE, "holds no frame that can be decoded")
-        turned = display_matrix(frame)[0] == 0
-        row = replace(row, size=(frame.width, frame.height) if turned else (frame.height, frame.width))
+        width, height = container_crop(stream).size(frame.width, frame.height)
+        row = replace(row, size=(width, height) if display_matrix(frame)[0] == 0 else (height, width))
         whole = min(row.size)  # bars only make it smaller
         row = row.scored(_STAGE, rules, {"short_side": whole, "seconds": length, "frame_rate": float(rate)})
         if row.stage is not None:
@@ -110,7 +111,7 @@ def _video(row: Row, rules: CurateRules) -> Row:
 
 def _look(container: Any, stream: Any, length: float) -> tuple[list[tuple[Any, Any]], bool]:
     """Pairs of neighbouring frames `[h, w, 3]` spread over a video, and whether most say that they are interlaced."""
-    pixels, flags = Pixels(), 0
+    pixels, flags = Pixels(crop=container_crop(stream)), 0
     pairs: list[tuple[Any, Any]] = []
     origin = stream.start_time or 0
     for number in range(_LOOKS):
@@ -154,6 +155,7 @@ def _copyable(stream: Any, frame: Any) -> bool:
         and bit_depth(frame) == 8
         and colors.transfer not in (16, 18)
         and display_matrix(frame) == (1, 0, 0, 1)
+        and container_crop(stream) == NO_CROP
         and frame.width % 2 == frame.height % 2 == 0
     )
 

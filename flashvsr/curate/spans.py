@@ -11,6 +11,7 @@ import av
 import torch
 from torch import Tensor
 
+from flashvsr.video.crop import NO_CROP, UNALIGNED, Crop
 from flashvsr.video.demux import LENIENT
 from flashvsr.video.info import VideoError, plain_errors
 from flashvsr.video.pixels import ToRGB, bit_depth, frame_colors, resolve_colors
@@ -33,6 +34,7 @@ def open_picture(path: str) -> Iterator[tuple[Any, Any]]:
                 if stream.codec_context is None:
                     raise VideoError(f"{path}: unknown video codec")
                 stream.thread_type, stream.codec_context.thread_count = "NONE", 1
+                stream.codec_context.flags |= UNALIGNED
                 yield container, stream
                 return
         raise VideoError(f"{path} has no video stream")
@@ -68,10 +70,12 @@ class Pixels:
 
     Args:
         box: Top, left, rows, columns to keep; None keeps all.
+        crop: Of the container (`container_crop`), applied first.
     """
 
-    def __init__(self, box: tuple[int, int, int, int] | None = None) -> None:
+    def __init__(self, box: tuple[int, int, int, int] | None = None, crop: Crop = NO_CROP) -> None:
         self._box = box
+        self._crop = crop
         self._convert: ToRGB | None = None
 
     def __call__(self, frame: av.VideoFrame) -> Tensor:
@@ -79,7 +83,7 @@ class Pixels:
         colors = frame_colors(frame)
         hdr = colors.transfer in (16, 18) and bit_depth(frame) > 8
         if self._convert is None:
-            self._convert = ToRGB(resolve_colors(colors, frame.width, frame.height), deep=hdr)
+            self._convert = ToRGB(resolve_colors(colors, frame.width, frame.height), deep=hdr, crop=self._crop)
         pixels = self._convert(frame)
         if hdr:
             mapped = tone_map(pixels, resolve_colors(colors, frame.width, frame.height))

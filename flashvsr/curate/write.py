@@ -27,6 +27,7 @@ from flashvsr.curate.rules import CurateRules
 from flashvsr.curate.spans import Pixels, frames_from, open_picture
 from flashvsr.data.clip_encoder import ClipEncoder
 from flashvsr.data.shard_writer import Sample, add_member
+from flashvsr.video.crop import container_crop
 from flashvsr.video.info import VideoError
 
 _ENDINGS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
@@ -129,8 +130,9 @@ def _video(clip: Clip, rules: CurateRules) -> Sample:
             row = replace(row, start=start, end=end)
             return Sample(clip.key, "mp4", media, _metadata(clip, row, frames, float(Fraction(row.fps or 25)), True))
     height, width = (side - side % 2 for side in row.size)
-    encoder, pixels = ClipEncoder((width, height), rate(row), rules.crf), Pixels(row.box)
+    encoder = ClipEncoder((width, height), rate(row), rules.crf)
     with open_picture(row.path) as (container, stream):
+        pixels = Pixels(row.box, container_crop(stream))
         for frame in frames_from(container, stream, row.start):
             encoder.write(pixels(frame)[:, :height, :width])
             if encoder.frames == row.frames:

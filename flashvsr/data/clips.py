@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from flashvsr.data.shards import Entry
+from flashvsr.video.crop import UNALIGNED
 from flashvsr.video.info import VideoError, plain_errors
 from flashvsr.video.pixels import ToRGB, frame_colors, resolve_colors
 
@@ -44,6 +45,7 @@ def decode_clip(media: bytes, start: int, frames: int, corner: tuple[int, int], 
             raise VideoError("cannot decode: no video stream")
         stream = container.streams.video[0]
         stream.thread_type, stream.codec_context.thread_count = "NONE", 1
+        stream.codec_context.flags |= UNALIGNED
         rate = stream.average_rate
         if rate is None or stream.time_base is None:
             raise VideoError("cannot decode: states no frame rate")

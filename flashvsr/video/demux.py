@@ -10,6 +10,7 @@ from typing import Any
 
 import av
 
+from flashvsr.video.crop import UNALIGNED, container_crop
 from flashvsr.video.info import VideoError, VideoFrame, VideoInfo, plain_errors
 from flashvsr.video.pixels import (
     ToRGB,
@@ -32,8 +33,8 @@ LENIENT: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.s
 class FileSource:
     """The frames of a file or of stdin; see `VideoReader` for what is promised.
 
-    The picture is the first video track that is not a cover. Rotation is applied. Interlaced video is treated as
-    progressive. Packets of other tracks go into ``tracks``.
+    The picture is the first video track that is not a cover. Rotation and cropping are applied. Interlaced video is
+    treated as progressive. Packets of other tracks go into ``tracks``.
 
     Args:
         source: A path, or ``"-"``.
@@ -51,6 +52,7 @@ class FileSource:
             self._seen_end = Fraction(0)  # latest end of any packet, on the file's clock, in seconds
             self._damaged_at: Fraction | None = None
             self._raw = bool(self._container.format.flags & _NO_TIMESTAMPS)
+            self._crop = container_crop(self._stream)
             time_base, self._rate = self._time_base_and_rate(fps)
             self._clock = Clock(time_base, self._rate)
             self._time = Fraction(0)
@@ -59,7 +61,9 @@ class FileSource:
             self._first: av.VideoFrame | None = first
             self.info = self._describe(source, first)
             self._to_rgb = ToRGB(
-                resolve_colors(self.info.colors, first.width, first.height), deep=self.info.bit_depth > 8
+                resolve_colors(self.info.colors, first.width, first.height),
+                deep=self.info.bit_depth > 8,
+                crop=self._crop,
             )
         except BaseException:
             self.close()
@@ -126,6 +130,7 @@ class FileSource:
                         f"{self.name}: its video codec is unknown to this build of FFmpeg\nconvert it first"
                     )
                 stream.thread_type = "AUTO"
+                stream.codec_context.flags |= UNALIGNED
                 return stream
         kinds = ", ".join(sorted({str(stream.type) for stream in self._container.streams})) or "nothing"
         raise VideoError(f"{self.name} has no video stream, only {kinds}\nexpected a file with a picture")
@@ -155,13 +160,14 @@ class FileSource:
         stream = self._stream
         matrix = display_matrix(frame)
         turned = matrix[0] == 0
+        width, height = self._crop.size(frame.width, frame.height)
         aspect = Fraction(stream.sample_aspect_ratio or 1)
         end, start, rate = self._promised_end(), self.tracks.origin, self._rate
         estimate = stream.frames or (round((end - start) * rate) if rate and end is not None else None)
         mastering, light = _hdr10_metadata(frame)
         return VideoInfo(
-            width=frame.height if turned else frame.width,
-            height=frame.width if turned else frame.height,
+            width=height if turned else width,
+            height=width if turned else height,
             frame_rate=rate,
             time_base=self._clock.time_base,
             frames=estimate or None,

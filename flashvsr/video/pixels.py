@@ -11,6 +11,7 @@ import torch
 from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
+from flashvsr.video.crop import NO_CROP, Crop
 from flashvsr.video.info import Colors, VideoError
 
 # bicubic (4), full chroma interpolation in (0x4000) and out (0x2000), accurate rounding, the same on every CPU
@@ -121,11 +122,13 @@ class ToRGB:
     Args:
         colors: Resolved colours of the source (`resolve_colors`); each frame's own RGB, gray or YUV layout is known.
         deep: float32 in [0, 1] instead of uint8.
+        crop: Edges to cut off, of the stored picture.
     """
 
-    def __init__(self, colors: Colors, *, deep: bool) -> None:
+    def __init__(self, colors: Colors, *, deep: bool, crop: Crop = NO_CROP) -> None:
         self._colors = colors
         self._deep = deep
+        self._crop = crop
         self._reformatter = VideoReformatter()
 
     def __call__(self, frame: av.VideoFrame) -> Tensor:
@@ -146,7 +149,7 @@ class ToRGB:
             dst_color_range=_FULL,
             interpolation=_SCALE_FLAGS,
         )
-        pixels = torch.from_numpy(converted.to_ndarray()).permute(2, 0, 1)  # [3, h, w]
+        pixels = self._crop(torch.from_numpy(converted.to_ndarray()).permute(2, 0, 1))  # [3, h, w]
         if not rgb and not full and len(frame.format.components) < 3:
             pixels = _expand_gray(pixels)
         if self._deep:

@@ -23,10 +23,10 @@ class VideoReader:
     The first frame is decoded when the reader is made, so a file that is missing, not a video or empty fails
     there. Memory does not grow with the length of the video.
 
-    Which picture: the first video track that is not a cover, even when a larger one follows. Rotation and mirroring
-    are applied to the pixels. Colours that are not tagged are read as `pixels.resolve_colors` says. Interlaced video is
-    treated as progressive. Times are as in the file, relative to the first frame; `timing.Clock` says what happens to
-    missing, repeated and backward ones.
+    Which picture: the first video track that is not a cover, even when a larger one follows. Rotation, mirroring and
+    cropping (of the codec and of the container) are applied to the pixels. Colours that are not tagged are read as
+    `pixels.resolve_colors` says. Interlaced video is treated as progressive. Times are as in the file, relative to the
+    first frame; `timing.Clock` says what happens to missing, repeated and backward ones.
 
     Args:
         source: A file; ``"-"`` for stdin; a folder of images (natural order); a printf pattern such as
