@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "upscale": {"models", "streaming", "video"},
     "bench": {"models", "streaming", "video"},
     "cli": EVERYTHING,
+    "state": set(),
     "__init__": EVERYTHING,
     "__main__": {"cli"},
 }
@@ -49,23 +50,33 @@ def _imported_parts(file: Path) -> set[str]:
     return parts
 
 
-@pytest.mark.parametrize("file", sorted(ROOT.rglob("*.py")), ids=lambda file: str(file.relative_to(ROOT)))
-def test_a_part_imports_only_what_it_may(file):
-    part = file.relative_to(ROOT).parts[0].removesuffix(".py")
-    assert part in MAY_IMPORT, f"{part} has no row in the table of who may import whom"
-    if MAY_IMPORT[part] != EVERYTHING:
-        lightning = {"training"} if file.name in LIGHTNING_FILES else set()
-        assert _imported_parts(file) - {part} <= MAY_IMPORT[part] | lightning
+def _may_use_lightning(file: Path) -> bool:
+    room = file.relative_to(ROOT).parts
+    return file.name in LIGHTNING_FILES or room[0] == "cli" or room == ("training", "callbacks.py")
 
 
-@pytest.mark.parametrize("file", sorted(ROOT.rglob("*.py")), ids=lambda file: str(file.relative_to(ROOT)))
-def test_lightning_lives_only_in_lit_files_and_the_command_line(file):
-    if file.name in LIGHTNING_FILES or file.parent.name == "cli" or file == ROOT / "training" / "callbacks.py":
-        return
-    tree = ast.parse(file.read_text())
-    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-    imported |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert not [name for name in imported if name.split(".")[0] in ("lightning", "pytorch_lightning")]
+def test_parts_import_only_what_they_may():
+    wrong = []
+    for file in sorted(ROOT.rglob("*.py")):
+        part = file.relative_to(ROOT).parts[0].removesuffix(".py")
+        assert part in MAY_IMPORT, f"{part} has no row in the table of who may import whom"
+        allowed = MAY_IMPORT[part] | {part, "state"} | ({"training"} if file.name in LIGHTNING_FILES else set())
+        if MAY_IMPORT[part] != EVERYTHING and not _imported_parts(file) <= allowed:
+            wrong.append(f"{file.relative_to(ROOT)} imports {', '.join(sorted(_imported_parts(file) - allowed))}")
+    assert not wrong
+
+
+def test_lightning_lives_only_in_lit_files_callbacks_and_the_command_line():
+    wrong = []
+    for file in sorted(ROOT.rglob("*.py")):
+        tree = ast.parse(file.read_text())
+        imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+        imported |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        if {name.split(".")[0] for name in imported} & {"lightning", "pytorch_lightning"} and not _may_use_lightning(
+            file
+        ):
+            wrong.append(str(file.relative_to(ROOT)))
+    assert not wrong
 
 
 def _run(code: str) -> str:
@@ -79,10 +90,9 @@ def test_parts_import_without_the_heavy_dependencies(part):
     assert loaded.strip() == ""
 
 
-def test_importing_flashvsr_is_quick_and_prints_nothing():
-    code = "import time; start = time.perf_counter(); import flashvsr; assert time.perf_counter() - start < 0.2"
-    assert _run(code) == ""
-    assert _run("import sys, flashvsr; assert 'torch' not in sys.modules") == ""
+def test_importing_flashvsr_loads_nothing_of_weight_and_prints_nothing():
+    code = "import sys; import flashvsr; print([m for m in ('torch', 'numpy', 'av', 'yaml') if m in sys.modules])"
+    assert _run(code).strip() == "[]"
 
 
 def test_public_names_resolve():
