@@ -25,6 +25,7 @@ COMMANDS = {
     "shards": "write training shards from videos and images, or look into them",
     "curate": "raw videos and photographs go in, the good parts come out as shards, with a report",
     "bench": "speed and memory of each part of a model",
+    "recipes": "list, print or copy the packaged recipes",
 }
 
 ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")

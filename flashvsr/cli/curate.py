@@ -1,8 +1,8 @@
 """Turn raw videos and photographs into training shards.
 
 Sources are probed, cut at scenes, scored, freed of near-duplicates and written as shards under DIR/train and DIR/val,
-with DIR/manifest.jsonl and a report, DIR/report. What is kept is decided by a recipe (see recipes/curate); the
-default keeps what has a short side of at least 480 pixels and lasts a second, and needs no weights.
+with DIR/manifest.jsonl and a report, DIR/report. What is kept is decided by a recipe; the default keeps
+what has a short side of at least 480 pixels and lasts a second, and needs no weights.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("sources", nargs="+", metavar="SOURCE", help="folder (searched recursively), list (.txt of paths) or file")
     add("--out", required=True, metavar="DIR", help="folder to make")
-    add("-c", "--config", metavar="RECIPE", help="YAML file such as recipes/curate/vsr120k.yaml (default: small)")
+    add("-c", "--config", metavar="RECIPE", help="packaged recipe, such as vsr120k, or a YAML file (default: small)")
     add("--seed", type=int, default=0, help="of the split into training and validation (default: 0)")
     add("--workers", type=int, metavar="N", help="processes; 0: in this one, without Ray (default: one per core)")
     add("--cluster", metavar="ADDRESS", help="run on this Ray cluster, or 'auto'; it must see SOURCE and DIR")
@@ -46,6 +46,7 @@ def _curate(args: argparse.Namespace) -> int:
     except ImportError as error:
         print(f"flashvsr: {error}\npip install 'flashvsr[curate]'", file=sys.stderr)
         return 1
+    from flashvsr.cli.recipes import find_recipe
     from flashvsr.curate.records import REPORT, RUN
     from flashvsr.curate.report.page import write_report
     from flashvsr.curate.results import show_funnel
@@ -57,7 +58,7 @@ def _curate(args: argparse.Namespace) -> int:
         made = curate(
             args.sources,
             args.out,
-            read_rules(args.config) if args.config else None,
+            read_rules(find_recipe(args.config, "curate")) if args.config else None,
             seed=args.seed,
             workers=workers,
             cluster=args.cluster,

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from flashvsr.cli.recipe_arguments import with_files
 from flashvsr.cli.recipe_checks import Started, check_run, try_optimizers
 from flashvsr.cli.recipe_errors import shorten
 from flashvsr.models.lit import ExportModelFolder
@@ -44,7 +45,7 @@ class RecipeCLI(LightningCLI):
     def __init__(self, command: str, arguments: Sequence[str]) -> None:
         self.command = command
         super().__init__(
-            args=list(arguments),
+            args=with_files(arguments),
             run=False,
             parser_class=RecipeParser,
             parser_kwargs={"parser_mode": "omegaconf+", "prog": f"flashvsr {command}"},

@@ -147,7 +147,9 @@ def read_rules(path: str | Path) -> CurateRules:
     """
     path = Path(path)
     if not path.is_file():
-        raise VideoError(f"{path}: no such recipe\nexpected a YAML file such as recipes/curate/small.yaml")
+        raise VideoError(
+            f"{path}: no such recipe\nexpected a YAML file such as `flashvsr recipes show curate/small` prints"
+        )
     try:
         said = yaml.safe_load(path.read_text()) or {}
     except yaml.YAMLError as error:

@@ -29,7 +29,7 @@ def test_the_papers_recipe_asks_for_its_scorers_and_sizes():
 @pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_a_recipe_says_its_command_what_it_needs_and_every_value(recipe):
     text = recipe.read_text()
-    assert f"flashvsr curate SOURCES --out shards -c recipes/curate/{recipe.name}" in text
+    assert f"flashvsr curate SOURCES --out shards -c curate/{recipe.stem}" in text
     assert "# Needs: pip install 'flashvsr[curate" in text
     for line in text.splitlines():
         assert line.startswith("#") or "#" in line or "unit:" in line or line == "thresholds:", f"no unit: {line}"
