@@ -76,7 +76,8 @@ def test_a_wheel_holds_every_recipe_and_one_of_the_source_archive_is_no_differen
 
 def test_the_source_archive_holds_the_tests_and_what_they_read(packages):
     _, archive = packages
-    names = {name.partition("/")[2] for name in tarfile.open(archive).getnames()}
+    with tarfile.open(archive) as held:
+        names = {name.partition("/")[2] for name in held.getnames()}
     assert {"tests/conftest.py", "tests/golden/dit.pt", "recipes/nano/vae.yaml", "CHANGELOG.md", "setup.py"} <= names
     tests = {path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rglob("*.py")}
     assert tests <= names

@@ -1,6 +1,6 @@
 """List the packaged recipes, print one, or copy some to edit them.
 
-`flashvsr fit -c nano/vae` and `flashvsr curate -c small` take packaged recipes by name; a file of that path comes first.
+`flashvsr fit -c nano/vae` and `flashvsr curate -c small` take them by name; a file of that path comes first.
 """
 
 from __future__ import annotations
