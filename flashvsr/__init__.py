@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from flashvsr.models.checkpoints import load
+    from flashvsr.models.loading import load
     from flashvsr.models.system import FlashVSR
     from flashvsr.upscale import upscale_file
 
@@ -22,7 +22,7 @@ __all__ = ["FlashVSR", "__version__", "load", "upscale_file"]
 
 _LAZY = {
     "FlashVSR": "flashvsr.models.system",
-    "load": "flashvsr.models.checkpoints",
+    "load": "flashvsr.models.loading",
     "upscale_file": "flashvsr.upscale",
 }
 

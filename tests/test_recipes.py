@@ -17,7 +17,7 @@ from flashvsr.cli.fit import RecipeCLI, RecipeParser
 from flashvsr.data.shard_writer import ShardRules, make_shards
 from flashvsr.models import VideoDiT, video_dit_1b
 from flashvsr.models.class_paths import build
-from flashvsr.models.model_folder import read_model_folder
+from flashvsr.models.folder import read_model_folder
 from flashvsr.video import VideoInfo, VideoWriter
 
 RECIPES = Path(flashvsr.__file__).parents[1] / "recipes"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from flashvsr.attention.blocks import BLOCK_SIZE
-from flashvsr.attention.host_layers import STAGED, HostLayers
+from flashvsr.kernels.host_layers import STAGED, HostLayers
 
 
 class KVCache:
@@ -23,7 +23,7 @@ class KVCache:
 
     Storage is token-major, `[layers, B, history*slot_tokens, heads, D]`: the layout a projection produces, so writing
     is one copy. With `device_gib` the keys and values of some layers, evenly spread, lie in host memory and are
-    fetched one such layer ahead, see :class:`~flashvsr.attention.host_layers.HostLayers`; results are the same.
+    fetched one such layer ahead, see :class:`~flashvsr.kernels.host_layers.HostLayers`; results are the same.
 
     Args:
         layers: Attention layers that share the cache.

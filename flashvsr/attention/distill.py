@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from flashvsr.attention.blocks import TokenGrid, partition_blocks
-from flashvsr.attention.norm_rope import norm_rope
+from flashvsr.attention.rope import norm_rope
 from flashvsr.attention.select import block_means
 
 

@@ -13,8 +13,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from flashvsr.attention.blocks import TokenGrid
 from flashvsr.attention.cache import KVCache
 from flashvsr.attention.masks import causal_slot_mask, window_mask
-from flashvsr.attention.norm_rope import norm_rope, rms_norm
 from flashvsr.attention.ops import block_sparse_attention, packed_attention
+from flashvsr.attention.rope import norm_rope, rms_norm
 from flashvsr.attention.select import RULES, block_means, select_from_means
 
 FIRST_SLOTS = 3
@@ -22,7 +22,7 @@ FIRST_SLOTS = 3
 
 
 class RMSNorm(nn.Module):
-    """Module form of :func:`~flashvsr.attention.norm_rope.rms_norm`.
+    """Module form of :func:`~flashvsr.attention.rope.rms_norm`.
 
     Args:
         dim: Size of the last axis.

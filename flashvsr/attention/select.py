@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from flashvsr.attention.blocks import BLOCK_SIZE
-from flashvsr.attention.norm_rope import takes_kernel
+from flashvsr.attention.rope import takes_kernel
 
 RULES = ("released", "keep_all_when_covered")
 

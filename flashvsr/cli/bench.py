@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"flashvsr: --size is rows x columns, such as 768x1408; got {args.size!r}", file=sys.stderr)
         return 2
     from flashvsr.bench import bench
-    from flashvsr.models.checkpoints import load
+    from flashvsr.models.loading import load
 
     names = ("version", "prompt", "decoder", "impl", "sparse_ratio", "fp8", "cache_gib", "device", "dtype")
     try:

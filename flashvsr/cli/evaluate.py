@@ -134,7 +134,7 @@ def _evaluate(args: argparse.Namespace, folder: Path | None) -> None:
     from flashvsr.cli.evaluate_models import model_methods
     from flashvsr.cli.evaluate_results import chosen_parts, write_pictures
     from flashvsr.evaluate import BASELINES, evaluate, load_video_scorer
-    from flashvsr.models.checkpoints import choose_device
+    from flashvsr.models.loading import choose_device
 
     suite, readers = _clips(args)
     parts = chosen_parts(args.part, readers)

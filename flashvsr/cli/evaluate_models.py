@@ -14,12 +14,12 @@ from torch.utils.hooks import RemovableHandle
 
 from flashvsr.attention import LocalSparseAttention
 from flashvsr.attention.ops import IMPLS
+from flashvsr.decoders.color import ColorMatch
 from flashvsr.evaluate import WholeClip, without_latents, without_velocity
 from flashvsr.evaluate.run import Method
 from flashvsr.models import FlashVSR, VideoDiT
-from flashvsr.models.checkpoints import DECODERS, choose_device, choose_dtype, find_model
-from flashvsr.models.color_match import ColorMatch
-from flashvsr.models.model_folder import ModelFolder
+from flashvsr.models.folder import ModelFolder
+from flashvsr.models.loading import DECODERS, choose_device, choose_dtype, find_model
 from flashvsr.models.sampler import FlowSchedule
 from flashvsr.streaming import Geometry
 from flashvsr.streaming.noise import chunk_noise

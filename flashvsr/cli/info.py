@@ -17,7 +17,7 @@ def run(args: argparse.Namespace) -> int:
 
     from flashvsr import __version__
     from flashvsr.attention import choose_impl, explain_impls
-    from flashvsr.models.checkpoints import choose_dtype
+    from flashvsr.models.loading import choose_dtype
 
     print(f"flashvsr {__version__}")
     for name in ("torch", "torchvision", "triton", "xformers", "lightning", "av"):

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from flashvsr.models.checkpoints import described_component
 from flashvsr.models.class_paths import build, is_reference
-from flashvsr.models.model_folder import Component
+from flashvsr.models.folder import Component
+from flashvsr.models.loading import described_component
 from flashvsr.models.weight_files import build_empty, load_tensors
 
 OURS = "flashvsr.models."

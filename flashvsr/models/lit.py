@@ -12,10 +12,10 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from flashvsr.models.checkpoints import DTYPES, find_model
 from flashvsr.models.export import trained_component
+from flashvsr.models.folder import Component, save_model_folder
+from flashvsr.models.loading import DTYPES, find_model
 from flashvsr.models.lora import merged_state_dict
-from flashvsr.models.model_folder import Component, save_model_folder
 
 
 class ExportModelFolder(Callback):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from flashvsr.attention import FullAttention
 from flashvsr.models.builders import video_dit_1b
 from flashvsr.models.dit import VideoDiT
-from flashvsr.models.model_folder import Component, ModelFolder
+from flashvsr.models.folder import Component, ModelFolder
 from flashvsr.models.weight_files import build_empty, load_tensors, read_pickle, read_tensors
 
 BUILDERS: dict[str, tuple[str, str]] = {

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from flashvsr.attention import choose_impl
+from flashvsr.decoders.color import ColorMatch
 from flashvsr.models.chunk_graphs import MOST_TOKENS, RECORDABLE
-from flashvsr.models.color_match import ColorMatch
 from flashvsr.models.dit import VideoDiT
 from flashvsr.models.dit_state import DiTState
 from flashvsr.models.fp8 import Fp8Linear

@@ -117,7 +117,7 @@ class Job:
     def _load(self) -> Any:
         if not isinstance(self.model, str | Path):
             return self.model
-        from flashvsr.models.checkpoints import load
+        from flashvsr.models.loading import load
 
         return load(self.model, **self.loading)
 

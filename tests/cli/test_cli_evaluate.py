@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 
 from flashvsr.cli import main
-from flashvsr.models.model_folder import Component, save_model_folder
+from flashvsr.models.folder import Component, save_model_folder
 from flashvsr.video import VideoInfo, VideoWriter
 
 QUICK = ["--degrade", "bicubic", "--downscale", "1", "--metrics", "psnr", "--device", "cpu"]

@@ -15,8 +15,8 @@ import torch
 
 from flashvsr.cli import main
 from flashvsr.cli.recipe_errors import shorten
-from flashvsr.models.checkpoints import component
-from flashvsr.models.model_folder import read_model_folder
+from flashvsr.models.folder import read_model_folder
+from flashvsr.models.loading import component
 
 TOYS = str(Path(__file__).parent)
 sys.path.insert(0, TOYS)

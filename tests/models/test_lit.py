@@ -12,8 +12,8 @@ from flashvsr.attention import FullAttention, LocalSparseAttention
 from flashvsr.decoders import TinyDecoder
 from flashvsr.models import VideoDiT, component
 from flashvsr.models.export import plain_part, trained_component
+from flashvsr.models.folder import Component, read_model_folder, save_model_folder
 from flashvsr.models.lit import ExportModelFolder, whole_tensors
-from flashvsr.models.model_folder import Component, read_model_folder, save_model_folder
 from flashvsr.training.callbacks import AtomicCheckpointIO, Throughput, WeightAverage
 
 SIZES = {"dim": 32, "layers": 1, "heads": 2, "ffn_dim": 48, "text_dim": None}

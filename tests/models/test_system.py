@@ -5,7 +5,7 @@ import torch
 
 from flashvsr.attention import LocalSparseAttention
 from flashvsr.decoders import TinyConditionalDecoder, adain_color
-from flashvsr.models.color_match import ColorMatch
+from flashvsr.decoders.color import ColorMatch
 from flashvsr.models.dit import VideoDiT
 from flashvsr.models.lr_projection import LRProjection
 from flashvsr.models.system import FlashVSR

@@ -16,10 +16,10 @@ from safetensors.torch import load_file, save_file
 import flashvsr.models
 from flashvsr.attention import LocalSparseAttention
 from flashvsr.decoders import TinyConditionalDecoder, WanVAE
-from flashvsr.models import LRProjection, VideoDiT, builders, checkpoints, official
-from flashvsr.models.checkpoints import choose_device, choose_dtype, find_model, load
+from flashvsr.models import LRProjection, VideoDiT, builders, loading, official
 from flashvsr.models.class_paths import build
-from flashvsr.models.model_folder import Component, read_model_folder, save_model_folder
+from flashvsr.models.folder import Component, read_model_folder, save_model_folder
+from flashvsr.models.loading import choose_device, choose_dtype, find_model, load
 from flashvsr.models.official import load_wan_base, read_official_folder
 from flashvsr.models.weight_files import read_tensors
 
@@ -401,7 +401,7 @@ def test_classes_of_other_libraries_are_refused_unless_trusted(path):
     "path",
     [
         *("flashvsr.upscale_file", "flashvsr.__main__.main", "flashvsr.cli.upscale.run"),
-        *("flashvsr.models.checkpoints.load", "flashvsr.models.class_paths.import_module"),
+        *("flashvsr.models.loading.load", "flashvsr.models.class_paths.import_module"),
     ],
 )
 def test_functions_of_this_library_that_build_no_network_are_refused(path):
@@ -505,5 +505,5 @@ def test_unknown_dtypes_and_devices_are_refused(monkeypatch):
 
 
 def test_every_packaged_model_loads():
-    for description in checkpoints.PACKAGED.glob("*/model.yaml"):
+    for description in loading.PACKAGED.glob("*/model.yaml"):
         assert load(description.parent.name, device="cpu").upscale(clip(1)).shape == (1, 3, 64, 80)

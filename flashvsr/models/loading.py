@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from flashvsr.attention import LocalSparseAttention
 from flashvsr.attention.ops import IMPLS
 from flashvsr.models.dit import VideoDiT
+from flashvsr.models.folder import DESCRIPTION, Component, ModelFolder, read_model_folder
 from flashvsr.models.fp8 import unavailable
-from flashvsr.models.model_folder import DESCRIPTION, Component, ModelFolder, read_model_folder
 from flashvsr.models.official import is_official_folder, read_official_folder
 from flashvsr.models.system import FlashVSR
 

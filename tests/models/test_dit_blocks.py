@@ -5,12 +5,11 @@ import sys
 import pytest
 import torch
 
-from flashvsr.models.dit_blocks import FeedForward
-from flashvsr.models.residual import add_, add_norm_
+from flashvsr.models.dit_blocks import FeedForward, add_, add_norm_
 
 CASES = """
 import torch
-from flashvsr.models.residual import add_, add_norm_
+from flashvsr.models.dit_blocks import add_, add_norm_
 from flashvsr.kernels.residual import launch_add_norm
 torch.manual_seed(0)
 for dtype in (torch.float32, torch.float16):
