@@ -27,8 +27,8 @@ SMALL = {
     "data.frames": "9",
     "data.crop": "128",
     "data.batch_size": "1",
-    "data.epoch_batches": "2",
-    "data.workers": "0",
+    "data.epoch.batches": "2",
+    "data.loader.workers": "0",
     "trainer.accelerator": "cpu",
     "trainer.precision": "32-true",
     "trainer.max_steps": "2",
@@ -133,6 +133,24 @@ def test_an_override_on_the_command_line_reaches_what_is_interpolated():
     assert said["model"]["init_args"]["scheduler"]["init_args"]["steps"] == 321
     assert said["trainer"]["callbacks"][-1]["init_args"]["folder"] == "runs/nano/other"
     assert said["trainer"]["callbacks"][-2]["init_args"]["dirpath"] == "runs/nano/checkpoints/other"
+
+
+def test_settings_of_the_data_are_overridden_one_by_one_and_interpolated(tmp_path):
+    more = tmp_path / "more.yaml"
+    more.write_text('data: {init_args: {epoch: {pool: "${.echo}"}, loader: {prefetch: "${..batch_size}"}}}')
+    overrides = {"data.epoch.echo": 3, "data.batch_size": 5, "data.photos.motion.pan": 2.0}
+    said = parse(RECIPES / "nano" / "stage1_joint.yaml", more, **overrides)["data"]["init_args"]
+    assert said["epoch"] == {"batches": 60, "echo": 3, "pool": 3, "turn": False}
+    assert (said["loader"]["workers"], said["loader"]["prefetch"]) == (14, 5)
+    assert (said["photos"]["fraction"], said["photos"]["motion"]["pan"]) == (0.6, 2.0)
+
+
+def test_an_unknown_setting_of_the_data_is_named_in_a_few_lines(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        parse(RECIPES / "nano" / "stage1_joint.yaml", **{"data.epoch.ecko": 3})
+    said = capsys.readouterr().err
+    assert "ecko" in said
+    assert len(said.splitlines()) <= 4
 
 
 class BuildModel(RecipeCLI):
@@ -255,7 +273,7 @@ def test_nano_trains_from_shards_stage_after_stage_and_the_last_one_streams(shar
         else:
             overrides["model.scheduler.init_args.warmup"] = "1"
         if recipe == "stage1_joint":
-            overrides["data.images_per_batch"] = "1"
+            overrides["data.photos.images_per_batch"] = "1"
         assert fit(RECIPES / "nano" / f"{recipe}.yaml", shards, **overrides) == 0
         stage = recipe.partition("_")[0]
         assert all(steps >= 2 for steps in steps_of_optimizers(stage))

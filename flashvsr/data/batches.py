@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Sampler
 from flashvsr.data.sampling import BatchPlan, EpochPlan
 
 
-class OneByOne(Sampler):
+class SingleClipPlans(Sampler):
     """The batches of a plan as plans of one clip each.
 
     Args:
@@ -39,7 +39,7 @@ class BatchLoader:
     stopped, only after as many clips as a batch holds: 16 degraded clips of 33x256x256 take 25 seconds.
 
     Args:
-        loader: Over the plans of :class:`OneByOne`.
+        loader: Over the plans of :class:`SingleClipPlans`.
         clips: Of a batch.
     """
 

@@ -14,7 +14,7 @@ from flashvsr.data.sampling import derive_seed
 
 
 class EchoLoader:
-    """Each batch of a loader, followed by ``times - 1`` that hold its position only: a `ClipPool` has the clips.
+    """Each batch of a loader, followed by ``times - 1`` that hold its position only: a `EchoBuffer` has the clips.
 
     Args:
         loader: Gives dicts with ``position`` and ``broken``.
@@ -43,7 +43,7 @@ class EchoLoader:
             had, before = 0, []
 
 
-class ClipPool:
+class EchoBuffer:
     """The last batches that were made; each step draws its clips from them.
 
     What a step gets is a function of the batches and of (seed, position, repeat): a resumed run that is given the same

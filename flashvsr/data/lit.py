@@ -11,11 +11,11 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from flashvsr.data.batches import BatchLoader, OneByOne, to_float, upsample
-from flashvsr.data.camera_motion import CameraMotion
-from flashvsr.data.echo import ClipPool, EchoLoader
+from flashvsr.data.batches import BatchLoader, SingleClipPlans, to_float, upsample
+from flashvsr.data.echo import EchoBuffer, EchoLoader
 from flashvsr.data.samples import ClipDataset
 from flashvsr.data.sampling import EpochPlan, validation_plans
+from flashvsr.data.settings import EpochOptions, LoaderOptions, PhotoOptions, ValidationOptions, rows_and_columns
 from flashvsr.data.shards import Entry, ShardIndex, usable
 from flashvsr.video.info import VideoError
 
@@ -43,27 +43,13 @@ class ShardDataModule(L.LightningDataModule):
         batch_size: Clips per process.
         frames: Frames of a clip, 8n+1 for the stages.
         crop: Side, or rows and columns, of clips; multiples of 8.
-        images_per_batch: Single photographs per process and batch, beside the clips.
-        image_crop: Of those; None: as ``crop``.
-        photo_fraction: Share of clips made from photographs; None: the share of photographs among the samples.
         degradation: `[T,3,H,W]` uint8 and a seed to `[T,3,H/4,W/4]` uint8, run in the workers.
         device_degradation: `[B,3,T,H,W]` uint8 and seeds `[B]` to `[B,3,T,H/4,W/4]` uint8, run on the device.
-        motion: Of the camera over photographs; None: `CameraMotion()`.
-        epoch_batches: Different batches of an epoch, for every process.
-        echo: Steps per batch, where making one takes longer than a step; stages draw noise and windows anew at every
-            step.
-        pool: Newest batches, uint8 on the device of the training, from which each step draws its clips. 1: a step gets
-            the newest batch, so that what is learned from does not depend on the number of processes; more of them mix
-            the repetitions of ``echo``, each process its own. See `ClipPool`.
-        turn: Whether every step mirrors and turns its clips anew: with much echo, against learning them by heart. What
-            stages prepare of a clip, such as its latents, is then computed at every step.
-        val_batch_size: Clips per process in validation.
-        val_crop: As ``crop``; None: as ``crop``.
+        epoch: Length of an epoch, and how often each batch is used.
+        photos: Clips and images from photographs.
+        validation: Batch size and crop of the validation.
+        loader: Worker processes and what they keep.
         seed: Of the run.
-        workers: Processes that make clips; 0 makes them here.
-        prefetch: Clips that each worker makes ahead.
-        cache_mib: Memory for decoded photographs in each worker.
-        cache_dir: For shards fetched from URLs.
 
     Attributes:
         broken: How often each broken sample was met; also logged as ``data/broken``.
@@ -80,50 +66,35 @@ class ShardDataModule(L.LightningDataModule):
         batch_size: int = 1,
         frames: int = 33,
         crop: int | tuple[int, int] = 384,
-        images_per_batch: int = 0,
-        image_crop: int | tuple[int, int] | None = None,
-        photo_fraction: float | None = None,
         degradation: Callable[..., Any] | None = None,
         device_degradation: Callable[..., Any] | None = None,
-        motion: CameraMotion | None = None,
-        epoch_batches: int = 1000,
-        echo: int = 1,
-        pool: int = 1,
-        turn: bool = False,
-        val_batch_size: int = 1,
-        val_crop: int | tuple[int, int] | None = None,
+        epoch: EpochOptions = EpochOptions(),
+        photos: PhotoOptions = PhotoOptions(),
+        validation: ValidationOptions = ValidationOptions(),
+        loader: LoaderOptions = LoaderOptions(),
         seed: int = 0,
-        workers: int = 4,
-        prefetch: int = 2,
-        cache_mib: int = 256,
-        cache_dir: str | None = None,
     ) -> None:
         super().__init__()
         if (degradation is None) == (device_degradation is None):
             raise ValueError(f"{_WORKER_DEGRADES}, not {'none' if degradation is None else 'both'}")
-        counts = (batch_size, val_batch_size, frames, epoch_batches, echo, pool)
-        if min(counts) < 1 or min(images_per_batch, workers, cache_mib) < 0:
-            raise ValueError("batch sizes, frames, epoch_batches, echo and pool count from 1, other numbers from 0")
-        if photo_fraction is not None and not 0 <= photo_fraction <= 1:
-            raise ValueError(f"photo_fraction={photo_fraction}: expected a share in [0, 1]")
+        if min(batch_size, frames) < 1:
+            raise ValueError(f"batch_size={batch_size}, frames={frames}: both count from 1")
         self._train, self._val = train, val
-        self._batch_size, self._val_batch_size, self._images = batch_size, val_batch_size, images_per_batch
-        self._frames, self._epoch_batches, self._photo_fraction = frames, epoch_batches, photo_fraction
-        self._crop = _pair("crop", crop)
-        self._image_crop = _pair("image_crop", crop if image_crop is None else image_crop)
-        self._val_crop = _pair("val_crop", crop if val_crop is None else val_crop)
+        self._batch_size, self._frames, self._seed = batch_size, frames, seed
+        self._crop = rows_and_columns("crop", crop)
+        self._image_crop = rows_and_columns("image_crop", photos.image_crop or crop)
+        self._val_crop = rows_and_columns("crop", validation.crop or crop)
         self._degradation, self._device_degradation = degradation, device_degradation
-        self._motion, self._seed = motion or CameraMotion(), seed
-        self._workers, self._prefetch, self._cache_mib, self._cache_dir = workers, prefetch, cache_mib, cache_dir
-        self._start, self._echo, self._echoed = (0, 0), echo, 0
-        self._pool_size, self._turn, self._pool = pool, turn, ClipPool(pool, seed, turn)
+        self._epoch, self._photos, self._validation, self._loader_options = epoch, photos, validation, loader
+        self._start, self._echoed = (0, 0), 0  # (epoch, batch) that comes next, steps taken of it
+        self._buffer = EchoBuffer(epoch.pool, seed, epoch.turn)
         self._found: dict[str, tuple[ShardIndex, list[Entry], list[Entry]]] = {}
         self.broken: Counter[str] = Counter()
 
     def setup(self, stage: str | None = None) -> None:
         """Index the shards that the stage needs; says what cannot be used."""
         if stage in (None, "fit") and "train" not in self._found:
-            both = zip(self._crop, self._image_crop if self._images else self._crop, strict=True)
+            both = zip(self._crop, self._image_crop if self._photos.images_per_batch else self._crop, strict=True)
             rows, columns = map(max, both)
             self._found["train"] = self._open(self._train, (rows, columns))
         if self._val is not None and "val" not in self._found:
@@ -132,20 +103,20 @@ class ShardDataModule(L.LightningDataModule):
     def train_dataloader(self) -> BatchLoader | EchoLoader:
         """Batches of this process, from where the state says on."""
         index, videos, photos = self._split("train")
-        fraction = self._photo_fraction
+        fraction = self._photos.fraction
         if fraction is None:
             fraction = len(photos) / (len(videos) + len(photos))
-        if (fraction < 1 and not videos) or ((fraction > 0 or self._images) and not photos):
+        if (fraction < 1 and not videos) or ((fraction > 0 or self._photos.images_per_batch) and not photos):
             raise VideoError(
-                f"photo_fraction={fraction:g} and images_per_batch={self._images} ask for what the shards lack:"
-                f" they hold {len(videos)} videos and {len(photos)} photographs"
+                f"photos: fraction={fraction:g} and images_per_batch={self._photos.images_per_batch} ask for what the"
+                f" shards lack: they hold {len(videos)} videos and {len(photos)} photographs"
             )
         rank, world = self._place()
         plan = EpochPlan(
             (len(videos), len(photos)),
             batch_size=self._batch_size,
-            images=self._images,
-            batches=self._epoch_batches,
+            images=self._photos.images_per_batch,
+            batches=self._epoch.batches,
             photo_fraction=fraction,
             seed=self._seed,
             rank=rank,
@@ -154,16 +125,16 @@ class ShardDataModule(L.LightningDataModule):
             before=self._missing,
         )
         dataset = self._dataset(index, videos, photos, crop=self._crop, augment=True)
-        loader = BatchLoader(self._loader(dataset, OneByOne(plan)), self._batch_size)
-        repeats = self._echo > 1 or self._pool_size > 1 or self._turn
-        return EchoLoader(loader, self._echo, self._echoed, self._missing()) if repeats else loader
+        loader = BatchLoader(self._loader(dataset, SingleClipPlans(plan)), self._batch_size)
+        repeats = self._epoch.echo > 1 or self._epoch.pool > 1 or self._epoch.turn
+        return EchoLoader(loader, self._epoch.echo, self._echoed, self._missing()) if repeats else loader
 
     def val_dataloader(self) -> DataLoader | list[Any]:
         """Every validation sample once; an empty list without validation shards."""
         if self._val is None:
             return []
         index, videos, photos = self._split("val")
-        plans = validation_plans((len(videos), len(photos)), self._val_batch_size, *self._place())
+        plans = validation_plans((len(videos), len(photos)), self._validation.batch_size, *self._place())
         dataset = self._dataset(index, videos, photos, crop=self._val_crop, augment=False)
         return self._loader(dataset, _Fixed(plans))
 
@@ -175,12 +146,12 @@ class ShardDataModule(L.LightningDataModule):
             return self._finish(self._degraded(batch))
         for made in (*batch.pop("before", ()), batch):
             if "hr" in made:
-                self._pool.add(self._prepared(self._degraded(made)))
-        drawn = self._finish(self._pool.draw(position, self._echoed))
-        self._echoed = (self._echoed + 1) % self._echo
+                self._buffer.add(self._prepared(self._degraded(made)))
+        drawn = self._finish(self._buffer.draw(position, self._echoed))
+        self._echoed = (self._echoed + 1) % self._epoch.echo
         if not self._echoed:
             epoch, number = position
-            self._start = (epoch, number + 1) if number + 1 < self._epoch_batches else (epoch + 1, 0)
+            self._start = (epoch, number + 1) if number + 1 < self._epoch.batches else (epoch + 1, 0)
         return drawn
 
     def state_dict(self) -> dict[str, Any]:
@@ -189,10 +160,10 @@ class ShardDataModule(L.LightningDataModule):
             "next": self._start,
             "echoed": self._echoed,
             "seed": self._seed,
-            "epoch_batches": self._epoch_batches,
-            "echo": self._echo,
-            "pool": self._pool_size,
-            "turn": self._turn,
+            "epoch_batches": self._epoch.batches,
+            "echo": self._epoch.echo,
+            "pool": self._epoch.pool,
+            "turn": self._epoch.turn,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -208,7 +179,7 @@ class ShardDataModule(L.LightningDataModule):
         self._start, self._echoed = tuple(state_dict["next"]), state_dict["echoed"]
 
     def _open(self, shards: str | Sequence[str], crop: tuple[int, int]) -> tuple[ShardIndex, list[Entry], list[Entry]]:
-        index = ShardIndex(shards, cache_dir=self._cache_dir)
+        index = ShardIndex(shards, cache_dir=self._loader_options.cache_dir)
         videos, photos, lines = usable(index, crop)
         self.broken.update(index.problems)
         for line in (*index.problems, *lines):
@@ -232,9 +203,9 @@ class ShardDataModule(L.LightningDataModule):
             crop=crop,
             image_crop=self._image_crop,
             degradation=self._degradation,
-            motion=self._motion,
+            motion=self._photos.motion,
             augment=augment,
-            cache_mib=self._cache_mib,
+            cache_mib=self._loader_options.cache_mib,
         )
 
     def _loader(self, dataset: ClipDataset, plans: Sampler) -> DataLoader:
@@ -242,9 +213,9 @@ class ShardDataModule(L.LightningDataModule):
             dataset,
             batch_size=None,
             sampler=plans,
-            num_workers=self._workers,
-            prefetch_factor=self._prefetch if self._workers else None,
-            persistent_workers=self._workers > 0,
+            num_workers=self._loader_options.workers,
+            prefetch_factor=self._loader_options.prefetch if self._loader_options.workers else None,
+            persistent_workers=self._loader_options.workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
 
@@ -267,7 +238,7 @@ class ShardDataModule(L.LightningDataModule):
     def _missing(self) -> int:
         """Batches before the next one that the pool should hold and, after a resume, does not."""
         epoch, number = self._start
-        return 0 if len(self._pool) else min(self._pool_size - 1, epoch * self._epoch_batches + number)
+        return 0 if len(self._buffer) else min(self._epoch.pool - 1, epoch * self._epoch.batches + number)
 
     def _degraded(self, batch: dict[str, Any]) -> dict[str, Any]:
         """``hr``, ``lr`` and ``seed`` of what a worker sent, and the images' likewise, all uint8."""
@@ -283,7 +254,7 @@ class ShardDataModule(L.LightningDataModule):
         """A degraded batch, and what the stage computes once of it for all steps that will see it."""
         trainer = self.trainer
         prepare = None if trainer is None else getattr(trainer.lightning_module, "prepare", None)
-        if trainer is None or prepare is None or self._turn:
+        if trainer is None or prepare is None or self._epoch.turn:
             return batch
         finished = self._finish(batch)
         with torch.no_grad(), trainer.precision_plugin.forward_context():
@@ -306,10 +277,3 @@ class _Fixed(torch.utils.data.DistributedSampler):
 
     def __iter__(self) -> Any:
         return iter(self._plans)
-
-
-def _pair(name: str, side: int | tuple[int, int]) -> tuple[int, int]:
-    pair = (side, side) if isinstance(side, int) else (side[0], side[1])
-    if min(pair) < 8 or pair[0] % 8 or pair[1] % 8:
-        raise ValueError(f"{name}={side}: expected multiples of 8")
-    return pair

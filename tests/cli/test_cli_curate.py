@@ -63,8 +63,12 @@ def test_training_starts_from_the_result_with_an_unchanged_recipe(footage, tmp_p
     assert main(["curate", str(footage), "--out", "shards", "--workers", "0"]) == 0
     assert list(Path("shards/train").glob("*.tar"))
     assert list(Path("shards/val").glob("*.tar"))
-    one_step = ["--trainer.max_steps=1", "--model.scheduler.warmup=0", "--data.batch_size=1", "--data.epoch_batches=1"]
-    here = ["--trainer.accelerator=cpu", "--trainer.precision=32-true", "--data.workers=0"]  # bf16 is slow on a CPU
+    one_step = ["--trainer.max_steps=1", "--model.scheduler.warmup=0", "--data.batch_size=1", "--data.epoch.batches=1"]
+    here = [
+        "--trainer.accelerator=cpu",
+        "--trainer.precision=32-true",
+        "--data.loader.workers=0",
+    ]  # bf16 is slow on a CPU
     here += ["--data.frames=9", "--data.crop=128", "--trainer.enable_progress_bar=false"]
     assert main(["fit", "-c", str(RECIPES / "nano" / "vae.yaml"), *one_step, *here]) == 0
     assert (Path("runs/nano/vae") / "vae.safetensors").is_file()

@@ -104,6 +104,7 @@ def test_copied_frames_are_those_of_the_source(made, footage):
 def test_training_batches_come_from_the_result(made):
     from flashvsr.data import BatchDegradation
     from flashvsr.data.lit import ShardDataModule
+    from flashvsr.data.settings import EpochOptions, LoaderOptions
 
     data = ShardDataModule(
         f"{made}/train/*.tar",
@@ -111,8 +112,8 @@ def test_training_batches_come_from_the_result(made):
         batch_size=2,
         frames=9,
         crop=128,
-        epoch_batches=2,
-        workers=0,
+        epoch=EpochOptions(batches=2),
+        loader=LoaderOptions(workers=0),
         device_degradation=BatchDegradation(),
     )
     data.setup("fit")

@@ -10,6 +10,7 @@ from torch.nn.functional import interpolate
 
 from flashvsr.data.batches import upsample
 from flashvsr.data.lit import ShardDataModule
+from flashvsr.data.settings import EpochOptions, LoaderOptions, PhotoOptions
 from flashvsr.video import VideoError
 
 
@@ -26,11 +27,19 @@ def on_device(hr, seeds):
     return Area()(frames, 0).unflatten(0, (hr.shape[0], hr.shape[2])).transpose(1, 2)
 
 
+SMALL = {"batch_size": 2, "frames": 9, "crop": 64, "seed": 5}
+
+
 def module(shards, **options):
-    defaults = {"batch_size": 2, "frames": 9, "crop": 64, "epoch_batches": 4, "workers": 0, "seed": 5}
+    """A data module of short clips, with the options of its settings given flat."""
+    options = {"batches": 4, "workers": 0} | options
+    settings = {
+        name: kind(**{key: options.pop(key) for key in list(options) if key in kind.__annotations__})
+        for name, kind in (("epoch", EpochOptions), ("photos", PhotoOptions), ("loader", LoaderOptions))
+    }
     if "device_degradation" not in options:
-        defaults["degradation"] = Area()
-    return ShardDataModule(str(shards), **defaults | options)
+        settings["degradation"] = Area()
+    return ShardDataModule(str(shards), **SMALL | settings | options)
 
 
 def batches(data):
@@ -151,7 +160,7 @@ def test_validation_is_the_same_every_time_and_shows_every_sample(shards):
 
 def test_a_broken_sample_is_replaced_named_and_counted(shards):
     spoil(shards, lambda key: key == "photo_1")
-    data = module(shards, photo_fraction=1.0, epoch_batches=8)
+    data = module(shards, fraction=1.0, batches=8)
     with pytest.warns(UserWarning, match=r"photo_1: cannot decode") as said:
         assert len(batches(data)) == 8
     assert len([line for line in said if "photo_1" in str(line.message)]) == 1
@@ -202,7 +211,7 @@ def test_no_photographs_for_images_is_an_error(shards, tmp_path, write_clip):
         ({"degradation": None}, "not none"),
         ({"crop": 60}, "multiples of 8"),
         ({"batch_size": 0}, "count from 1"),
-        ({"photo_fraction": 2.0}, "in \\[0, 1\\]"),
+        ({"fraction": 2.0}, "in \\[0, 1\\]"),
     ],
 )
 def test_arguments_that_cannot_be_are_refused(shards, wrong, words):
@@ -233,7 +242,7 @@ def test_a_recipe_builds_it(shards):
     init_args:
       train: [{shards}]
       crop: [64, 96]
-      motion: {{pan: 2}}
+      photos: {{motion: {{pan: 2}}}}
       degradation: {{class_path: test_data_lit.Area}}
     """
     built = parser.instantiate_classes(parser.parse_object({"data": __import__("yaml").safe_load(config)})).data
@@ -243,7 +252,7 @@ def test_a_recipe_builds_it(shards):
 def _rank(rank, world, store, shards, queue):
     distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
     torch.set_num_threads(1)
-    data = module(shards, batch_size=2, epoch_batches=3)
+    data = module(shards, batch_size=2, batches=3)
     queue.put((rank, [(batch["seed"].tolist(), batch["hr"].sum(dim=(1, 2, 3, 4)).tolist()) for batch in batches(data)]))
     distributed.barrier()
     distributed.destroy_process_group()
@@ -258,7 +267,7 @@ def test_two_processes_share_the_global_batches_of_one(shards, tmp_path):
     parts = dict(queue.get(timeout=60) for _ in ranks)
     for process in ranks:
         process.join(60)
-    whole = batches(module(shards, batch_size=4, epoch_batches=3))
+    whole = batches(module(shards, batch_size=4, batches=3))
     assert len(parts[0]) == len(parts[1]) == 3
     for number, batch in enumerate(whole):
         (first, sums), (second, others) = parts[0][number], parts[1][number]
