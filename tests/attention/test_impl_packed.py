@@ -110,11 +110,11 @@ def test_xformers_is_refused_on_a_cpu_with_a_reason() -> None:
 
 def test_importing_xformers_prints_nothing() -> None:
     pytest.importorskip("xformers", reason="xformers is not installed: its import was not tried")
-    code = "from flashvsr.attention import impl_packed_xformers as x; x._load_quietly().memory_efficient_attention"
+    code = "from flashvsr.attention.impl import packed_xformers as x; x._load_quietly().memory_efficient_attention"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout + run.stderr == ""
 
 
 def test_importing_the_packed_implementations_does_not_import_xformers() -> None:
-    code = "import sys\nfrom flashvsr.attention import impl_packed_xformers as x\nsys.exit('xformers' in sys.modules)"
+    code = "import sys\nfrom flashvsr.attention.impl import packed_xformers as x\nsys.exit('xformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -181,7 +181,7 @@ def test_the_kernels_equal_plain_pytorch_under_the_interpreter(dtype, sizes):
         "import torch\n"
         "from flashvsr.attention import window_mask\n"
         "from flashvsr.attention.select import select_from_means\n"
-        "from flashvsr.attention import triton_select\n"
+        "from flashvsr.kernels import select as triton_select\n"
         "torch.manual_seed(0)\n"
         "cases = ((1, 4, 17), (3, 3, 9), (2, 4, 0), (1, 2, 10**6))\n"
         f"for programs, slots, keys, budget in [(n, *case) for n in {sizes} for case in cases]:\n"
