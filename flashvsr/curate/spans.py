@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from flashvsr.video.crop import NO_CROP, UNALIGNED, Crop
-from flashvsr.video.demux import LENIENT
 from flashvsr.video.info import VideoError, plain_errors
 from flashvsr.video.pixels import ToRGB, bit_depth, frame_colors, resolve_colors
+from flashvsr.video.tags import LENIENT
 from flashvsr.video.tone_map import tone_map
 
 _STEPS_BACK = (0, 5, 30)  # seconds before a wanted frame to try, then the beginning: not every index is exact

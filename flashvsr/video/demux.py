@@ -21,13 +21,12 @@ from flashvsr.video.pixels import (
     rotation_degrees,
     side_data,
 )
+from flashvsr.video.tags import LENIENT, Tags
 from flashvsr.video.timing import Clock
 from flashvsr.video.tracks import TrackQueue, describe_track
 
 _NO_TIMESTAMPS = 0x80  # AVFMT_NOTIMESTAMPS: raw H.264, HEVC and the like
 _TOLERANCE = Fraction(1, 4)  # seconds by which a file may end before the length that it states
-# tags in another encoding than UTF-8 are no reason to refuse a video; PyAV 19 thinks so itself and took the option away
-LENIENT: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 
 
 class FileSource:
@@ -48,7 +47,9 @@ class FileSource:
         self.tracks = TrackQueue([])
         try:
             self._stream = self._first_picture()
-            self.tracks = TrackQueue([stream for stream in self._container.streams if stream is not self._stream])
+            others = [stream for stream in self._container.streams if stream is not self._stream]
+            others = [stream for stream in others if stream.discard != av.stream.Discard.all]  # texts of MP4's chapters
+            self.tracks = TrackQueue(others, Tags.read(self._container, self._stream))
             self._seen_end = Fraction(0)  # latest end of any packet, on the file's clock, in seconds
             self._damaged_at: Fraction | None = None
             self._raw = bool(self._container.format.flags & _NO_TIMESTAMPS)

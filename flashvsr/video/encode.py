@@ -15,6 +15,7 @@ from torch import Tensor
 
 from flashvsr.video.info import VideoError, VideoInfo, plain_errors
 from flashvsr.video.pixels import FromRGB, resolve_colors, tag
+from flashvsr.video.tags import Tags
 from flashvsr.video.timing import Ticks
 from flashvsr.video.tracks import TrackCopier, TrackQueue
 
@@ -121,6 +122,7 @@ class ContainerSink:
         try:
             self._stream = self._add_picture(size, info, codec, crf)
             self._tracks = TrackCopier(self._container, queue) if queue is not None else None
+            self._tags = Tags() if queue is None else queue.tags
             lead = Fraction(0) if self._tracks is None else self._tracks.lead
             self._lead = round(lead / self._time_base)
             self.warnings += [] if self._tracks is None else self._tracks.warnings
@@ -148,6 +150,7 @@ class ContainerSink:
                 self._tracks.advance(None)
             self._container.close()
         self.warnings += self._ticks.warnings(self._container.format.name)
+        self.warnings += self._tags.lost(self._path, self._container.format.name)
 
     def abort(self) -> None:
         """Close and delete."""

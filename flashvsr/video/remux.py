@@ -60,6 +60,8 @@ def join_segments(
         with plain_errors(f"cannot write {target}", "check the disk and the folder"):
             warnings = _write(output, plan, segments, reader)
             output.close()
+        if reader is not None:
+            warnings += reader.tracks.tags.lost(Path(target), container)
     except BaseException:
         discard(output, Path(target))
         raise

@@ -11,6 +11,7 @@ from typing import Any
 import av
 
 from flashvsr.video.info import Track
+from flashvsr.video.tags import Tags, track_tags
 
 _COPIED = ("audio", "subtitle", "attachment")
 
@@ -29,10 +30,12 @@ class TrackQueue:
 
     Args:
         streams: PyAV streams of the input that are not its picture.
+        tags: What the input says about itself.
     """
 
-    def __init__(self, streams: Sequence[Any]) -> None:
+    def __init__(self, streams: Sequence[Any], tags: Tags | None = None) -> None:
         self.streams = list(streams)
+        self.tags = tags or Tags()
         self.origin = Fraction(0)
         """Time of the first frame on the file's own clock, in seconds."""
         self._wanted: set[int] | None = None
@@ -75,13 +78,13 @@ class TrackQueue:
 
 
 class TrackCopier:
-    """Adds the tracks of a queue to an output container and muxes their packets in step with the picture.
+    """Adds the tracks and tags of a queue to an output container and muxes their packets in step with the picture.
 
     Sync is kept to the first *frame*: what the source plays with it, the result plays with it. When the audio starts
     earlier, the picture of the result starts ``lead`` seconds in and no sound is lost.
 
     Args:
-        container: The output, before its header is written.
+        container: The output with its picture added, before its header is written.
         queue: Where packets come from.
         pull: Gives the next packet, or None when there is none for now; ``queue.pop`` unless something else demuxes.
 
@@ -102,6 +105,7 @@ class TrackCopier:
         queue.want(set(self._targets))
         self.lead = queue.lead(set(self._targets))
         self._shift = self.lead - queue.origin
+        queue.tags.write(container, self._shift)
 
     def advance(self, time: Fraction | None) -> None:
         """Mux all waiting packets up to this time of the output (seconds), all of them for None."""
@@ -143,7 +147,7 @@ def _add_copy(container: Any, stream: Any) -> Any:
     if stream.codec_context is None:
         return container.add_stream_from_template(stream)
     copy = container.add_stream_from_template(stream, opaque=True)
-    copy.metadata.update({key: value for key, value in stream.metadata.items() if key in ("language", "title")})
+    copy.metadata.update(track_tags(stream))
     copy.disposition = stream.disposition
     return copy
 

@@ -91,9 +91,11 @@ class VideoWriter:
                 )
             self.codec = "png"
             self._sink = ImageSink(target, deep=info.bit_depth > 8, first_number=first_number)
-            self.warnings = (
-                [] if queue is None or not queue.streams else ["images hold no sound or subtitles: none copied"]
-            )
+            self.warnings = []
+            if queue is not None and queue.streams:
+                self.warnings.append("images hold no sound or subtitles: none copied")
+            if queue is not None and (queue.tags.texts or queue.tags.chapters):
+                self.warnings.append("images hold no title, other tags or chapters: none copied")
         else:
             container = pick_format(target, format)
             self.codec = pick_codec(codec, container, info)
