@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -283,6 +286,30 @@ def test_nano_trains_from_shards_stage_after_stage_and_the_last_one_streams(shar
     assert system.upscale(torch.zeros(3, 3, 32, 32, dtype=torch.uint8)).shape == (3, 3, 128, 128)
     parameters = sum(parameter.numel() for parameter in system.parameters())
     assert parameters <= 8_000_000
+
+
+LAUNCHERS = {"lightning": ["-m", "flashvsr"], "torchrun": ["-m", "torch.distributed.run", "--nproc_per_node=2"]}
+
+
+@pytest.mark.slow  # two processes import Lightning and train nano's VAE at its real size
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_nano_trains_on_two_processes(shards, tmp_path, launcher):
+    more = ["--standalone", "-m", "flashvsr"] if launcher == "torchrun" else []
+    small = SMALL | {"data.train": f"{shards}/*.tar", "data.val": f"{shards}/*.tar", "data.epoch.echo": "1"}
+    small |= {"trainer.devices": "2", "trainer.strategy": "ddp", "model.scheduler.init_args.warmup": "1"}
+    recipe = ["fit", "-c", str(RECIPES / "nano" / "vae.yaml"), *(f"--{key}={value}" for key, value in small.items())]
+    done = subprocess.run(
+        [sys.executable, *LAUNCHERS[launcher], *more, *recipe],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "MEMBER: 2/2" in done.stderr
+    assert set(read_model_folder(tmp_path / "runs/nano/vae").components) == {"vae"}
+    assert len(list(tmp_path.glob("runs/nano/logs/vae/version_0/pictures/*.png"))) == 1
 
 
 @pytest.mark.slow  # two trainings at nano's real size

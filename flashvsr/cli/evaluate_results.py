@@ -18,11 +18,12 @@ from flashvsr.evaluate import Box, Sample, liveliest, side_by_side, strip
 from flashvsr.video import VideoInfo, VideoWriter
 
 RESULTS = "results.json"
+WRITTEN = (RESULTS, "results.md", "results.csv", "suite.csv")
 
 
 @contextmanager
 def results_folder(out: Path | None, overwrite: bool) -> Iterator[Path | None]:
-    """A folder that becomes `out` when all went well, and is gone otherwise.
+    """A folder whose files come into `out` when all went well, and are gone otherwise; other files in `out` stay.
 
     Raises:
         FileExistsError: If `out` exists, unless it may be overwritten and holds results.
@@ -35,16 +36,27 @@ def results_folder(out: Path | None, overwrite: bool) -> Iterator[Path | None]:
     if out.exists() and not (out / RESULTS).is_file():
         raise FileExistsError(f"{out} exists and holds no results of an evaluation: --overwrite does not replace it")
     out.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out if out.exists() else out.parent))
     try:
         new = work / "new"
         new.mkdir(mode=0o755)
         yield new
         if out.exists():
-            out.rename(work / "old")
-        new.rename(out)
+            _replace_results(out, new)
+        else:
+            new.rename(out)
     finally:
         shutil.rmtree(work)
+
+
+def _replace_results(out: Path, new: Path) -> None:
+    """Put results in the place of earlier ones; pictures that the earlier ones alone have stay."""
+    for name in WRITTEN:
+        (out / name).unlink(missing_ok=True)
+    for file in [path for path in sorted(new.rglob("*")) if path.is_file()]:
+        target = out / file.relative_to(new)
+        target.parent.mkdir(exist_ok=True)
+        file.replace(target)
 
 
 def chosen_parts(said: list[str], clips: Iterable[str]) -> dict[str, dict[int, list[Box]]]:

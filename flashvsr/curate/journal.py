@@ -41,7 +41,7 @@ class Journal:
         for folder in (self.shards, self._sources, self._thumbnails):
             folder.mkdir(parents=True, exist_ok=True)
         self._lock = self._take_lock()
-        for left in out.glob("*/.*.partial"):
+        for left in out.glob("*/.shard-*.partial"):  # `write.write_shard`
             left.unlink(missing_ok=True)
         write_text(out / _FOLDER / "run.json", json.dumps(_identity(rules, seed), sort_keys=True, indent=1) + "\n")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 import tarfile
 import tempfile
@@ -25,6 +26,7 @@ from flashvsr.video.tone_map import tone_map
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".m4v", ".avi", ".ts", ".264", ".h264", ".265", ".hevc")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+_SHARD = re.compile(r"shard-\d{5,}\.tar")
 
 
 @dataclass(frozen=True)
@@ -103,28 +105,36 @@ def make_shards(
             f"no videos or images in {', '.join(map(str, sources))}\nexpected files such as .mp4, .mkv, .jpg, .png"
         )
     out.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out if out.exists() else out.parent))
     try:
         names = _write(folder, _samples(files, rules, tell), rules)
         if not names:
             raise VideoError(f"none of the {len(files)} sources can be used\nthe lines above say why")
-        folder.chmod(0o755)
         if out.exists():
-            shutil.rmtree(out)
-        folder.rename(out)
-    except BaseException:
+            for shard in _shards(out):
+                shard.unlink()
+            for name in names:
+                (folder / name).replace(out / name)
+        else:
+            folder.chmod(0o755)
+            folder.rename(out)
+    finally:
         shutil.rmtree(folder, ignore_errors=True)
-        raise
     return [out / name for name in names]
+
+
+def _shards(out: Path) -> list[Path]:
+    """What is in a folder under a name that `make_shards` gives."""
+    return [path for path in out.iterdir() if _SHARD.fullmatch(path.name)]
 
 
 def _check_target(out: Path, overwrite: bool) -> None:
     if not out.exists():
         return
-    others = [] if not out.is_dir() else [path.name for path in out.iterdir() if path.suffix != ".tar"]
-    if not out.is_dir() or others:
+    shards = set(_shards(out)) if out.is_dir() else set()
+    if not out.is_dir() or any(path not in shards and path.name[0] != "." for path in out.iterdir()):
         raise VideoError(f"{out} exists and holds other things than shards\nname a new folder")
-    if any(out.iterdir()) and not overwrite:
+    if shards and not overwrite:
         raise VideoError(f"{out} holds shards already\nuse --overwrite to replace them, or name a new folder")
 
 

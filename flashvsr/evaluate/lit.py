@@ -47,9 +47,12 @@ class ValidationPictures(lightning.Callback):
             raise ValueError(f"samples is at least 0, fps and every at least 1; got {samples}, {fps} and {every}")
         self._samples, self._fps, self._every = samples, fps, every
         self._shown = self._validations = 0
+        self._folder = Path()
 
     def on_validation_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Begin to count pictures anew."""
+        # every process asks: the answer is rank 0's, sent to all
+        self._folder = Path(trainer.log_dir or trainer.default_root_dir) / "pictures"
         self._shown = 0 if self._validations % self._every == 0 else self._samples
         self._validations += not trainer.sanity_checking
 
@@ -93,12 +96,11 @@ class ValidationPictures(lightning.Callback):
                 size = (3 * width, height)
                 _to_tensorboard(board, f"val/clip_{number}", movie, size, trainer.global_step)
         if not boards:
-            folder = Path(trainer.log_dir or trainer.default_root_dir) / "pictures"
-            folder.mkdir(parents=True, exist_ok=True)
+            self._folder.mkdir(parents=True, exist_ok=True)
             name = f"step_{trainer.global_step:08d}_{number}"
-            (folder / f"{name}.png").write_bytes(_png(sheet))
+            (self._folder / f"{name}.png").write_bytes(_png(sheet))
             if movie is not None:
-                (folder / f"{name}.gif").write_bytes(movie)
+                (self._folder / f"{name}.gif").write_bytes(movie)
 
 
 def validation_figures(clips: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -171,7 +171,7 @@ def save_model_folder(
     dtype: torch.dtype | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Write a model folder, whole or not at all.
+    """Write a model folder, whole or not at all; in a folder that exists, files of other names stay.
 
     Args:
         path: The folder to make.
@@ -180,10 +180,11 @@ def save_model_folder(
         steps: Sampling steps the transformer was trained for.
         color: Colour correction the model wants, see :class:`ModelFolder`.
         dtype: Convert floating-point tensors; None keeps each as it is.
-        overwrite: Replace an existing folder.
+        overwrite: Replace a model that is in the folder.
 
     Raises:
         FileExistsError: If `path` exists and `overwrite` is False.
+        NotADirectoryError: If `path` is a file.
         ValueError: If a component's name is unknown.
     """
     path = Path(path)
@@ -192,8 +193,10 @@ def save_model_folder(
         raise ValueError(f"components are projection, dit, decoder and vae; got {', '.join(unknown)}")
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists; choose another folder, or pass overwrite=True")
+    if path.exists() and not path.is_dir():
+        raise NotADirectoryError(f"{path} is a file, not a folder to write a model in: choose another name")
     path.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path if path.exists() else path.parent))
     try:
         new = work / "new"
         new.mkdir(mode=0o755)
@@ -207,10 +210,19 @@ def save_model_folder(
         said = {"format": FORMAT, "steps": steps, "color": color, "components": entries}
         (new / DESCRIPTION).write_text(yaml.safe_dump(said, sort_keys=False))
         if path.exists():
-            path.rename(work / "old")
-        new.rename(path)
+            _replace_model(path, new)
+        else:
+            new.rename(path)
     finally:
         shutil.rmtree(work)
+
+
+def _replace_model(path: Path, new: Path) -> None:
+    """Put a model in the place of one that is there; its description goes first and comes last."""
+    for name in (DESCRIPTION, *(f"{component}.safetensors" for component in COMPONENTS)):
+        (path / name).unlink(missing_ok=True)
+    for file in sorted(new.iterdir(), key=lambda file: file.name == DESCRIPTION):
+        file.replace(path / file.name)
 
 
 def _write(file: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> None:

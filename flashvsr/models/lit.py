@@ -33,7 +33,8 @@ class ExportModelFolder(Callback):
         dtype: ``"fp32"``, ``"bf16"`` or ``"fp16"``; None keeps that of each tensor.
         color: Colour correction the model wants, ``"adain"``, ``"wavelet"`` or ``"none"``; None is that of `base`, or
             ``"adain"`` without one.
-        overwrite: Replace a folder that exists. A run that ``flashvsr fit`` resumes may replace its own.
+        overwrite: Replace a model that is in the folder; other files in it stay. A run that ``flashvsr fit`` resumes
+            may replace its own.
 
     Attributes:
         recipe: How each attribute is built, by name: ``{"class_path": ..., "init_args": ...}``. ``flashvsr fit`` takes
@@ -69,6 +70,7 @@ class ExportModelFolder(Callback):
 
         Raises:
             FileExistsError: If the folder exists and may not be replaced.
+            NotADirectoryError: If it is a file.
             FileNotFoundError: If `base` is not there.
             ValueError: If `recipe` does not say how a component is built.
         """
@@ -76,6 +78,8 @@ class ExportModelFolder(Callback):
             raise FileExistsError(
                 f"{self.folder} exists: choose another folder for ExportModelFolder, or give it overwrite: true"
             )
+        if self.folder.exists() and not self.folder.is_dir():
+            raise NotADirectoryError(f"{self.folder} is a file: choose another folder for ExportModelFolder")
         if self.base is not None:
             find_model(self.base)
         for attribute in self.components.values():

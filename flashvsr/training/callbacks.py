@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-import warnings
 from collections import deque
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,10 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+_OWN = frozenset(vars(nn.Module()))  # attributes of every module: tensors, children and hooks
 
 
 class WeightAverage(EMAWeightAveraging):
@@ -37,11 +40,13 @@ class WeightAverage(EMAWeightAveraging):
         self.decay, self.updates = decay, 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Make the copy on the device that the model will be on."""
-        self._device = trainer.strategy.root_device
-        with warnings.catch_warnings():  # of sharded weights, which `flashvsr fit` refuses
-            warnings.filterwarnings("ignore", "You're using the WeightAveraging callback with a model that overrides")
-            super().setup(trainer, pl_module, stage)
+        """Make the copy on the device that the model will be on: of its tensors, and of nothing else that it holds."""
+        if stage != "fit":
+            return
+        pl_module.configure_model()  # layers made there are averaged too
+        average = AveragedModel(nn.Module(), use_buffers=self._use_buffers, **self._kwargs)
+        average.module = _copy_of_tensors(pl_module)
+        self._average_model = average.to(trainer.strategy.root_device)
 
     @torch.no_grad()
     def on_train_batch_end(
@@ -71,6 +76,20 @@ class WeightAverage(EMAWeightAveraging):
         """Go on from a state."""
         super().load_state_dict(state_dict)
         self.updates = state_dict["updates"]
+
+
+def _copy_of_tensors(module: nn.Module) -> nn.Module:
+    """A copy with parameters, buffers and hooks of its own, which shares all other attributes.
+
+    What a recipe builds holds on to the trainer, by the optimizer that is made later for one: processes, locks and
+    files of loggers cannot be copied.
+    """
+    shared: dict[int, Any] = {}
+    for part in module.modules():
+        for name, value in vars(part).items():
+            if name not in _OWN and not isinstance(value, Tensor | nn.Module):
+                shared[id(value)] = value
+    return deepcopy(module, shared)
 
 
 class Throughput(Callback):

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
@@ -27,6 +29,7 @@ FRESH = "journal.new"  # written first, then renamed
 LOCK = "lock"
 SEGMENT = "segment-"
 JOINED = "joined"  # stem of the finished result before it gets its name
+OURS = re.compile(rf"journal\.(json|new)|lock|{SEGMENT}\d{{9}}(\.\w+)?|state-\d{{9}}\.pt|{JOINED}(\..+)?")
 START_OVER = "go back to what it was made with, or start over with --overwrite"
 
 
@@ -176,7 +179,8 @@ class Journal:
             kept = f"{self.record.boundary.frames_out} frames are kept in {self.folder}"
             error.add_note(f"{kept}: the same command with --resume goes on from there")
         else:
-            shutil.rmtree(self.folder, ignore_errors=True)  # the error on its way out matters more
+            with suppress(OSError):  # the error on its way out matters more
+                self._remove()
 
     def new_segment(self, suffix: str) -> Path:
         """Where the next segment is to be written; it does not count before `close_segment`."""
@@ -246,16 +250,21 @@ class Journal:
 
     def _remove(self) -> None:
         """Delete the folder, the journal last: as long as anything is left, it says that the result has its name."""
-        for path in self.folder.iterdir():
+        for path in self._ours():
             if path.name != JOURNAL:
                 delete(path)
         (self.folder / JOURNAL).unlink()
-        self.folder.rmdir()
+        if not any(self.folder.iterdir()):  # what is not ours stays
+            self.folder.rmdir()
+
+    def _ours(self) -> list[Path]:
+        """What is in the folder under a name that a run gives."""
+        return [path for path in self.folder.iterdir() if OURS.fullmatch(path.name)]
 
     def _sweep(self) -> None:
         """Delete what the journal does not name; a result that is being put together stays."""
         named = {JOURNAL, LOCK, self.record.snapshot, *self.record.segments}
-        for path in self.folder.iterdir():
+        for path in self._ours():
             if path.name not in named and (self.record.stage == "running" or path.stem != JOINED):
                 delete(path)
 

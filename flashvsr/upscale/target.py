@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from flashvsr.upscale.journal import delete
 from flashvsr.video import is_pattern, numbered_images
 
 
@@ -65,20 +64,23 @@ class Target:
 
         Args:
             source: The input.
-            overwrite: Whether an existing output may be replaced.
+            overwrite: Whether files of an existing output may be replaced. Other files in its folder stay in any case.
 
         Raises:
-            ValueError: If input and output are the same.
+            ValueError: If the output would replace the input.
             FileExistsError: If the output is there and may not be replaced.
             FileNotFoundError: If the folder it belongs in is not there.
         """
         if self.kind == "pipe":
             return
-        same = {self.path.resolve(), self.path.parent.resolve()} if self.kind == "pattern" else {self.path.resolve()}
-        if Path(source).resolve() in same:
+        if self._would_replace(Path(source)):
             raise ValueError(f"{self.name} is both input and output: choose another output")
+        if self.is_images and self._folder.exists() and not self._folder.is_dir():
+            raise FileExistsError(f"{self._folder} is a file, not a folder for images: choose another output")
         if not overwrite and self._occupied():
             raise FileExistsError(f"{self.name} exists already: choose another output, or replace it with --overwrite")
+        if self.is_images and (folders := [path for _, path in self._earlier_images() if path.is_dir()]):
+            raise FileExistsError(f"{folders[0]} is a folder where an image would be written: choose another output")
         if not self.partial.parent.is_dir():
             raise FileNotFoundError(f"the folder {self.partial.parent} does not exist: create it, or choose another")
 
@@ -95,7 +97,8 @@ class Target:
     def place(self, joined: Path, frames: int) -> None:
         """Give the finished result its final name.
 
-        It may be interrupted and called again: what has its name already is left alone.
+        Images replace those of the same series; whatever else lies in their folder stays. It may be interrupted and
+        called again: what has its name already is left alone.
 
         Args:
             joined: The complete file, or for images the folder that holds them, on the same disk.
@@ -103,24 +106,42 @@ class Target:
         """
         if not joined.exists():
             return
-        if self.kind == "pattern":
+        if self.is_images and self._folder.exists():
             self._place_images(joined, frames)
-            return
-        if self.path.is_dir():
-            delete(self.path)  # a folder cannot be replaced in one step
-        joined.replace(self.path)
+        else:
+            joined.replace(self._folder if self.is_images else self.path)
+
+    @property
+    def _folder(self) -> Path:
+        """Where images lie in the end."""
+        return self.path.parent if self.kind == "pattern" else self.path
+
+    def _earlier_images(self) -> list[tuple[int, Path]]:
+        """Images that are there under names of this series, by number."""
+        return numbered_images(self._folder / self.image_pattern)
+
+    def _would_replace(self, source: Path) -> bool:
+        """Whether the input, or an image of it, would be replaced or deleted by the result or by the work on it."""
+        place = source.resolve()
+        if self.partial.resolve() in (place, *place.parents):
+            return True
+        if is_pattern(source.name) and not source.exists():
+            inputs = [image for _, image in numbered_images(source)]
+        else:
+            inputs = [source, *(source.iterdir() if source.is_dir() else ())]
+        ours = [self._folder, *(path for _, path in self._earlier_images())] if self.is_images else [self.path]
+        return not {path.resolve() for path in inputs}.isdisjoint(path.resolve() for path in ours)
 
     def _occupied(self) -> bool:
         if self.kind == "file":
             return self.path.exists()
         if self.kind == "folder":
-            return self.path.exists() and any(self.path.iterdir())
-        return bool(numbered_images(self.path))
+            return self.path.exists() and any(path.name != self.partial.name for path in self.path.iterdir())
+        return bool(self._earlier_images())
 
     def _place_images(self, joined: Path, frames: int) -> None:
-        self.path.parent.mkdir(exist_ok=True)
-        for number, image in numbered_images(self.path):
+        for number, image in self._earlier_images():
             if not 1 <= number <= frames:
                 image.unlink()  # of a longer series, which this one replaces
         for image in joined.iterdir():
-            image.replace(self.path.parent / image.name)
+            image.replace(self._folder / image.name)

@@ -42,6 +42,19 @@ def test_the_same_seed_gives_the_same_images_and_another_seed_others(tmp_path):
     assert not torch.equal(a, c)
 
 
+@pytest.mark.parametrize("output", ["V", "V/", "link", "."])
+def test_a_folder_as_output_keeps_all_that_the_run_does_not_write(tmp_path, monkeypatch, output):
+    folder = tmp_path / "V"
+    folder.mkdir()
+    Image.new("RGB", (64, 48)).save(folder / "in.png")
+    (folder / "notes.txt").write_text("kept")
+    (tmp_path / "link").symlink_to(folder)
+    monkeypatch.chdir(folder if output == "." else tmp_path)
+    assert main(["degrade", str(folder / "in.png"), output, "--seed", "0", "--overwrite"]) == 0
+    assert sorted(path.name for path in folder.iterdir()) == ["00001.png", "in.png", "notes.txt"]
+    assert Image.open(folder / "in.png").size == (64, 48)
+
+
 def test_one_picture_comes_out_as_one_picture(tmp_path):
     photo = torch.randint(0, 256, (3, 50, 70), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     Image.fromarray(photo.permute(1, 2, 0).numpy()).save(tmp_path / "photo.png")

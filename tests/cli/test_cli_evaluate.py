@@ -88,7 +88,7 @@ def test_existing_results_are_not_overwritten_unasked_and_nothing_else_ever(clip
     assert (out / "mine").exists()
     (out / "results.json").write_text("{}")
     assert main([*arguments, "--overwrite"]) == 0
-    assert json.loads((out / "results.json").read_text())["rows"] and not (out / "mine").exists()
+    assert json.loads((out / "results.json").read_text())["rows"] and (out / "mine").exists()
     assert sorted(file.name for file in tmp_path.iterdir()) == ["clip.mp4", "out"], "no leftovers"
 
 

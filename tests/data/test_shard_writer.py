@@ -115,6 +115,30 @@ def test_a_folder_of_other_things_is_never_replaced(sources, tmp_path):
     assert (sources / "photo.0.png").exists()
 
 
+@pytest.mark.parametrize("name", ["photos.tar", "shard-1.tar", "shard-00000.tar.bak"])
+def test_only_shards_that_the_command_would_write_are_replaced(sources, tmp_path, name):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / name).write_bytes(b"mine")
+    with pytest.raises(VideoError, match="holds other things than shards"):
+        make_shards([sources], out, ShardRules(), overwrite=True)
+    assert (out / name).read_bytes() == b"mine"
+
+
+def test_shards_in_the_current_folder_replace_the_earlier_ones(sources, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    out.mkdir()
+    (tmp_path / "link").symlink_to(out)
+    for name in ("shard-00000.tar", "shard-00007.tar", ".hidden"):
+        (out / name).write_bytes(b"old")
+    monkeypatch.chdir(out)
+    for place in (".", tmp_path / "link"):
+        make_shards([sources], place, ShardRules(), overwrite=True)
+        assert sorted(path.name for path in out.iterdir()) == [".hidden", "shard-00000.tar"]
+        assert (out / "shard-00000.tar").read_bytes() != b"old" and (out / ".hidden").read_bytes() == b"old"
+    assert (tmp_path / "link").is_symlink()
+
+
 def test_sources_of_one_name_are_refused(sources, tmp_path):
     (sources / "photo_0.png").write_bytes((sources / "photo.0.png").read_bytes())
     with pytest.raises(VideoError, match="would both be called photo_0"):

@@ -436,6 +436,22 @@ def test_an_existing_folder_is_replaced_only_when_asked(ours):
     assert [item.name for item in ours.parent.iterdir() if item.name.startswith(".")] == []
 
 
+@pytest.mark.parametrize("name", ["ours", "ours/", "link", "."])
+def test_a_model_replaces_a_model_and_no_other_file(ours, monkeypatch, name):
+    (ours / "notes.txt").write_text("kept")
+    (ours / "logs").mkdir()
+    (ours.parent / "link").symlink_to(ours)
+    monkeypatch.chdir(ours if name == "." else ours.parent)
+    save_model_folder(name, {"dit": read_model_folder(ours).component("dit")}, overwrite=True)
+    assert sorted(file.name for file in ours.iterdir()) == ["dit.safetensors", "logs", "model.yaml", "notes.txt"]
+    assert (ours / "notes.txt").read_text() == "kept" and (ours.parent / "link").is_symlink()
+
+
+def test_a_file_is_no_folder_for_a_model(ours):
+    with pytest.raises(NotADirectoryError, match=r"model\.yaml is a file"):
+        save_model_folder(ours / "model.yaml", read_model_folder(ours).components, overwrite=True)
+
+
 def test_a_failed_save_leaves_nothing_and_harms_nothing(ours, tmp_path):
     folder = read_model_folder(ours)
     before = {file.name: file.read_bytes() for file in ours.iterdir()}

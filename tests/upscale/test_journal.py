@@ -1,4 +1,5 @@
 import json
+from contextlib import suppress
 from fractions import Fraction
 
 import pytest
@@ -26,6 +27,18 @@ def _interrupted(folder, segments):
         for number in range(1, segments + 1):
             journal.close_segment(*_segment(journal, 10 * number), {"cache": torch.full((3,), float(number))})
         raise KeyboardInterrupt
+
+
+def test_what_no_run_has_put_into_the_folder_stays(tmp_path):
+    folder = tmp_path / "out.mp4.partial"
+    for end in (None, KeyboardInterrupt, OSError):
+        with suppress(KeyboardInterrupt, OSError), Journal.create(folder, SETTINGS):
+            (folder / "notes.txt").write_text("kept")
+            (folder / "photos").mkdir(exist_ok=True)
+            if end is not None:
+                raise end
+        assert sorted(path.name for path in folder.iterdir()) == ["notes.txt", "photos"]
+        (folder / "journal.json").write_text("{}")  # else the folder is not taken for one of a run
 
 
 def test_what_is_resumed_is_what_was_closed(folder):

@@ -47,6 +47,25 @@ def test_a_ten_bit_source_stays_ten_bit_and_keeps_uneven_times(tmp_path):
         assert [frame.time for frame in reader] == read_frames(source)[1]
 
 
+@pytest.mark.parametrize("output", ["V", "V/", "link", ".", "../V/sub/..", "V/%05d.png"])
+@pytest.mark.parametrize("snapshots", [True, False])
+def test_a_folder_as_output_keeps_all_that_the_run_does_not_write(tmp_path, monkeypatch, output, snapshots):
+    folder = tmp_path / "V"
+    (folder / "sub").mkdir(parents=True)
+    source = write_clip(folder / "in.mp4", 3)
+    (folder / "sub" / "notes.txt").write_text("kept")
+    (folder / "00001.png").write_text("old")
+    (tmp_path / "link").symlink_to(folder)
+    before = source.read_bytes()
+    monkeypatch.chdir(folder if output[0] == "." else tmp_path)
+    upscale_file(source, output, model=StandIn(), overwrite=True, snapshots=snapshots, quiet=True)
+    images = ["00001.png", "00002.png", "00003.png"]
+    assert sorted(path.name for path in folder.iterdir()) == [*images, "in.mp4", "sub"]
+    assert source.read_bytes() == before and (folder / "sub" / "notes.txt").read_text() == "kept"
+    assert (folder / "00001.png").read_bytes()[1:4] == b"PNG"
+    assert {path.name for path in tmp_path.iterdir()} == {"V", "link"}
+
+
 @pytest.mark.parametrize("frames", [1, 2, 21, 25, 26])
 def test_short_clips_come_out_whole(tmp_path, frames):
     source = write_clip(tmp_path / "in.mp4", frames, audio=False)

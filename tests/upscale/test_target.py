@@ -70,6 +70,35 @@ def test_input_and_output_must_differ(tmp_path):
         Target.parse(tmp_path / "frames" / "%d.png").check(tmp_path / "frames", overwrite=True)
 
 
+def test_a_series_that_would_replace_images_of_the_input_is_refused(tmp_path):
+    folder, links = tmp_path / "frames", tmp_path / "links"
+    for place in (folder, links):
+        place.mkdir()
+    (folder / "00001.png").touch()
+    (links / "a.png").symlink_to(folder / "00001.png")
+    for source in (folder, folder / "%05d.png", folder / "00001.png", links):
+        for output in (folder, folder / "%05d.png", folder / "00001.png"):
+            with pytest.raises(ValueError, match="both input and output"):
+                Target.parse(output).check(source, overwrite=True)
+    Target.parse(folder / "b%05d.png").check(folder / "%05d.png", overwrite=True)
+    Target.parse(tmp_path).check(folder, overwrite=True)
+
+
+def test_an_input_in_the_partial_folder_is_refused(tmp_path):
+    (tmp_path / "out.mp4.partial").mkdir()
+    with pytest.raises(ValueError, match="both input and output"):
+        Target.parse(tmp_path / "out.mp4").check(tmp_path / "out.mp4.partial" / "segment-000000000.nut", overwrite=True)
+
+
+def test_what_is_in_the_way_of_images_is_named_before_the_work(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(FileExistsError, match="file is a file, not a folder"):
+        Target.parse(tmp_path / "file").check("in.mp4", overwrite=True)
+    (tmp_path / "out" / "00002.png").mkdir(parents=True)
+    with pytest.raises(FileExistsError, match=r"00002\.png is a folder"):
+        Target.parse(tmp_path / "out").check("in.mp4", overwrite=True)
+
+
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"folder .*nowhere does not exist"):
         Target.parse(tmp_path / "nowhere" / "out.mp4").check("in.mp4", overwrite=False)
@@ -84,12 +113,14 @@ def test_placing_twice_changes_nothing(tmp_path):
     assert (tmp_path / "out.mp4").read_bytes() == b"video"
 
 
-def test_a_replaced_folder_keeps_no_old_image(tmp_path):
-    for folder, name in (("out", "00009.png"), ("joined", "00001.png")):
+def test_a_replaced_folder_keeps_no_old_image_and_every_other_file(tmp_path):
+    for folder, names in (("out", ["00009.png", "0009.png", "in.mp4"]), ("joined", ["00001.png", "00002.png"])):
         (tmp_path / folder).mkdir()
-        (tmp_path / folder / name).touch()
+        for name in names:
+            (tmp_path / folder / name).touch()
     Target.parse(tmp_path / "out").place(tmp_path / "joined", 2)
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["00001.png"]
+    left = {path.name for path in (tmp_path / "out").iterdir()}
+    assert left == {"0009.png", "in.mp4", "00001.png", "00002.png"}
 
 
 def test_a_replaced_series_keeps_no_old_image_and_every_other_file(tmp_path):
