@@ -64,7 +64,7 @@ def _curate(args: argparse.Namespace) -> int:
             cluster=args.cluster,
             licences=read_licences(args.licences) if args.licences else None,
             resume=args.resume,
-            tell=lambda line: print(line, flush=True),
+            on_progress=lambda line: print(line, flush=True),
         )
     finally:
         if (Path(args.out) / REPORT / RUN).exists():  # also when nothing was kept: it shows why

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from flashvsr.evaluate import Clip, FoundSuite, LowClip, Sample
+    from flashvsr.evaluate import ClipOutputs, FoundSuite, LowClip, ReferenceClip
 
 METRICS = ("psnr", "ssim", "ms_ssim", "vmaf", "warping", "lpips")
 MORE_METRICS = ("dists", "niqe", "musiq", "clipiqa", "dover")
@@ -150,7 +150,7 @@ def _evaluate(args: argparse.Namespace, folder: Path | None) -> None:
 
     start = time.perf_counter()
 
-    def seen(sample: Sample) -> None:
+    def on_clip(sample: ClipOutputs) -> None:
         print(f"{sample.clip.name}, seed {sample.seed}: at {time.perf_counter() - start:.1f} s", file=sys.stderr)
         if folder is not None:
             write_pictures(folder, sample, parts.get(sample.clip.name, {}), args)
@@ -163,14 +163,14 @@ def _evaluate(args: argparse.Namespace, folder: Path | None) -> None:
         metrics=[metric for metric in metrics if metric not in missing],
         device=device,
         dover=dover,
-        seen=seen,
+        on_clip=on_clip,
         workers=min(2 if suite else 8, os.cpu_count() or 1),  # clips of a suite are whole: each takes gigabytes
     )
     results.missing |= missing
     _report(args, folder, results, metrics, suite)
 
 
-def _clips(args: argparse.Namespace) -> tuple[FoundSuite | None, dict[str, Callable[[], Clip | LowClip]]]:
+def _clips(args: argparse.Namespace) -> tuple[FoundSuite | None, dict[str, Callable[[], ReferenceClip | LowClip]]]:
     """The test set, if one was asked for, and what reads each clip, by name."""
     from flashvsr.evaluate import find_clips, find_suite, read_clip, read_low_clip
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from flashvsr.evaluate import Box, Sample, liveliest, side_by_side, strip
+from flashvsr.evaluate import Box, ClipOutputs, liveliest, side_by_side, strip
 from flashvsr.video import VideoInfo, VideoWriter
 
 RESULTS = "results.json"
@@ -76,7 +76,7 @@ def chosen_parts(said: list[str], clips: Iterable[str]) -> dict[str, dict[int, l
     return parts
 
 
-def write_pictures(folder: Path, sample: Sample, parts: Mapping[int, list[Box]], args: argparse.Namespace) -> None:
+def write_pictures(folder: Path, sample: ClipOutputs, parts: Mapping[int, list[Box]], args: argparse.Namespace) -> None:
     """Write what can be seen of one clip: LR, methods and, where there is one, the ground truth."""
     shown = {name: frames for name, frames in sample.outputs.items() if name != "lanczos"}
     truth = {} if sample.truth is None else {"HR": sample.truth}

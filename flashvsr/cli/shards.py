@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
 def _make(args: argparse.Namespace) -> int:
     from flashvsr.data.shard_writer import make_shards
 
-    shards = make_shards(args.sources, args.out, _rules(args), overwrite=args.overwrite, tell=print)
+    shards = make_shards(args.sources, args.out, _rules(args), overwrite=args.overwrite, on_progress=print)
     print(f"{len(shards)} shards, {sum(shard.stat().st_size for shard in shards) / 2**20:.1f} MiB in {args.out}")
     return 0
 

@@ -19,7 +19,7 @@ _STORE = 512 * 2**20  # bytes of shared memory of a Ray that is started here
 
 
 @dataclass(frozen=True)
-class Stage:
+class PipelineStage:
     """A step of the pipeline.
 
     Attributes:
@@ -35,7 +35,7 @@ class Stage:
     spreads: bool = False
 
 
-def run_here(items: Iterable[Any], stages: Sequence[Stage]) -> Iterator[Any]:
+def run_in_process(items: Iterable[Any], stages: Sequence[PipelineStage]) -> Iterator[Any]:
     """Every item through all stages, in order, in this process: what `run_ray` must equal, but for the order."""
     calls = [stage.call or _each(stage.make) for stage in stages]
 
@@ -56,7 +56,7 @@ def _each(make: Callable[[], Callable[[Any], Any]] | None) -> Callable[[Any], li
     return lambda item: [call(item)]
 
 
-def run_ray(items: Sequence[Any], stages: Sequence[Stage]) -> Iterator[Any]:
+def run_ray(items: Sequence[Any], stages: Sequence[PipelineStage]) -> Iterator[Any]:
     """Every item through all stages, as one Ray Data pipeline on the Ray that this process is connected to.
 
     Items travel pickled; stages with ``make`` run in actors, each on a GPU of its own if the cluster has any. The order
@@ -114,7 +114,7 @@ class _Actor:
         return {"item": [pickle.dumps(self._call(pickle.loads(item))) for item in batch["item"]]}
 
 
-class RayHere:
+class RaySession:
     """A Ray for the time of a ``with`` block: of this machine's own, or a cluster's.
 
     Args:

@@ -11,11 +11,11 @@ from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
 
-class Poisoned(Exception):
+class WorkerCrashed(Exception):
     """A step crashed or did not end; the message says which in a few words that do not vary from run to run."""
 
 
-class Child:
+class WorkerProcess:
     """A Python process that calls functions, one after the other; started when first needed and after each crash.
 
     Functions are found by their import path; arguments and results are pickled. An exception that the function lets
@@ -36,7 +36,7 @@ class Child:
             timeout: In seconds.
 
         Raises:
-            Poisoned: If the child died, or was stopped because the time was over.
+            WorkerCrashed: If the child died, or was stopped because the time was over.
         """
         if self._process is None:
             self._start()
@@ -45,10 +45,10 @@ class Child:
             self._pipe.send((function, arguments))
             if not self._pipe.poll(timeout):
                 self.stop()
-                raise Poisoned(f"no result within {timeout:g} s")
+                raise WorkerCrashed(f"no result within {timeout:g} s")
             return self._pipe.recv()
         except (EOFError, ConnectionError) as error:
-            raise Poisoned(f"crashed ({self._last_words()})") from error
+            raise WorkerCrashed(f"crashed ({self._last_words()})") from error
 
     def stop(self) -> None:
         """End the child, if there is one."""
@@ -112,9 +112,9 @@ def serve() -> None:
         pipe.send(function(*arguments))
 
 
-_CHILD = Child()
+_WORKER = WorkerProcess()
 
 
 def call_isolated(function: Callable[..., Any], *arguments: Any, timeout: float) -> Any:
-    """`Child.call` with the one child that this process keeps."""
-    return _CHILD.call(function, *arguments, timeout=timeout)
+    """`WorkerProcess.call` with the one child that this process keeps."""
+    return _WORKER.call(function, *arguments, timeout=timeout)

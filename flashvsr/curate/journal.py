@@ -16,7 +16,7 @@ from flashvsr.video.info import VideoError
 _FOLDER = "journal"
 
 
-class Journal:
+class CurateJournal:
     """The journal of one output folder; only one run at a time has it.
 
     ``journal/run.json`` says with which recipe and seed; ``journal/sources/<sha256>.json`` what was measured of a file,

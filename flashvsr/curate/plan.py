@@ -14,7 +14,7 @@ from flashvsr.curate.rules import CurateRules
 
 
 @dataclass(frozen=True)
-class Clip:
+class ShardClip:
     """One sample to write: neighbouring segments of one scene, or a photograph.
 
     Attributes:
@@ -48,7 +48,7 @@ class ShardPlan:
     """
 
     name: str
-    clips: tuple[Clip, ...]
+    clips: tuple[ShardClip, ...]
 
     @property
     def split(self) -> str:
@@ -131,7 +131,7 @@ def make_clips(
     licences: dict[str, str],
     seed: int,
     rules: CurateRules,
-) -> list[Clip]:
+) -> list[ShardClip]:
     """The clips of all kept rows, in an order that mixes sources and depends on their bytes alone."""
     kept = {row.sha256 for row in rows if row.stage is None}
     sides = split_of({row.sha256 for row in rows if row.sha256}, linked, seed, rules.val_fraction, kept)
@@ -142,7 +142,7 @@ def make_clips(
         key = f"{row.sha256[:16]}-{round(1000 * row.span[0]):09d}"
         licence = licences.get(row.name, licences.get(row.name.rpartition("/")[2]))
         parts = tuple(part.part for part in run)
-        clips.append(Clip(key, replace(row, scores=scores, hashes=()), sides[row.sha256], licence, parts))
+        clips.append(ShardClip(key, replace(row, scores=scores, hashes=()), sides[row.sha256], licence, parts))
     return sorted(clips, key=lambda clip: hashlib.sha256(clip.key.encode()).digest())
 
 
@@ -151,11 +151,11 @@ def _mean(values: Iterable[float]) -> float:
     return float(f"{sum(numbers) / len(numbers):.6g}")
 
 
-def make_shard_plans(clips: Sequence[Clip], rules: CurateRules) -> list[ShardPlan]:
+def make_shard_plans(clips: Sequence[ShardClip], rules: CurateRules) -> list[ShardPlan]:
     """Clips in their order into shards, each closed when it holds enough."""
     plans = []
     for split in ("train", "val"):
-        groups: list[list[Clip]] = []
+        groups: list[list[ShardClip]] = []
         seconds = 0.0
         for clip in (clip for clip in clips if clip.split == split):
             full = not groups or len(groups[-1]) >= rules.shard_samples

@@ -9,14 +9,14 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from flashvsr.curate.journal import Journal
-from flashvsr.curate.plan import Clip
+from flashvsr.curate.journal import CurateJournal
+from flashvsr.curate.plan import ShardClip
 from flashvsr.curate.records import REPORT, write_records, write_text
 from flashvsr.curate.rows import Row
 from flashvsr.curate.rules import UNITS, CurateRules, Limit
 
 
-def reject_unwritten(rows: list[Row], clips: list[Clip], entries: list[dict[str, Any]]) -> list[Row]:
+def reject_unwritten(rows: list[Row], clips: list[ShardClip], entries: list[dict[str, Any]]) -> list[Row]:
     """The rows, those rejected whose clip could not be written."""
     reasons = {failure["key"]: failure["reason"] for entry in entries for failure in entry["failed"]}
     lost = {(clip.row.name, part): reasons[clip.key] for clip in clips if clip.key in reasons for part in clip.parts}
@@ -39,11 +39,11 @@ def raw_totals(rows: Sequence[Row]) -> tuple[int, float]:
 def write_results(
     out: Path,
     rows: Sequence[Row],
-    clips: Sequence[Clip],
+    clips: Sequence[ShardClip],
     entries: Sequence[dict[str, Any]],
     steps: list[dict[str, Any]],
     rules: CurateRules,
-    journal: Journal,
+    journal: CurateJournal,
 ) -> None:
     """Write the records that the report is made of."""
     shard_of = {sample["key"]: entry["name"] for entry in entries for sample in entry["samples"]}
@@ -66,7 +66,7 @@ def write_results(
     write_records(out / REPORT, records, run)
 
 
-def _record(row: Row, place: tuple[str | None, str | None], journal: Journal) -> dict[str, Any]:
+def _record(row: Row, place: tuple[str | None, str | None], journal: CurateJournal) -> dict[str, Any]:
     """One line of ``records.jsonl``."""
     kept = row.stage is None
     return {

@@ -12,11 +12,11 @@ from time import perf_counter
 from typing import Any
 
 from flashvsr.curate.duplicates import mark_duplicates
-from flashvsr.curate.engine import RayHere, Stage, run_here, run_ray
-from flashvsr.curate.isolation import Poisoned, call_isolated
-from flashvsr.curate.journal import Journal
+from flashvsr.curate.engine import PipelineStage, RaySession, run_in_process, run_ray
+from flashvsr.curate.isolation import WorkerCrashed, call_isolated
+from flashvsr.curate.journal import CurateJournal
 from flashvsr.curate.measure import measure
-from flashvsr.curate.plan import Clip, funnel, make_clips, make_shard_plans
+from flashvsr.curate.plan import ShardClip, funnel, make_clips, make_shard_plans
 from flashvsr.curate.probe import probe
 from flashvsr.curate.results import (
     raw_totals,
@@ -38,7 +38,7 @@ MANIFEST = "manifest.jsonl"
 
 
 @dataclass(frozen=True)
-class Curated:
+class CurateResult:
     """What a run made.
 
     Attributes:
@@ -64,8 +64,8 @@ def curate(
     cluster: str | None = None,
     licences: dict[str, str] | None = None,
     resume: bool = False,
-    tell: Callable[[str], None] = lambda line: None,
-) -> Curated:
+    on_progress: Callable[[str], None] = lambda line: None,
+) -> CurateResult:
     """From raw videos and photographs to shards, a manifest and records.
 
     ``out/train/*.tar`` and ``out/val/*.tar`` are for `lit.ShardDataModule`; ``out/manifest.jsonl`` appears when all of
@@ -81,7 +81,7 @@ def curate(
         cluster: Address of a Ray cluster to run on instead; its nodes must see ``sources`` and ``out``.
         licences: Of sources, by name.
         resume: Go on with what is in ``out``.
-        tell: Called with one line at a time.
+        on_progress: Called with one line at a time.
 
     Returns:
         What was made.
@@ -95,17 +95,17 @@ def curate(
     rules, out = rules or CurateRules(), Path(out)
     found, lines = find_sources(sources)
     for line in lines:
-        tell(line)
+        on_progress(line)
     if rules.scorers or rules.flow == "raft":
         Scorers(rules)  # refuses here, and not in the middle of the run
     in_process = workers == 0 and cluster is None
-    engine: AbstractContextManager[None] = nullcontext() if in_process else RayHere(workers, cluster)
-    run: Callable[..., Iterator[Any]] = run_here if in_process else run_ray
-    journal = Journal(out, rules, seed, resume=resume)
+    engine: AbstractContextManager[None] = nullcontext() if in_process else RaySession(workers, cluster)
+    run: Callable[..., Iterator[Any]] = run_in_process if in_process else run_ray
+    journal = CurateJournal(out, rules, seed, resume=resume)
     times: Counter[str] = Counter()
     try:
         with engine:
-            rows = _measured(run(found, analysis(rules, journal.known())), found, journal, times, tell)
+            rows = _measured(run(found, analysis(rules, journal.known())), found, journal, times, on_progress)
             rows, linked = mark_duplicates(_same_bytes(rows), rules)
             clips = make_clips(rows, linked, licences or {}, seed, rules)
             entries = _write(run, clips, rules, journal, times)
@@ -118,7 +118,7 @@ def curate(
         write_manifest(out / MANIFEST, entries)
     finally:
         journal.close()
-    return Curated(out, [entry["name"] for entry in entries if entry["samples"]], steps, dict(times))
+    return CurateResult(out, [entry["name"] for entry in entries if entry["samples"]], steps, dict(times))
 
 
 @dataclass(frozen=True)
@@ -144,14 +144,14 @@ class Isolated:
         start = perf_counter()
         try:
             made = call_isolated(self.function, row, *self.arguments, timeout=self.timeout)
-        except Poisoned as error:
+        except WorkerCrashed as error:
             made = row.rejected(self.name, str(error))
         rows = [made] if isinstance(made, Row) else list(made)
         spent = perf_counter() - start - sum(rows[0].timing.values()) + sum(row.timing.values())
         return [rows[0].timed(self.name, max(spent, 0.0)), *(replace(row, timing={}) for row in rows[1:])]
 
 
-def analysis(rules: CurateRules, known: frozenset[str]) -> list[Stage]:
+def analysis(rules: CurateRules, known: frozenset[str]) -> list[PipelineStage]:
     """The stages from a file to measured segments.
 
     Args:
@@ -159,17 +159,21 @@ def analysis(rules: CurateRules, known: frozenset[str]) -> list[Stage]:
         known: Hashes of the bytes of files that were measured before.
     """
     stages = [
-        Stage("probe", Isolated("probe", probe, (rules, known), rules.timeout)),
-        Stage("scenes", Isolated("scenes", cut, (rules,), rules.timeout), spreads=True),
-        Stage("quality", Isolated("quality", measure, (rules,), rules.timeout)),
+        PipelineStage("probe", Isolated("probe", probe, (rules, known), rules.timeout)),
+        PipelineStage("scenes", Isolated("scenes", cut, (rules,), rules.timeout), spreads=True),
+        PipelineStage("quality", Isolated("quality", measure, (rules,), rules.timeout)),
     ]
     if rules.scorers or rules.flow == "raft":
-        stages.append(Stage("scorers", make=partial(Scorers, rules)))
+        stages.append(PipelineStage("scorers", make=partial(Scorers, rules)))
     return stages
 
 
 def _measured(
-    made: Iterable[Row], found: Sequence[Row], journal: Journal, times: Counter[str], tell: Callable[[str], None]
+    made: Iterable[Row],
+    found: Sequence[Row],
+    journal: CurateJournal,
+    times: Counter[str],
+    on_progress: Callable[[str], None],
 ) -> list[Row]:
     """All rows in order; each source is journaled when the last of its rows has come."""
     parts: dict[str, list[Row]] = {}
@@ -186,7 +190,7 @@ def _measured(
             if row.sha256:
                 journal.save(group)
             parts[row.name] = [replace(row, thumbnail=None) for row in group]
-        tell(_line(parts[row.name], len(parts), len(found)))
+        on_progress(_line(parts[row.name], len(parts), len(found)))
     return [row for source in found for row in parts[source.name]]
 
 
@@ -213,12 +217,16 @@ def _same_bytes(rows: Sequence[Row]) -> list[Row]:
 
 
 def _write(
-    run: Callable[..., Iterator[Any]], clips: list[Clip], rules: CurateRules, journal: Journal, times: Counter[str]
+    run: Callable[..., Iterator[Any]],
+    clips: list[ShardClip],
+    rules: CurateRules,
+    journal: CurateJournal,
+    times: Counter[str],
 ) -> list[dict[str, Any]]:
     """Write all shards; their entries in order of name."""
     plans = make_shard_plans(clips, rules)
     call = partial(_write_one, rules=rules, out=journal.out.absolute(), journal=journal.shards.absolute())
-    entries = sorted(run(plans, [Stage("write", call)]), key=lambda entry: entry["name"])
+    entries = sorted(run(plans, [PipelineStage("write", call)]), key=lambda entry: entry["name"])
     for entry in entries:
         times["write"] += entry.pop("took")
     journal.drop_others({entry["name"] for entry in entries})

@@ -17,16 +17,16 @@ from typing import Any
 from PIL import Image
 
 from flashvsr.curate.copy_packets import copy_packets
-from flashvsr.curate.isolation import Poisoned, call_isolated
+from flashvsr.curate.isolation import WorkerCrashed, call_isolated
 from flashvsr.curate.measure import open_photo
-from flashvsr.curate.plan import Clip, ShardPlan
+from flashvsr.curate.plan import ShardClip, ShardPlan
 from flashvsr.curate.probe import PHOTO_FORMATS, rate
 from flashvsr.curate.records import write_text
 from flashvsr.curate.rows import Row
 from flashvsr.curate.rules import CurateRules
 from flashvsr.curate.spans import Pixels, frames_from, open_picture
 from flashvsr.data.clip_encoder import ClipEncoder
-from flashvsr.data.shard_writer import Sample, add_member
+from flashvsr.data.shard_writer import ShardSample, add_member
 from flashvsr.video.crop import container_crop
 from flashvsr.video.info import VideoError
 
@@ -60,7 +60,7 @@ def write_shard(plan: ShardPlan, rules: CurateRules, out: Path, journal: Path) -
             for clip in plan.clips:
                 try:
                     sample = call_isolated(write_clip, clip, rules, timeout=rules.timeout)
-                except Poisoned as error:
+                except WorkerCrashed as error:
                     sample = str(error)
                 if isinstance(sample, str):
                     failed.append({"key": clip.key, "reason": sample})
@@ -97,7 +97,7 @@ def _hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_clip(clip: Clip, rules: CurateRules) -> Sample | str:
+def write_clip(clip: ShardClip, rules: CurateRules) -> ShardSample | str:
     """The sample of a clip; or why there is none, in a few words."""
     try:
         return _photo(clip, rules) if clip.row.kind == "photo" else _video(clip, rules)
@@ -105,7 +105,7 @@ def write_clip(clip: Clip, rules: CurateRules) -> Sample | str:
         return str(error).splitlines()[0].replace(clip.row.path, clip.row.name)
 
 
-def _photo(clip: Clip, rules: CurateRules) -> Sample:
+def _photo(clip: ShardClip, rules: CurateRules) -> ShardSample:
     row = clip.row
     with Image.open(row.path, formats=PHOTO_FORMATS) as image:
         upright = image.getexif().get(0x0112, 1) == 1
@@ -118,17 +118,19 @@ def _photo(clip: Clip, rules: CurateRules) -> Sample:
         open_photo(row.path).save(buffer, "WEBP", quality=rules.photo_quality, method=4, use_sharp_yuv=True)
         media = buffer.getvalue()
     metadata = _metadata(clip, row, 1, None, copied) | {"kind": "image"}
-    return Sample(clip.key, ending, media, metadata)
+    return ShardSample(clip.key, ending, media, metadata)
 
 
-def _video(clip: Clip, rules: CurateRules) -> Sample:
+def _video(clip: ShardClip, rules: CurateRules) -> ShardSample:
     row = clip.row
     if rules.copy and row.copyable:
         copied = copy_packets(row, rules.copy_trim)
         if copied is not None:
             media, start, end, frames = copied
             row = replace(row, start=start, end=end)
-            return Sample(clip.key, "mp4", media, _metadata(clip, row, frames, float(Fraction(row.fps or 25)), True))
+            return ShardSample(
+                clip.key, "mp4", media, _metadata(clip, row, frames, float(Fraction(row.fps or 25)), True)
+            )
     height, width = (side - side % 2 for side in row.size)
     encoder = ClipEncoder((width, height), rate(row), rules.crf)
     with open_picture(row.path) as (container, stream):
@@ -140,10 +142,12 @@ def _video(clip: Clip, rules: CurateRules) -> Sample:
     if encoder.frames < row.frames:
         raise VideoError(f"ends after {encoder.frames} of {row.frames} frames")
     row = replace(row, size=(height, width))
-    return Sample(clip.key, "mp4", encoder.close(), _metadata(clip, row, encoder.frames, float(encoder.rate), False))
+    return ShardSample(
+        clip.key, "mp4", encoder.close(), _metadata(clip, row, encoder.frames, float(encoder.rate), False)
+    )
 
 
-def _metadata(clip: Clip, row: Row, frames: int, fps: float | None, copied: bool) -> dict[str, Any]:
+def _metadata(clip: ShardClip, row: Row, frames: int, fps: float | None, copied: bool) -> dict[str, Any]:
     """What the shard and the manifest say about a sample."""
     start, end = row.span
     return {

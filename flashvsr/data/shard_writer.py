@@ -60,7 +60,7 @@ class ShardRules:
 
 
 @dataclass(frozen=True)
-class Sample:
+class ShardSample:
     """One sample of a shard: its key, the ending and the bytes of its picture, its metadata."""
 
     key: str
@@ -75,7 +75,7 @@ def make_shards(
     rules: ShardRules,
     *,
     overwrite: bool = False,
-    tell: Callable[[str], None] = lambda line: None,
+    on_progress: Callable[[str], None] = lambda line: None,
 ) -> list[Path]:
     """Write ``shard-00000.tar`` and on, from all videos and images below some folders.
 
@@ -88,7 +88,7 @@ def make_shards(
         out: Folder to make.
         rules: Sizes, lengths, quality.
         overwrite: Replace ``out`` if it is a folder that holds nothing but shards.
-        tell: Called with one line per source, and one for each that was left out and why.
+        on_progress: Called with one line per source, and one for each that was left out and why.
 
     Returns:
         The shards.
@@ -107,7 +107,7 @@ def make_shards(
     out.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out if out.exists() else out.parent))
     try:
-        names = _write(folder, _samples(files, rules, tell), rules)
+        names = _write(folder, _samples(files, rules, on_progress), rules)
         if not names:
             raise VideoError(f"none of the {len(files)} sources can be used\nthe lines above say why")
         if out.exists():
@@ -166,7 +166,9 @@ def _interleave(files: list[tuple[Path, str]]) -> list[tuple[Path, str]]:
     return [file for *_, file in sorted(placed, key=lambda item: item[:2])]
 
 
-def _samples(files: list[tuple[Path, str]], rules: ShardRules, tell: Callable[[str], None]) -> Iterator[Sample]:
+def _samples(
+    files: list[tuple[Path, str]], rules: ShardRules, on_progress: Callable[[str], None]
+) -> Iterator[ShardSample]:
     keys: dict[str, str] = {}
     for path, name in files:
         try:
@@ -177,14 +179,14 @@ def _samples(files: list[tuple[Path, str]], rules: ShardRules, tell: Callable[[s
                 yield sample
                 meta = sample.metadata
                 size = f"{meta['width']}x{meta['height']}, {meta['frames']} frames, {len(sample.media) >> 10} KiB"
-                tell(f"{sample.key}: {size}")
+                on_progress(f"{sample.key}: {size}")
         except VideoError as error:
-            tell(f"left out {name}: {str(error).splitlines()[0]}")
+            on_progress(f"left out {name}: {str(error).splitlines()[0]}")
         except ValueError as error:
             raise VideoError(str(error)) from error
 
 
-def _image(path: Path, name: str, rules: ShardRules) -> Sample:
+def _image(path: Path, name: str, rules: ShardRules) -> ShardSample:
     with plain_errors(f"cannot read {path} as an image", "it is not an image, or damaged"), Image.open(path) as image:
         source = (image.width, image.height)
         picture = ImageOps.exif_transpose(image).convert("RGB")
@@ -194,10 +196,10 @@ def _image(path: Path, name: str, rules: ShardRules) -> Sample:
     buffer = io.BytesIO()
     picture.save(buffer, "WEBP", quality=rules.image_quality, method=4, use_sharp_yuv=True)
     metadata = {"kind": "image", "source": name, "source_size": source, "frames": 1, "fps": None}
-    return Sample(_key(name), "webp", buffer.getvalue(), metadata | {"width": size[0], "height": size[1]})
+    return ShardSample(_key(name), "webp", buffer.getvalue(), metadata | {"width": size[0], "height": size[1]})
 
 
-def _clips(path: Path, name: str, rules: ShardRules) -> Iterator[Sample]:
+def _clips(path: Path, name: str, rules: ShardRules) -> Iterator[ShardSample]:
     with VideoReader(path) as reader:
         info = reader.info
         size = _target_size((info.width, info.height), name, rules, rules.video_short_side)
@@ -215,7 +217,7 @@ def _clips(path: Path, name: str, rules: ShardRules) -> Iterator[Sample]:
         yield _clip(encoder, name, number, info)
 
 
-def _clip(encoder: ClipEncoder, name: str, number: int, info: VideoInfo) -> Sample:
+def _clip(encoder: ClipEncoder, name: str, number: int, info: VideoInfo) -> ShardSample:
     width, height = encoder.size
     metadata = {
         "kind": "video",
@@ -226,7 +228,7 @@ def _clip(encoder: ClipEncoder, name: str, number: int, info: VideoInfo) -> Samp
         "width": width,
         "height": height,
     }
-    return Sample(f"{_key(name)}-{number:03d}", "mp4", encoder.close(), metadata)
+    return ShardSample(f"{_key(name)}-{number:03d}", "mp4", encoder.close(), metadata)
 
 
 def _cut(frames: int, rate: Fraction, seconds: float | None) -> tuple[int, int]:
@@ -257,7 +259,7 @@ def _key(name: str) -> str:
     return str(Path(name).with_suffix("")).replace("/", "__").replace(".", "_")
 
 
-def _write(folder: Path, samples: Iterator[Sample], rules: ShardRules) -> list[str]:
+def _write(folder: Path, samples: Iterator[ShardSample], rules: ShardRules) -> list[str]:
     """All samples into shards; their names."""
     names: list[str] = []
     filled = total = 0

@@ -11,13 +11,13 @@
 * ``strip``, ``side_by_side``: pictures and clips beside each other
 """
 
-from flashvsr.evaluate.clips import Clip, LowClip, find_clips, read_clip, read_low_clip, resize
+from flashvsr.evaluate.clips import LowClip, ReferenceClip, find_clips, read_clip, read_low_clip, resize
 from flashvsr.evaluate.columns import COLUMNS, NO_REFERENCE
 from flashvsr.evaluate.comparison import suite_csv, suite_table
 from flashvsr.evaluate.intervals import half_width, student_quantile
 from flashvsr.evaluate.metrics import ClipMeter, luma_bt601
 from flashvsr.evaluate.paper import published
-from flashvsr.evaluate.run import BASELINES, Results, Row, Sample, bicubic_lr, clip_seed, evaluate
+from flashvsr.evaluate.run import BASELINES, ClipOutputs, ClipScores, Results, bicubic_lr, clip_seed, evaluate
 from flashvsr.evaluate.scorers import load_video_scorer, missing_metrics
 from flashvsr.evaluate.strips import Box, liveliest, side_by_side, strip
 from flashvsr.evaluate.suites import SUITES, FoundSuite, Suite, find_suite
@@ -31,14 +31,14 @@ __all__ = [
     "NO_REFERENCE",
     "SUITES",
     "Box",
-    "Clip",
     "ClipMeter",
+    "ClipOutputs",
+    "ClipScores",
     "FoundSuite",
     "LowClip",
     "PairWarp",
+    "ReferenceClip",
     "Results",
-    "Row",
-    "Sample",
     "Suite",
     "WholeClip",
     "bicubic_lr",

@@ -14,18 +14,18 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from flashvsr.data.degrade.resize import SCALE
 from flashvsr.video import VideoError, VideoInfo, VideoReader
 
 VIDEOS = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".ts", ".m2ts", ".264", ".265", ".h264", ".hevc", ".y4m", ".nut")
 PHOTOS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-SCALE = 4
 IMAGES_PER_SECOND = Fraction(25)  # where a clip does not say; only shown videos use it
 SHORTEST = 64  # of the ground truth: a stream takes LR frames of at least 16 pixels
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}
 
 
 @dataclass(frozen=True)
-class Clip:
+class ReferenceClip:
     """A ground truth.
 
     Attributes:
@@ -91,7 +91,7 @@ def read_clip(
     short_side: int | None = 540,
     downscale: float = 1.5,
     crop: tuple[int, int] | None = None,
-) -> Clip:
+) -> ReferenceClip:
     """Read a ground truth.
 
     Footage is compressed, and its finest details are the codec's: it is shrunk (Pillow's bicubic, antialiased) before
@@ -130,7 +130,7 @@ def read_clip(
         )
     sized = (picture.resize((size[1], size[0]), FILTERS["bicubic"]) for picture in chain([first], pictures))
     cut = _cut(sized, box)
-    return Clip(name, cut, _info(file, cut.shape, name))
+    return ReferenceClip(name, cut, _info(file, cut.shape, name))
 
 
 def read_low_clip(file: Path, name: str, *, frames: int | None = None, crop: tuple[int, int] | None = None) -> LowClip:

@@ -12,7 +12,7 @@ from flashvsr.evaluate.columns import DEFINITIONS, LOWER_IS_BETTER, TITLES, colu
 from flashvsr.evaluate.intervals import CONFIDENCE, half_width
 from flashvsr.evaluate.metrics import GROUND_TRUTH
 from flashvsr.evaluate.paper import cautions, published
-from flashvsr.evaluate.run import Results, Row
+from flashvsr.evaluate.run import ClipScores, Results
 from flashvsr.evaluate.suites import FoundSuite
 from flashvsr.evaluate.tables import aligned, missing_notes
 
@@ -40,7 +40,7 @@ class Estimate:
         return cls(math.fsum(values) / len(values), half_width(values), len(values))
 
 
-def estimates(rows: Sequence[Row]) -> dict[str, dict[str, Estimate]]:
+def estimates(rows: Sequence[ClipScores]) -> dict[str, dict[str, Estimate]]:
     """Every figure with its interval.
 
     Args:
@@ -55,7 +55,7 @@ def estimates(rows: Sequence[Row]) -> dict[str, dict[str, Estimate]]:
     }
 
 
-def gains(rows: Sequence[Row], baseline: str = BASELINE) -> dict[str, dict[str, Estimate]]:
+def gains(rows: Sequence[ClipScores], baseline: str = BASELINE) -> dict[str, dict[str, Estimate]]:
     """What every method gains over the baseline, clip by clip, so that the spread between clips drops out.
 
     Args:
@@ -142,7 +142,7 @@ def suite_csv(results: Results, metrics: Sequence[str], found: FoundSuite) -> st
 _SHARED = {"psnr": "ssim"}  # one sentence defines both
 
 
-def _reading(rows: Sequence[Row]) -> str:
+def _reading(rows: Sequence[ClipScores]) -> str:
     """How to read the cells."""
     clips = len({row.clip for row in rows})
     if clips == 1:
@@ -153,7 +153,7 @@ def _reading(rows: Sequence[Row]) -> str:
     )
 
 
-def _by_clip(rows: Sequence[Row]) -> dict[str, dict[str, dict[str, float]]]:
+def _by_clip(rows: Sequence[ClipScores]) -> dict[str, dict[str, dict[str, float]]]:
     """Mean over seeds by method, column and clip."""
     values: dict[str, dict[str, dict[str, list[float]]]] = {}
     for row in rows:

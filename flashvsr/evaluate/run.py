@@ -13,7 +13,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from flashvsr.evaluate.clips import SCALE, Clip, LowClip, resize
+from flashvsr.data.degrade.resize import SCALE
+from flashvsr.evaluate.clips import LowClip, ReferenceClip, resize
 from flashvsr.evaluate.metrics import GROUND_TRUTH, ClipMeter
 from flashvsr.evaluate.scorers import VideoScorer
 
@@ -29,7 +30,7 @@ BASELINES: dict[str, Method] = {
 
 
 @dataclass(frozen=True)
-class Row:
+class ClipScores:
     """What one method got on one clip, degraded with one seed.
 
     Attributes:
@@ -46,7 +47,7 @@ class Row:
 
 
 @dataclass
-class Sample:
+class ClipOutputs:
     """One clip with all that was made of it; for pictures.
 
     Attributes:
@@ -56,7 +57,7 @@ class Sample:
         outputs: By method, `[T, 3, 4h, 4w]`, uint8.
     """
 
-    clip: Clip | LowClip
+    clip: ReferenceClip | LowClip
     seed: int
     lr: Tensor
     outputs: dict[str, Tensor]
@@ -64,7 +65,7 @@ class Sample:
     @property
     def truth(self) -> Tensor | None:
         """The ground truth `[T, 3, 4h, 4w]`, uint8, if there is one."""
-        return self.clip.frames if isinstance(self.clip, Clip) else None
+        return self.clip.frames if isinstance(self.clip, ReferenceClip) else None
 
 
 @dataclass
@@ -77,13 +78,13 @@ class Results:
         skipped: Clips without a figure, by column and reason: ``{"warp_error: a single frame ...": ["a.png"]}``.
     """
 
-    rows: list[Row] = field(default_factory=list)
+    rows: list[ClipScores] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
     skipped: dict[str, list[str]] = field(default_factory=dict)
 
 
 def evaluate(
-    clips: Iterable[Clip | LowClip | Callable[[], Clip | LowClip]],
+    clips: Iterable[ReferenceClip | LowClip | Callable[[], ReferenceClip | LowClip]],
     methods: Mapping[str, Method],
     degrade: Callable[[Tensor, int], Tensor] | None = None,
     *,
@@ -91,7 +92,7 @@ def evaluate(
     metrics: Sequence[str] = ("psnr", "ssim", "ms_ssim", "vmaf", "warping"),
     device: torch.device | str = "cpu",
     dover: VideoScorer | None = None,
-    seen: Callable[[Sample], None] | None = None,
+    on_clip: Callable[[ClipOutputs], None] | None = None,
     workers: int = 1,
 ) -> Results:
     """Degrade every clip, upscale it with every method, and compare with the ground truth.
@@ -108,7 +109,7 @@ def evaluate(
         metrics: Names, of :data:`~flashvsr.evaluate.columns.COLUMNS`.
         device: Where metrics are computed.
         dover: Computes DOVER.
-        seen: Called with each clip when it is done, to keep pictures of it.
+        on_clip: Called with each clip when it is done, to keep pictures of it.
         workers: Threads that read and degrade clips ahead; the result does not depend on them.
 
     Returns:
@@ -122,20 +123,20 @@ def evaluate(
     for clip, small in _ahead(tasks, workers):
         for seed, lr in zip(seeds, small, strict=True):
             outputs = _upscaled(clip, lr, clip_seed(clip.name, seed), methods)
-            sample = Sample(clip, seed, lr, outputs)
+            sample = ClipOutputs(clip, seed, lr, outputs)
             meter = ClipMeter(list(methods), metrics, device, dover)
             _measure(meter, sample)
             for name, figures in meter.result().items():
                 if name in outputs or sample.truth is not None:
-                    results.rows.append(Row(clip.name, seed, name, figures))
+                    results.rows.append(ClipScores(clip.name, seed, name, figures))
             for column, reason in meter.notes.items():
                 results.skipped.setdefault(f"{column}: {reason}", []).append(clip.name)
-            if seen is not None:
-                seen(sample)
+            if on_clip is not None:
+                on_clip(sample)
     return results
 
 
-def _upscaled(clip: Clip | LowClip, lr: Tensor, seed: int, methods: Mapping[str, Method]) -> dict[str, Tensor]:
+def _upscaled(clip: ReferenceClip | LowClip, lr: Tensor, seed: int, methods: Mapping[str, Method]) -> dict[str, Tensor]:
     """What every method makes of the LR frames."""
     expected = [len(lr), 3, *_target(lr)]
     outputs = {name: method(lr, seed) for name, method in methods.items()}
@@ -145,7 +146,7 @@ def _upscaled(clip: Clip | LowClip, lr: Tensor, seed: int, methods: Mapping[str,
     return outputs
 
 
-def _measure(meter: ClipMeter, sample: Sample) -> None:
+def _measure(meter: ClipMeter, sample: ClipOutputs) -> None:
     truth, outputs = sample.truth, sample.outputs
     for t in range(len(sample.lr)):
         meter.add(None if truth is None else truth[t], {name: output[t] for name, output in outputs.items()})
@@ -153,12 +154,12 @@ def _measure(meter: ClipMeter, sample: Sample) -> None:
 
 
 def _prepared(
-    clip: Clip | LowClip | Callable[[], Clip | LowClip],
+    clip: ReferenceClip | LowClip | Callable[[], ReferenceClip | LowClip],
     degrade: Callable[[Tensor, int], Tensor] | None,
     seeds: Sequence[int],
-) -> tuple[Clip | LowClip, list[Tensor]]:
+) -> tuple[ReferenceClip | LowClip, list[Tensor]]:
     """The clip, and its LR frames for every seed."""
-    clip = clip if isinstance(clip, Clip | LowClip) else clip()
+    clip = clip if isinstance(clip, ReferenceClip | LowClip) else clip()
     if isinstance(clip, LowClip):
         return clip, [clip.lr] * len(seeds)
     expected = (len(clip.frames), 3, clip.frames.shape[2] // SCALE, clip.frames.shape[3] // SCALE)

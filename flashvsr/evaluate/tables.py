@@ -11,10 +11,10 @@ from typing import Any
 
 from flashvsr.evaluate.columns import DEFINITIONS, TITLES, columns_of
 from flashvsr.evaluate.metrics import GROUND_TRUTH
-from flashvsr.evaluate.run import Results, Row
+from flashvsr.evaluate.run import ClipScores, Results
 
 
-def mean_figures(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
+def mean_figures(rows: Sequence[ClipScores]) -> dict[str, dict[str, float]]:
     """Means over clips and seeds.
 
     Args:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from flashvsr.evaluate.clips import SCALE, resize
+from flashvsr.data.degrade.resize import SCALE
+from flashvsr.evaluate.clips import resize
 
 MULTIPLE = 128
 LOOKAHEAD = 4

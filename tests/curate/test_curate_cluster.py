@@ -8,7 +8,7 @@ import time
 import pytest
 from footage import RULES, make_footage
 
-from flashvsr.curate.engine import Stage, run_ray
+from flashvsr.curate.engine import PipelineStage, run_ray
 from flashvsr.curate.run import curate
 
 
@@ -30,7 +30,7 @@ def test_two_nodes_make_the_same_manifest_as_one_process(tmp_path):
         cluster.add_node(num_cpus=1, object_store_memory=store["object_store_memory"])
         ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
         cluster.wait_for_nodes()
-        assert len({node for _, node in run_ray(range(12), [Stage("where", where)])}) == 2
+        assert len({node for _, node in run_ray(range(12), [PipelineStage("where", where)])}) == 2
         together = curate([footage], tmp_path / "together", RULES, cluster=cluster.address).out
     finally:
         ray.shutdown()

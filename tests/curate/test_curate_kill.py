@@ -20,7 +20,7 @@ from footage import RULES
 from flashvsr.curate.run import curate
 def tell(line):
     print(line, flush=True)
-curate([sys.argv[1]], sys.argv[2], RULES, workers=int(sys.argv[3]), resume=True, tell=tell)
+curate([sys.argv[1]], sys.argv[2], RULES, workers=int(sys.argv[3]), resume=True, on_progress=tell)
 print("ended", flush=True)
 """
 

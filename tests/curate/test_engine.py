@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 
-from flashvsr.curate.engine import RayHere, Stage, run_here, run_ray
+from flashvsr.curate.engine import PipelineStage, RaySession, run_in_process, run_ray
 from flashvsr.video import VideoError
 
 
@@ -52,27 +52,31 @@ def make_scorer(folder, actors):
 
 
 def test_one_item_may_become_several_or_none_and_order_is_kept_here():
-    stages = [Stage("twice", twice), Stage("drop", drop_odd), Stage("make", make=lambda: lambda item: -item)]
-    assert list(run_here(range(3), stages)) == [0, -100, -2, -102]
+    stages = [
+        PipelineStage("twice", twice),
+        PipelineStage("drop", drop_odd),
+        PipelineStage("make", make=lambda: lambda item: -item),
+    ]
+    assert list(run_in_process(range(3), stages)) == [0, -100, -2, -102]
 
 
 @pytest.mark.slow  # a Ray of its own
 @pytest.mark.parametrize(("cpus", "gpus"), [(2, 2), (1, 0)])
 def test_ray_gives_the_items_of_this_process_and_every_scorer_a_gpu_of_its_own(ray_of, tmp_path, cpus, gpus):
     ray_of(cpus, gpus)
-    plain = [Stage("twice", twice, spreads=True), Stage("drop", drop_odd)]
-    scorer = Stage("scorer", make=partial(make_scorer, tmp_path, max(1, gpus)))
+    plain = [PipelineStage("twice", twice, spreads=True), PipelineStage("drop", drop_odd)]
+    scorer = PipelineStage("scorer", make=partial(make_scorer, tmp_path, max(1, gpus)))
     made = list(run_ray(range(30), [*plain, scorer]))
-    assert sorted(item for item, _, _ in made) == sorted(run_here(range(30), plain))
+    assert sorted(item for item, _, _ in made) == sorted(run_in_process(range(30), plain))
     actors = {process: given for _, process, given in made}
     assert sorted(actors.values()) == ([("0",), ("1",)] if gpus else [()])
 
 
 def test_nothing_to_do_starts_nothing():
-    assert list(run_ray([], [Stage("twice", twice)])) == []
+    assert list(run_ray([], [PipelineStage("twice", twice)])) == []
 
 
 def test_a_cluster_that_is_not_there_is_named():
     said = r"cannot be started or reached \(127\.0\.0\.1:1\)(.|\n)*\ncheck --cluster"
-    with pytest.raises(VideoError, match=said), RayHere(1, "127.0.0.1:1"):
+    with pytest.raises(VideoError, match=said), RaySession(1, "127.0.0.1:1"):
         pass

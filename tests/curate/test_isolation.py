@@ -6,12 +6,12 @@ import time
 import numpy as np
 import pytest
 
-from flashvsr.curate.isolation import Child, Poisoned
+from flashvsr.curate.isolation import WorkerCrashed, WorkerProcess
 
 
 @pytest.fixture(scope="module")
 def child():
-    one = Child()
+    one = WorkerProcess()
     yield one
     one.stop()
 
@@ -48,7 +48,7 @@ def test_arrays_come_back_whole(child):
     [(kill_myself, "crashed (signal 11)"), (make_a_mistake, "crashed (ValueError)"), (os.abort, "crashed (signal 6)")],
 )
 def test_a_crash_is_told_in_words_that_do_not_vary_and_the_next_call_works(child, function, words):
-    with pytest.raises(Poisoned) as error:
+    with pytest.raises(WorkerCrashed) as error:
         child.call(function, timeout=30)
     assert str(error.value) == words
     assert child.call(process_of, 3, timeout=30)[1] == 3
@@ -57,7 +57,7 @@ def test_a_crash_is_told_in_words_that_do_not_vary_and_the_next_call_works(child
 def test_a_call_without_end_is_stopped(child):
     before = child.call(process_of, 1, timeout=30)[0]
     start = time.monotonic()
-    with pytest.raises(Poisoned, match=r"no result within 0\.5 s"):
+    with pytest.raises(WorkerCrashed, match=r"no result within 0\.5 s"):
         child.call(sleep_for_long, timeout=0.5)
     assert time.monotonic() - start < 10
     with pytest.raises(ProcessLookupError):

@@ -90,7 +90,7 @@ def test_sources_that_cannot_be_used_are_named_and_the_rest_is_written(sources, 
     (sources / "broken.mp4").write_bytes(b"no video")
     lines = []
     make_shards(
-        [sources], tmp_path / "a", ShardRules(downscale={"photo.3.png": 8}, min_short_side=20), tell=lines.append
+        [sources], tmp_path / "a", ShardRules(downscale={"photo.3.png": 8}, min_short_side=20), on_progress=lines.append
     )
     left_out = [line for line in lines if line.startswith("left out")]
     assert len(left_out) == 3

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from flashvsr.evaluate import SUITES, FoundSuite, Results, Row, published, suite_csv, suite_table
+from flashvsr.evaluate import SUITES, ClipScores, FoundSuite, Results, published, suite_csv, suite_table
 from flashvsr.evaluate.comparison import estimates, gains
 
 ROWS = [
-    Row(clip, seed, method, {"psnr_y": value + seed, "psnr_rgb": value - 2 + seed})
+    ClipScores(clip, seed, method, {"psnr_y": value + seed, "psnr_rgb": value - 2 + seed})
     for clip, figures in {"000": (20.0, 21.0), "011": (30.0, 31.5), "015": (25.0, 26.0)}.items()
     for seed in (0, 1)
     for method, value in zip(("bicubic", "nano"), figures, strict=True)
@@ -80,7 +80,9 @@ def test_a_single_clip_has_no_interval():
 
 def test_an_infinite_figure_has_neither_interval_nor_gain():
     rows = [
-        Row(clip, 0, name, {"psnr_rgb": value}) for clip in "ab" for name, value in (("bicubic", 30.0), ("x", math.inf))
+        ClipScores(clip, 0, name, {"psnr_rgb": value})
+        for clip in "ab"
+        for name, value in (("bicubic", 30.0), ("x", math.inf))
     ]
     assert _lines(suite_table(Results(rows), ("psnr",), _found(), ""))["PSNR ↑"][2:] == ["30.00 ±0.00", "inf"]
 

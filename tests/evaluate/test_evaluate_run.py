@@ -8,15 +8,15 @@ from functools import partial
 import pytest
 import torch
 
-from flashvsr.evaluate import BASELINES, Clip, bicubic_lr, clip_seed, evaluate
+from flashvsr.evaluate import BASELINES, ReferenceClip, bicubic_lr, clip_seed, evaluate
 
 METRICS = ("psnr", "ssim")
 
 
-def _clip(name: str = "clip", frames: int = 2) -> Clip:
+def _clip(name: str = "clip", frames: int = 2) -> ReferenceClip:
     coarse = torch.rand(frames, 3, 8, 10, generator=torch.Generator().manual_seed(0))
     sharp = torch.nn.functional.interpolate(coarse, scale_factor=8, mode="bilinear")
-    return Clip(name, sharp.mul(255).to(torch.uint8))
+    return ReferenceClip(name, sharp.mul(255).to(torch.uint8))
 
 
 def test_every_method_sees_the_same_lr_and_is_told_its_seed():

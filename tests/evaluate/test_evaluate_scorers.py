@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from flashvsr.evaluate import BASELINES, Clip, ClipMeter, LowClip, evaluate, load_video_scorer, missing_metrics
+from flashvsr.evaluate import BASELINES, ClipMeter, LowClip, ReferenceClip, evaluate, load_video_scorer, missing_metrics
 from flashvsr.evaluate.metrics import GROUND_TRUTH
 from flashvsr.evaluate.scorers import frame_scorer, pair_scorer
 
@@ -143,7 +143,7 @@ def test_dover_is_what_the_given_function_says_of_whole_clips(tmp_path, monkeypa
     scorer = load_video_scorer("my_dover:score")
     assert missing_metrics(("dover",), scorer) == {}
     assert "--dover MODULE:FUNCTION" in missing_metrics(("dover",))["dover"]
-    results = evaluate([Clip("a", _frames(7, 3))], BASELINES, metrics=("dover",), dover=scorer)
+    results = evaluate([ReferenceClip("a", _frames(7, 3))], BASELINES, metrics=("dover",), dover=scorer)
     assert [row.method for row in results.rows] == ["bicubic", "lanczos", GROUND_TRUTH]
     assert all(row.figures == {"dover": 10.0} for row in results.rows)
 

@@ -9,15 +9,15 @@ import math
 
 import pytest
 
-from flashvsr.evaluate import Results, Row, clip_table, mean_figures, mean_table, to_csv, to_json
+from flashvsr.evaluate import ClipScores, Results, clip_table, mean_figures, mean_table, to_csv, to_json
 
 ROWS = [
-    Row("a", 0, "bicubic", {"psnr_y": 30.0, "psnr_rgb": 28.0, "warp_error": 1.0}),
-    Row("a", 0, "nano", {"psnr_y": 31.0, "psnr_rgb": math.inf, "warp_error": 0.5}),
-    Row("a", 0, "ground truth", {"warp_error": 0.75}),
-    Row("b", 0, "bicubic", {"psnr_y": 20.0, "psnr_rgb": 18.0}),
-    Row("b", 0, "nano", {"psnr_y": 22.0, "psnr_rgb": 19.0}),
-    Row("b", 0, "ground truth", {}),
+    ClipScores("a", 0, "bicubic", {"psnr_y": 30.0, "psnr_rgb": 28.0, "warp_error": 1.0}),
+    ClipScores("a", 0, "nano", {"psnr_y": 31.0, "psnr_rgb": math.inf, "warp_error": 0.5}),
+    ClipScores("a", 0, "ground truth", {"warp_error": 0.75}),
+    ClipScores("b", 0, "bicubic", {"psnr_y": 20.0, "psnr_rgb": 18.0}),
+    ClipScores("b", 0, "nano", {"psnr_y": 22.0, "psnr_rgb": 19.0}),
+    ClipScores("b", 0, "ground truth", {}),
 ]
 METRICS = ("psnr", "warping", "lpips")
 

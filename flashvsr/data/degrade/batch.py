@@ -11,10 +11,10 @@ from torch import Tensor
 from flashvsr.data.degrade.blur import BlurWalk, apply_blur
 from flashvsr.data.degrade.clip import to_bytes
 from flashvsr.data.degrade.codec import through_codec
-from flashvsr.data.degrade.draw import Choice, ClipDraw, StageDraw
+from flashvsr.data.degrade.draw import ClipDraw, PresetSampler, RoundDraw
 from flashvsr.data.degrade.jpeg import simulate_jpeg
 from flashvsr.data.degrade.resize import low_size, resize
-from flashvsr.data.degrade.settings import Blur, Stage
+from flashvsr.data.degrade.settings import Blur, DegradationRound
 
 
 class BatchDegradation:
@@ -43,15 +43,15 @@ class BatchDegradation:
         self,
         preset: str | dict[str, float] = "realbasicvsr",
         *,
-        first: Stage | None = None,
-        second: Stage | None = None,
+        first: DegradationRound | None = None,
+        second: DegradationRound | None = None,
         sinc: Blur | None = None,
         clean_fraction: float = 0.0,
         threads: int = 4,
     ) -> None:
         if threads < 1:
             raise ValueError(f"threads={threads}: expected at least 1")
-        self.choice = Choice(preset, first, second, sinc, clean_fraction)
+        self.presets = PresetSampler(preset, first, second, sinc, clean_fraction)
         self.threads = threads
 
     @torch.no_grad()
@@ -82,22 +82,22 @@ class BatchDegradation:
         frames = clip.float() if clip.dtype == torch.uint8 else (clip.float() + 1) * 127.5
         height, width = frames.shape[-2:]
         size = low_size(height, width)
-        recipe = self.choice.of(seed)
+        recipe = self.presets.sample(seed)
         if recipe is None:
             low = F.interpolate(frames, size, mode="bicubic", antialias=True, align_corners=False)
             return pool.submit(to_bytes(low).cpu)
         draw = ClipDraw(recipe, seed, height=height, width=width)
-        middle = _spoil(frames, draw.stages[0])
-        low = resize(_spoil(middle, draw.stages[1]), size, draw.final_method)
+        middle = _spoil(frames, draw.rounds[0])
+        low = resize(_spoil(middle, draw.rounds[1]), size, draw.final_method)
         done = to_bytes(_blur(low, draw.sinc)).cpu()
-        codec = draw.stages[0].codec
+        codec = draw.rounds[0].codec
         if not codec.active:
             return pool.submit(done.clone)
         bits = codec.bits * size[0] * size[1] / (middle.shape[-2] * middle.shape[-1])
         return pool.submit(_encoded, done, codec.codec, max(1, round(bits)))
 
 
-def _spoil(frames: Tensor, draw: StageDraw) -> Tensor:
+def _spoil(frames: Tensor, draw: RoundDraw) -> Tensor:
     """Blur, resize, noise and JPEG of one round: `[T, 3, H, W]` to whole numbers in 0..255 of another size."""
     frames = _blur(frames, draw.blur)
     if draw.resize.active:

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from flashvsr.data.degrade.random_walk import RandomWalk, pick
 from flashvsr.data.degrade.settings import KERNEL_KINDS, Blur
-from flashvsr.data.degrade.walk import Walk, pick
 
 
 def blur_kernel(
@@ -82,14 +82,14 @@ class BlurWalk:
         self.kind = pick(rng, settings.kernels)
         self.size = int(rng.choice(settings.sizes))
         omega = settings.omega or ((pi / 3 if self.size < 13 else pi / 5), pi)
-        self._sigma_x = Walk(rng, settings.sigma, settings.sigma_step)
-        self._sigma_y = Walk(rng, settings.sigma, settings.sigma_step)
-        self._angle = Walk(rng, (-pi, pi), settings.angle_step)
+        self._sigma_x = RandomWalk(rng, settings.sigma, settings.sigma_step)
+        self._sigma_y = RandomWalk(rng, settings.sigma, settings.sigma_step)
+        self._angle = RandomWalk(rng, (-pi, pi), settings.angle_step)
         plateau = self.kind.startswith("plateau")
         bounds = settings.beta_plateau if plateau else settings.beta_gaussian
         step = settings.beta_plateau_step if plateau else settings.beta_gaussian_step
-        self._beta = Walk(rng, bounds, step, start=_shape(rng, bounds))
-        self._omega = Walk(rng, omega, settings.omega_step)
+        self._beta = RandomWalk(rng, bounds, step, start=_shape(rng, bounds))
+        self._omega = RandomWalk(rng, omega, settings.omega_step)
 
     def __next__(self) -> Tensor:
         """The kernel of the next frame, `[size, size]`."""

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from flashvsr.data.degrade.blur import BlurWalk, apply_blur
 from flashvsr.data.degrade.codec import CodecDraw, through_codec
-from flashvsr.data.degrade.draw import Choice, ClipDraw, StageDraw
+from flashvsr.data.degrade.draw import ClipDraw, PresetSampler, RoundDraw
 from flashvsr.data.degrade.jpeg import encode_jpeg
 from flashvsr.data.degrade.resize import bicubic_quarter, low_size, resize
-from flashvsr.data.degrade.settings import Blur, Stage
+from flashvsr.data.degrade.settings import Blur, DegradationRound
 
 
 class Degradation:
@@ -35,7 +35,7 @@ class Degradation:
 
     Args:
         preset: ``"realbasicvsr"`` as published; ``"mild"`` for decent consumer video; or the probability of each.
-        first: Replaces the first round of the preset; what a `Stage` leaves out is the paper's first round.
+        first: Replaces the first round of the preset; what a `DegradationRound` leaves out is the paper's first round.
         second: Replaces the second round, likewise.
         sinc: Replaces the blur after the reduction.
         clean_fraction: Share of the clips, by their seed, that are only reduced with PIL's bicubic filter.
@@ -52,12 +52,12 @@ class Degradation:
         self,
         preset: str | dict[str, float] = "realbasicvsr",
         *,
-        first: Stage | None = None,
-        second: Stage | None = None,
+        first: DegradationRound | None = None,
+        second: DegradationRound | None = None,
         sinc: Blur | None = None,
         clean_fraction: float = 0.0,
     ) -> None:
-        self.choice = Choice(preset, first, second, sinc, clean_fraction)
+        self.presets = PresetSampler(preset, first, second, sinc, clean_fraction)
 
     def __call__(self, frames: Tensor, seed: int) -> Tensor:
         """Degrade a clip.
@@ -91,13 +91,13 @@ class Degradation:
         if start is None:
             return
         coming = chain([start], coming)
-        recipe = self.choice.of(seed)
+        recipe = self.presets.sample(seed)
         if recipe is None:
             yield from map(bicubic_quarter, coming)
             return
         height, width = start.shape[-2:]
         draw = ClipDraw(recipe, seed, height=height, width=width)
-        first, second = draw.stages
+        first, second = draw.rounds
         passed = _codec(_spoil(coming, first), first.codec)
         passed = _spoil(passed, second)
         size = low_size(height, width)
@@ -107,7 +107,7 @@ class Degradation:
             yield from _codec(_reduce(passed, size, draw.final_method, draw.sinc), second.codec)
 
 
-def _spoil(frames: Iterable[Tensor], draw: StageDraw) -> Iterator[Tensor]:
+def _spoil(frames: Iterable[Tensor], draw: RoundDraw) -> Iterator[Tensor]:
     """Blur, resize, noise and JPEG of one round, uint8 to uint8; the size may change from frame to frame."""
     generator = torch.Generator().manual_seed(draw.noise.seed)
     for frame in frames:

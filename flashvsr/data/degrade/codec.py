@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
+from flashvsr.data.degrade.random_walk import pick
 from flashvsr.data.degrade.settings import Codec
-from flashvsr.data.degrade.walk import pick
 from flashvsr.video.encode import x264_assembly
 
 # bilinear (2), full chroma interpolation in and out, accurate rounding, the same on every CPU

@@ -12,13 +12,13 @@ from flashvsr.data.degrade.jpeg import JpegWalk
 from flashvsr.data.degrade.noise import NoiseWalk
 from flashvsr.data.degrade.presets import PRESETS
 from flashvsr.data.degrade.resize import ResizeWalk
-from flashvsr.data.degrade.settings import RESIZE_METHODS, Blur, Recipe, Stage
+from flashvsr.data.degrade.settings import RESIZE_METHODS, Blur, DegradationRound, DegradationSettings
 
 
-class StageDraw:
+class RoundDraw:
     """The draws of one round; each operation has its own generator, so that none depends on how far another went."""
 
-    def __init__(self, settings: Stage, seed: int, number: int, *, pixels: int) -> None:
+    def __init__(self, settings: DegradationRound, seed: int, number: int, *, pixels: int) -> None:
         self.blur = BlurWalk(settings.blur, _rng(seed, number, 0))
         self.resize = ResizeWalk(settings.resize, _rng(seed, number, 1))
         self.noise = NoiseWalk(settings.noise, _rng(seed, number, 2))
@@ -36,11 +36,11 @@ class ClipDraw:
         codec_first: The second codec comes before that reduction; else after the sinc.
     """
 
-    def __init__(self, recipe: Recipe, seed: int, *, height: int, width: int) -> None:
+    def __init__(self, recipe: DegradationSettings, seed: int, *, height: int, width: int) -> None:
         pixels = height * width
-        self.stages = (
-            StageDraw(recipe.first, seed, 1, pixels=pixels),
-            StageDraw(recipe.second, seed, 2, pixels=pixels),
+        self.rounds = (
+            RoundDraw(recipe.first, seed, 1, pixels=pixels),
+            RoundDraw(recipe.second, seed, 2, pixels=pixels),
         )
         rng = _rng(seed, 3, 0)
         self.final_method = RESIZE_METHODS[int(rng.integers(len(RESIZE_METHODS)))]
@@ -48,7 +48,7 @@ class ClipDraw:
         self.sinc = BlurWalk(recipe.sinc, _rng(seed, 3, 1))
 
 
-class Choice:
+class PresetSampler:
     """Which degradation a clip gets, by its seed.
 
     Args:
@@ -63,8 +63,8 @@ class Choice:
     def __init__(
         self,
         preset: str | Mapping[str, float],
-        first: Stage | None,
-        second: Stage | None,
+        first: DegradationRound | None,
+        second: DegradationRound | None,
         sinc: Blur | None,
         clean_fraction: float,
     ) -> None:
@@ -78,11 +78,11 @@ class Choice:
             raise ValueError(f"clean_fraction={clean_fraction}: expected a number in [0, 1]")
         self._clean_fraction, self._chances = clean_fraction, tuple(chances.values())
         self._recipes = [
-            Recipe(first or found.first, second or found.second, sinc or found.sinc)
+            DegradationSettings(first or found.first, second or found.second, sinc or found.sinc)
             for found in map(PRESETS.__getitem__, chances)
         ]
 
-    def of(self, seed: int) -> Recipe | None:
+    def sample(self, seed: int) -> DegradationSettings | None:
         """The settings for the clip of this seed; None for a clean one."""
         rng = _rng(seed, 0, 0)
         if rng.random() < self._clean_fraction:

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from flashvsr.data.degrade.random_walk import RandomWalk
 from flashvsr.data.degrade.settings import Jpeg
-from flashvsr.data.degrade.walk import Walk
 
 _LUMA = """
 16 11 10 16 24 40 51 61  12 12 14 19 26 58 60 55  14 13 16 24 40 57 69 56  14 17 22 29 51 87 80 62
@@ -34,7 +34,7 @@ class JpegWalk:
 
     def __init__(self, settings: Jpeg, rng: np.random.Generator) -> None:
         self.active = bool(rng.random() < settings.probability)
-        self._quality = Walk(rng, settings.quality, settings.quality_step)
+        self._quality = RandomWalk(rng, settings.quality, settings.quality_step)
 
     def __next__(self) -> int:
         """Quality of the next frame, 1 to 100."""

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flashvsr.data.degrade.random_walk import RandomWalk
 from flashvsr.data.degrade.settings import Noise
-from flashvsr.data.degrade.walk import Walk
 
 
 class NoiseWalk:
@@ -26,9 +26,9 @@ class NoiseWalk:
         self.gray = bool(rng.random() < settings.gray)
         self.seed = int(rng.integers(1 << 62))
         if self.gaussian:
-            self._strength = Walk(rng, settings.gaussian_sigma, settings.gaussian_sigma_step)
+            self._strength = RandomWalk(rng, settings.gaussian_sigma, settings.gaussian_sigma_step)
         else:
-            self._strength = Walk(rng, settings.poisson_scale, settings.poisson_scale_step)
+            self._strength = RandomWalk(rng, settings.poisson_scale, settings.poisson_scale_step)
 
     def __next__(self) -> float:
         """Strength in the next frame: a standard deviation in steps of 8 bits, or a Poisson scale."""

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from flashvsr.data.degrade.random_walk import RandomWalk, pick
 from flashvsr.data.degrade.settings import RESIZE_METHODS, Resize
-from flashvsr.data.degrade.walk import Walk, pick
 
 SCALE = 4
 _SMALLEST = 8
@@ -30,7 +30,7 @@ class ResizeWalk:
         mode = pick(rng, dict(zip(("up", "down", "keep"), settings.modes, strict=True)))
         up, down = float(rng.uniform(1, high)), float(rng.uniform(low, 1))
         self.method = pick(rng, settings.methods)
-        self._factor = Walk(rng, settings.scale, settings.step, start={"up": up, "down": down, "keep": 1.0}[mode])
+        self._factor = RandomWalk(rng, settings.scale, settings.step, start={"up": up, "down": down, "keep": 1.0}[mode])
 
     def next_size(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of the next frame, even and at least 8, when it comes with these."""

@@ -159,7 +159,7 @@ class Codec:
 
 
 @dataclass(frozen=True)
-class Stage:
+class DegradationRound:
     """One round: blur, resize, noise, JPEG, codec, in this order. The defaults are the paper's first round."""
 
     blur: Blur = field(default_factory=Blur)
@@ -170,7 +170,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class DegradationSettings:
     """All settings of a degradation.
 
     Attributes:
@@ -179,8 +179,8 @@ class Recipe:
         sinc: The blur after that reduction.
     """
 
-    first: Stage
-    second: Stage
+    first: DegradationRound
+    second: DegradationRound
     sinc: Blur
 
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from flashvsr.data import Degradation
-from flashvsr.data.degrade import Blur, Codec, Jpeg, Noise, Resize, Stage
+from flashvsr.data.degrade import Blur, Codec, DegradationRound, Jpeg, Noise, Resize
 from flashvsr.data.degrade.resize import bicubic_quarter
 from flashvsr.video.example import ExampleSource
 
-NOTHING = Stage(
+NOTHING = DegradationRound(
     Blur(probability=0), Resize(probability=0), Noise(probability=0), Jpeg(probability=0), Codec(probability=0)
 )
 NO_BLUR = Blur(probability=0)
@@ -46,7 +46,7 @@ def test_global_random_state_is_left_alone(clip):
 
 @pytest.mark.parametrize("seed", range(6))
 def test_frames_that_follow_change_no_frame_without_a_codec(clip, seed):
-    stage = Stage(codec=Codec(probability=0))
+    stage = DegradationRound(codec=Codec(probability=0))
     degradation = Degradation(first=stage, second=stage)
     assert torch.equal(degradation(clip, seed)[:4], degradation(clip[:4], seed))
 
@@ -115,19 +115,21 @@ def test_the_seed_decides_the_same_draws_with_and_without_clean_clips(clip):
 def test_what_is_held_over_a_clip_makes_equal_frames_equal(clip):
     still = clip[:1].expand(6, -1, -1, -1)
     steps = Blur(sigma_step=0, angle_step=0, beta_gaussian_step=0, beta_plateau_step=0, omega_step=0)
-    stage = Stage(steps, Resize(step=0), Noise(probability=0), Jpeg(quality_step=0), Codec(probability=0))
+    stage = DegradationRound(steps, Resize(step=0), Noise(probability=0), Jpeg(quality_step=0), Codec(probability=0))
     sinc = Blur(kernels={"sinc": 1.0}, omega_step=0)
     for seed in range(5):
         low = Degradation(first=stage, second=stage, sinc=sinc)(still, seed)
         assert torch.equal(low, low[:1].expand_as(low))
-    drifting = Degradation(first=Stage(noise=Noise(probability=0), codec=Codec(probability=0)), second=NOTHING)
+    drifting = Degradation(
+        first=DegradationRound(noise=Noise(probability=0), codec=Codec(probability=0)), second=NOTHING
+    )
     low = drifting(still, 0)
     assert not torch.equal(low[0], low[5])
 
 
 def test_noise_is_new_in_every_frame(clip):
     noise = Noise(gaussian=1, gaussian_sigma=(20, 20))
-    stage = Stage(NO_BLUR, Resize(probability=0), noise, Jpeg(probability=0), Codec(probability=0))
+    stage = DegradationRound(NO_BLUR, Resize(probability=0), noise, Jpeg(probability=0), Codec(probability=0))
     low = Degradation(first=stage, second=NOTHING, sinc=NO_BLUR)(torch.full((2, 3, 96, 96), 128, dtype=torch.uint8), 1)
     one, other = (low.float() - 128).flatten(1)
     assert one.std() > 3

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from flashvsr.data import BatchDegradation, Degradation
-from flashvsr.data.degrade import Blur, Codec, Jpeg, Noise, Resize, Stage
+from flashvsr.data.degrade import Blur, Codec, DegradationRound, Jpeg, Noise, Resize
 from flashvsr.video.example import ExampleSource
 
 NO_BLUR, NO_RESIZE, NO_NOISE = Blur(probability=0), Resize(probability=0), Noise(probability=0)
 NO_JPEG, NO_CODEC = Jpeg(probability=0), Codec(probability=0)
-NOTHING = Stage(NO_BLUR, NO_RESIZE, NO_NOISE, NO_JPEG, NO_CODEC)
+NOTHING = DegradationRound(NO_BLUR, NO_RESIZE, NO_NOISE, NO_JPEG, NO_CODEC)
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +28,9 @@ def both(clip, seed, **settings):
 @pytest.mark.parametrize(
     "stage",
     [
-        Stage(Blur(), NO_RESIZE, NO_NOISE, NO_JPEG, NO_CODEC),
-        Stage(NO_BLUR, Resize(step=0), NO_NOISE, NO_JPEG, NO_CODEC),
-        Stage(Blur(), Resize(step=0), NO_NOISE, NO_JPEG, NO_CODEC),
+        DegradationRound(Blur(), NO_RESIZE, NO_NOISE, NO_JPEG, NO_CODEC),
+        DegradationRound(NO_BLUR, Resize(step=0), NO_NOISE, NO_JPEG, NO_CODEC),
+        DegradationRound(Blur(), Resize(step=0), NO_NOISE, NO_JPEG, NO_CODEC),
     ],
     ids=["blur", "resize", "both"],
 )
@@ -41,7 +41,9 @@ def test_blur_and_resize_are_those_of_the_worker_version(clip, seed, stage):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_jpeg_is_close_to_that_of_the_worker_version(clip, seed):
-    one, other = both(clip, seed, first=Stage(NO_BLUR, NO_RESIZE, NO_NOISE, Jpeg(), NO_CODEC), second=NOTHING)
+    one, other = both(
+        clip, seed, first=DegradationRound(NO_BLUR, NO_RESIZE, NO_NOISE, Jpeg(), NO_CODEC), second=NOTHING
+    )
     assert (one - other).abs().mean() < 0.5
 
 
@@ -49,7 +51,7 @@ def test_jpeg_is_close_to_that_of_the_worker_version(clip, seed):
 def test_noise_has_the_strength_of_the_worker_version(gaussian):
     flat = torch.full((4, 3, 96, 96), 128, dtype=torch.uint8)
     noise = Noise(gaussian=gaussian, gaussian_sigma=(10, 30), poisson_scale=(2, 3))
-    stage = Stage(NO_BLUR, NO_RESIZE, noise, NO_JPEG, NO_CODEC)
+    stage = DegradationRound(NO_BLUR, NO_RESIZE, noise, NO_JPEG, NO_CODEC)
     for seed in range(3):
         one, other = both(flat, seed, first=stage, second=NOTHING, sinc=NO_BLUR)
         assert abs(float(one.std() / other.std()) - 1) < 0.1
@@ -71,7 +73,7 @@ def test_a_sample_does_not_depend_on_its_batch(clip):
 def test_floats_in_minus_one_to_one_are_the_same_pictures(clip):
     hr = clip.transpose(0, 1)[None]
     seeds = torch.tensor([1])
-    degradation = BatchDegradation(first=Stage(noise=NO_NOISE), second=NOTHING)
+    degradation = BatchDegradation(first=DegradationRound(noise=NO_NOISE), second=NOTHING)
     difference = degradation(hr, seeds).float() - degradation(hr.float() / 127.5 - 1, seeds).float()
     assert difference.abs().mean() < 0.1
 
@@ -87,7 +89,7 @@ def test_the_codec_comes_last_and_fewer_bits_lose_more(clip, frames):
     plain = BatchDegradation(first=NOTHING, second=NOTHING)(hr, torch.tensor([0])).float()
     errors = []
     for bits in (3e6, 1e5, 2e4):
-        stage = Stage(NO_BLUR, NO_RESIZE, NO_NOISE, NO_JPEG, Codec(bits=(bits, bits)))
+        stage = DegradationRound(NO_BLUR, NO_RESIZE, NO_NOISE, NO_JPEG, Codec(bits=(bits, bits)))
         low = BatchDegradation(first=stage, second=NOTHING)(hr, torch.tensor([0]))
         errors.append(float((low - plain).abs().mean()))
     assert errors[0] < errors[1] < errors[2]
@@ -102,7 +104,7 @@ def test_bad_arguments_are_refused(clip):
 
 @pytest.mark.gpu
 def test_a_gpu_gives_what_the_cpu_gives_where_nothing_is_drawn_on_it(clip):
-    stage = Stage(noise=NO_NOISE, codec=NO_CODEC)
+    stage = DegradationRound(noise=NO_NOISE, codec=NO_CODEC)
     degradation = BatchDegradation(first=stage, second=NOTHING)
     hr, seeds = clip.transpose(0, 1)[None], torch.tensor([3])
     difference = degradation(hr.cuda(), seeds).cpu().float() - degradation(hr, seeds).float()

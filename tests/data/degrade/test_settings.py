@@ -1,12 +1,12 @@
 import pytest
 
 from flashvsr.data.degrade.presets import MILD, REALBASICVSR
-from flashvsr.data.degrade.settings import Blur, Codec, Jpeg, Noise, Resize, Stage
+from flashvsr.data.degrade.settings import Blur, Codec, DegradationRound, Jpeg, Noise, Resize
 
 
 def test_the_defaults_are_the_published_ones():
     first, second = REALBASICVSR.first, REALBASICVSR.second
-    assert first == Stage()
+    assert first == DegradationRound()
     assert first.blur.sizes == second.blur.sizes == (7, 9, 11, 13, 15, 17, 19, 21)
     assert (first.blur.sigma, second.blur.sigma) == ((0.2, 3.0), (0.2, 1.5))
     assert (first.blur.probability, second.blur.probability, REALBASICVSR.sinc.probability) == (1.0, 0.8, 0.8)

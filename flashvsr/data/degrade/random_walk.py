@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 
-class Walk:
+class RandomWalk:
     """A number that is uniform in its range at first and then takes a small uniform step per frame, inside the range.
 
     Args:
