@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import av
 from torch import Tensor
 
+from flashvsr.video.matroska import SEGMENT, TRACK, TRACKS, VIDEO, elements, inside
+
 UNALIGNED = 1
 """AV_CODEC_FLAG_UNALIGNED: decoders cut off hidden columns on the left exactly, not only down to a round address."""
 
-_TRACKS = (0x18538067, 0x1654AE6B, 0xAE, 0xE0)  # Segment, Tracks, TrackEntry, Video
-_EDGES = {0x54BB: "top", 0x54AA: "bottom", 0x54CC: "left", 0x54DD: "right"}
+_EDGES = {b"\x54\xbb": "top", b"\x54\xaa": "bottom", b"\x54\xcc": "left", b"\x54\xdd": "right"}
 
 
 class Crop(NamedTuple):
@@ -57,32 +57,5 @@ def container_crop(stream: Any) -> Crop:
             written = header.getvalue()
     except (av.FFmpegError, ValueError):  # a codec that Matroska does not take; raw streams have no container either
         return NO_CROP
-    return Crop(**{_EDGES[name]: int.from_bytes(value) for name, value in _video(written) if name in _EDGES})
-
-
-def _video(header: bytes) -> Iterator[tuple[int, bytes]]:
-    """Settings of the picture in a Matroska header.
-
-    Reference:
-        RFC 8794, Extensible Binary Meta Language; RFC 9559, Matroska, section 5.1.4.
-    """
-    inside = header
-    for wanted in _TRACKS:
-        inside = next((content for name, content in _elements(inside) if name == wanted), b"")
-    return _elements(inside)
-
-
-def _elements(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Each element of EBML: its identifier and content."""
-    at = 0
-    while at < len(data):
-        length = 9 - data[at].bit_length()
-        name = int.from_bytes(data[at : at + length])
-        at += length
-        length = 9 - data[at].bit_length()
-        size = int.from_bytes(data[at : at + length]) & ((1 << 7 * length) - 1)
-        at += length
-        unknown = size == (1 << 7 * length) - 1  # up to the end
-        content = data[at:] if unknown else data[at : at + size]
-        at += len(content)
-        yield name, content
+    video = inside(written, SEGMENT, TRACKS, TRACK, VIDEO)
+    return Crop(**{_EDGES[one.name]: int.from_bytes(one.content) for one in elements(video) if one.name in _EDGES})

@@ -14,6 +14,7 @@ import av
 from torch import Tensor
 
 from flashvsr.video.info import VideoError, VideoInfo, plain_errors
+from flashvsr.video.pixel_shape import PixelShape
 from flashvsr.video.pixels import FromRGB, resolve_colors, tag
 from flashvsr.video.tags import Tags
 from flashvsr.video.timing import Ticks
@@ -126,6 +127,7 @@ class ContainerSink:
             lead = Fraction(0) if self._tracks is None else self._tracks.lead
             self._lead = round(lead / self._time_base)
             self.warnings += [] if self._tracks is None else self._tracks.warnings
+            self._shape = PixelShape(self._container, self._stream, info.pixel_aspect)
             with plain_errors(
                 f"{codec} cannot encode {size[0]}x{size[1]} into {format}", "try another --codec or --format"
             ):
@@ -151,6 +153,7 @@ class ContainerSink:
             self._container.close()
         self.warnings += self._ticks.warnings(self._container.format.name)
         self.warnings += self._tags.lost(self._path, self._container.format.name)
+        self.warnings += self._shape.finish(self._path)
 
     def abort(self) -> None:
         """Close and delete."""
@@ -182,7 +185,6 @@ class ContainerSink:
         stream.pix_fmt = self._pick_pixels(codec, size, info)
         context = stream.codec_context
         context.time_base = self._time_base
-        context.sample_aspect_ratio = info.pixel_aspect
         context.thread_type = "AUTO"
         if codec == "libx265" and format in _MP4_LIKE:
             context.codec_tag = "hvc1"  # what Apple players ask for

@@ -15,6 +15,7 @@ from av.bitstream import BitStreamFilterContext
 from flashvsr.video.demux import FileSource
 from flashvsr.video.encode import discard, keeps_times, open_output, pick_format
 from flashvsr.video.info import VideoError, plain_errors
+from flashvsr.video.pixel_shape import PixelShape
 from flashvsr.video.pixels import resolve_colors, tag
 from flashvsr.video.timing import Ticks
 from flashvsr.video.tracks import TrackCopier
@@ -59,7 +60,6 @@ def join_segments(
     try:
         with plain_errors(f"cannot write {target}", "check the disk and the folder"):
             warnings = _write(output, plan, segments, reader)
-            output.close()
         if reader is not None:
             warnings += reader.tracks.tags.lost(Path(target), container)
     except BaseException:
@@ -138,6 +138,8 @@ def _write(output: Any, plan: _Plan, segments: Sequence[Path], reader: FileSourc
                 tag(stream.codec_context, resolve_colors(reader.info.colors, reader.info.width, reader.info.height))
             packets = reader.packets()
             tracks = TrackCopier(output, reader.tracks, lambda: next(packets, None))
+        aspect = reader.info.pixel_aspect if reader is not None else Fraction(template.sample_aspect_ratio or 1)
+        shape = PixelShape(output, stream, aspect)
         output.start_encoding()
     lead = 0 if tracks is None else round(tracks.lead / plan.time_base)
     for found, pts, dts, duration in _timed(plan, segments):
@@ -151,7 +153,8 @@ def _write(output: Any, plan: _Plan, segments: Sequence[Path], reader: FileSourc
     if tracks is not None:
         tracks.advance(None)
         warnings += tracks.warnings
-    return warnings
+    output.close()
+    return warnings + shape.finish(Path(output.name))
 
 
 def _timed(plan: _Plan, segments: Sequence[Path]) -> Iterator[tuple[Any, int, int, int]]:
