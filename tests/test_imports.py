@@ -95,6 +95,21 @@ def test_importing_flashvsr_loads_nothing_of_weight_and_prints_nothing():
     assert _run(code).strip() == "[]"
 
 
+@pytest.mark.slow  # every module with all its dependencies
+def test_every_module_imports_without_what_only_posix_systems_have():
+    blocked = ("fcntl", "pwd", "grp", "resource", "termios")
+    code = f"""
+import importlib, os, pkgutil, sys, torch, flashvsr
+if hasattr(os, "sched_getaffinity"):
+    del os.sched_getaffinity
+sys.modules |= dict.fromkeys({blocked!r})
+for module in pkgutil.walk_packages(flashvsr.__path__, "flashvsr."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+"""
+    assert "Error" not in _run(code)
+
+
 def test_public_names_resolve():
     for name in flashvsr.__all__:
         assert getattr(flashvsr, name) is not None

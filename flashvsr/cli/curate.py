@@ -28,11 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Curate; the exit status is 1 for an error, among them that nothing was kept."""
-    from flashvsr.video import VideoError
+    from flashvsr.curate.errors import CurateError
 
     try:
         return _curate(args)
-    except (VideoError, OSError) as error:
+    except (CurateError, OSError) as error:
         print(f"flashvsr: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -53,7 +53,7 @@ def _curate(args: argparse.Namespace) -> int:
     from flashvsr.curate.rules import read_rules
     from flashvsr.curate.sources import read_licences
 
-    workers = args.workers if args.workers is not None else len(os.sched_getaffinity(0))
+    workers = args.workers if args.workers is not None else _cores()
     try:
         made = curate(
             args.sources,
@@ -74,3 +74,8 @@ def _curate(args: argparse.Namespace) -> int:
     size = sum((made.out / shard).stat().st_size for shard in made.shards) / 2**20
     print(f"{len(made.shards)} shards, {size:.1f} MiB in {made.out}")
     return 0
+
+
+def _cores() -> int:
+    """Cores that this process may use; all of them where the system does not tell."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

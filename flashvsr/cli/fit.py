@@ -13,13 +13,13 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from flashvsr.cli.recipe_arguments import with_files
 from flashvsr.cli.recipe_checks import Started, check_run, try_optimizers
 from flashvsr.cli.recipe_errors import shorten
+from flashvsr.data.shards import ShardError
 from flashvsr.models.lit import ExportModelFolder
-from flashvsr.video import VideoError
 
 KEYWORDS = ("last", "best")
 """Values of ``--ckpt_path`` that are not paths."""
 
-REFUSALS = (OSError, ValueError, ImportError, RuntimeError, MisconfigurationException, VideoError)
+REFUSALS = (OSError, ValueError, ImportError, RuntimeError, MisconfigurationException, ShardError)
 """What parts of a recipe raise before the first batch: a missing file, a wrong argument, weights that do not fit."""
 
 

@@ -45,11 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Make or show; the exit status is 1 for an error and for broken samples."""
-    from flashvsr.video import VideoError
+    from flashvsr.data.shards import ShardError
 
     try:
         return _make(args) if args.action == "make" else _show(args)
-    except (VideoError, OSError, ValueError) as error:
+    except (ShardError, OSError, ValueError) as error:
         print(f"flashvsr: {error}", file=sys.stderr)
         return 1
 

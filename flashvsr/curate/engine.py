@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from flashvsr.video.info import VideoError
+from flashvsr.curate.errors import CurateError
 
 _BLOCKS = 20_000  # tasks that a stage is cut into, at most
 _PATIENCE = 10  # seconds for a cluster to answer
@@ -123,7 +123,7 @@ class RaySession:
             it is, and left running.
 
     Raises:
-        VideoError: If Ray is not installed, or the cluster cannot be reached.
+        CurateError: If Ray is not installed, or the cluster cannot be reached.
     """
 
     def __init__(self, workers: int, address: str | None) -> None:
@@ -137,7 +137,7 @@ class RaySession:
             ray = import_module("ray")
             import_module("ray.data")
         except ImportError as error:
-            raise VideoError(
+            raise CurateError(
                 f"curating with workers needs Ray Data: {error}\npip install 'flashvsr[curate]', or use --workers 0"
             ) from error
         if ray.is_initialized():
@@ -154,7 +154,7 @@ class RaySession:
             ray.init(**options)
         except (OSError, RuntimeError) as error:
             where = self._address or "here"
-            raise VideoError(f"Ray cannot be started or reached ({where}): {error}\ncheck --cluster") from error
+            raise CurateError(f"Ray cannot be started or reached ({where}): {error}\ncheck --cluster") from error
         self._ours = True
 
     def __exit__(self, *problem: object) -> None:

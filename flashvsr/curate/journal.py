@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from flashvsr.curate.errors import CurateError
 from flashvsr.curate.records import REPORT, THUMBNAILS, write_text
 from flashvsr.curate.rows import Row
 from flashvsr.curate.rules import CurateRules
-from flashvsr.video.info import VideoError
 
 _FOLDER = "journal"
 
@@ -29,7 +28,7 @@ class CurateJournal:
         resume: Go on with a run that was stopped; without one, begin.
 
     Raises:
-        VideoError: If ``out`` is not empty and ``resume`` is not asked for or not possible, if another run works
+        CurateError: If ``out`` is not empty and ``resume`` is not asked for or not possible, if another run works
             there, or if the run to go on with had another recipe or seed.
     """
 
@@ -80,28 +79,30 @@ class CurateJournal:
     def _check(self, rules: CurateRules, seed: int, resume: bool) -> None:
         out = self.out
         if out.exists() and not out.is_dir():
-            raise VideoError(f"{out} is a file\nname a new folder")
+            raise CurateError(f"{out} is a file\nname a new folder")
         if not out.exists() or not any(out.iterdir()):
             return
         if not resume:
-            raise VideoError(f"{out} is not empty\nuse --resume to go on with the run in it, or name a new folder")
+            raise CurateError(f"{out} is not empty\nuse --resume to go on with the run in it, or name a new folder")
         said = out / _FOLDER / "run.json"
         if not said.is_file():
             if (out / _FOLDER).is_dir():
                 return  # stopped before it said anything
-            raise VideoError(f"{out} holds no run to go on with\nname a new folder")
+            raise CurateError(f"{out} holds no run to go on with\nname a new folder")
         before, now = json.loads(said.read_text()), json.loads(json.dumps(_identity(rules, seed)))
         changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
         if changed:
-            raise VideoError(f"the run in {out} had another {', '.join(changed)}\nset it back, or name a new folder")
+            raise CurateError(f"the run in {out} had another {', '.join(changed)}\nset it back, or name a new folder")
 
     def _take_lock(self) -> IO[Any]:
+        import fcntl  # not on Windows, where `curate` refuses to run
+
         lock = (self.out / _FOLDER / "lock").open("w")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             lock.close()
-            raise VideoError(f"another run works in {self.out}\nwait for it, or name a new folder") from error
+            raise CurateError(f"another run works in {self.out}\nwait for it, or name a new folder") from error
         return lock
 
 

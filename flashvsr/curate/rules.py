@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from flashvsr.video.info import VideoError
+from flashvsr.curate.errors import CurateError
 
 UNITS = {
     "short_side": "pixels",
@@ -105,20 +105,22 @@ class CurateRules:
     def __post_init__(self) -> None:
         for name, allowed in (*((scorer, SCORERS) for scorer in self.scorers), (self.flow, FLOWS)):
             if name not in allowed:
-                raise VideoError(f"recipe {self.name}: unknown {name!r}\nexpected of {', '.join(allowed)}")
+                raise CurateError(f"recipe {self.name}: unknown {name!r}\nexpected of {', '.join(allowed)}")
         for score, limit in self.thresholds.items():
             if score not in UNITS:
-                raise VideoError(f"recipe {self.name}: unknown score {score!r}\nexpected of {', '.join(UNITS)}")
+                raise CurateError(f"recipe {self.name}: unknown score {score!r}\nexpected of {', '.join(UNITS)}")
             if score in SCORERS and score not in self.scorers and limit != Limit():
-                raise VideoError(f"recipe {self.name}: a limit on {score}, which `scorers` does not list\nadd it there")
+                raise CurateError(
+                    f"recipe {self.name}: a limit on {score}, which `scorers` does not list\nadd it there"
+                )
         positive = {
             name: getattr(self, name) for name in ("segment_seconds", "clip_seconds", "shard_samples", "frames")
         }
         for name, value in positive.items():
             if value <= 0:
-                raise VideoError(f"recipe {self.name}: {name}={value}\nexpected more than 0")
+                raise CurateError(f"recipe {self.name}: {name}={value}\nexpected more than 0")
         if not 0 <= self.val_fraction < 1:
-            raise VideoError(f"recipe {self.name}: val_fraction={self.val_fraction}\nexpected a share in [0, 1)")
+            raise CurateError(f"recipe {self.name}: val_fraction={self.val_fraction}\nexpected a share in [0, 1)")
 
     def why_not(self, score: str, value: float) -> str | None:
         """A few words when a value lies outside the limits of a score, else None."""
@@ -143,21 +145,21 @@ def read_rules(path: str | Path) -> CurateRules:
             ``{min, max, unit}``. The unit is written beside each number and must be the one of `UNITS`.
 
     Raises:
-        VideoError: For a missing file, unknown keys, scores or units, and values that make no sense.
+        CurateError: For a missing file, unknown keys, scores or units, and values that make no sense.
     """
     path = Path(path)
     if not path.is_file():
-        raise VideoError(
+        raise CurateError(
             f"{path}: no such recipe\nexpected a YAML file such as `flashvsr recipes show curate/small` prints"
         )
     try:
         said = yaml.safe_load(path.read_text()) or {}
     except yaml.YAMLError as error:
-        raise VideoError(f"{path} is no YAML: {str(error).splitlines()[0]}\ncorrect it there") from error
+        raise CurateError(f"{path} is no YAML: {str(error).splitlines()[0]}\ncorrect it there") from error
     known = {one.name for one in fields(CurateRules)} - {"name"}
     if not isinstance(said, dict) or not said.keys() <= known:
         unknown = sorted(said.keys() - known) if isinstance(said, dict) else said
-        raise VideoError(f"{path}: unknown {unknown}\nexpected of {', '.join(sorted(known))}")
+        raise CurateError(f"{path}: unknown {unknown}\nexpected of {', '.join(sorted(known))}")
     if "thresholds" in said:
         said["thresholds"] = {score: _limit(path, score, entry) for score, entry in said["thresholds"].items()}
     if "scorers" in said:
@@ -167,7 +169,7 @@ def read_rules(path: str | Path) -> CurateRules:
 
 def _limit(path: Path, score: str, entry: Any) -> Limit:
     if not isinstance(entry, dict) or not {"unit"} <= entry.keys() <= {"min", "max", "unit"}:
-        raise VideoError(f"{path}: {score}: {entry}\nexpected {{min: NUMBER, max: NUMBER, unit: {UNITS.get(score)}}}")
+        raise CurateError(f"{path}: {score}: {entry}\nexpected {{min: NUMBER, max: NUMBER, unit: {UNITS.get(score)}}}")
     if score in UNITS and entry["unit"] != UNITS[score]:
-        raise VideoError(f"{path}: {score} is measured in {UNITS[score]!r}, not {entry['unit']!r}\nconvert the limits")
+        raise CurateError(f"{path}: {score} is measured in {UNITS[score]!r}, not {entry['unit']!r}\nconvert the limits")
     return Limit(entry.get("min"), entry.get("max"))

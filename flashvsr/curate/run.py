@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -13,6 +14,7 @@ from typing import Any
 
 from flashvsr.curate.duplicates import mark_duplicates
 from flashvsr.curate.engine import PipelineStage, RaySession, run_in_process, run_ray
+from flashvsr.curate.errors import CurateError
 from flashvsr.curate.isolation import WorkerCrashed, call_isolated
 from flashvsr.curate.journal import CurateJournal
 from flashvsr.curate.measure import measure
@@ -32,9 +34,9 @@ from flashvsr.curate.scenes import cut
 from flashvsr.curate.scorers import Scorers
 from flashvsr.curate.sources import find_sources
 from flashvsr.curate.write import write_shard
-from flashvsr.video.info import VideoError
 
 MANIFEST = "manifest.jsonl"
+PLATFORM = sys.platform
 
 
 @dataclass(frozen=True)
@@ -87,11 +89,13 @@ def curate(
         What was made.
 
     Raises:
-        VideoError: If ``out`` cannot be used, ``workers`` is negative, scorers are missing, or nothing is kept; the
-            message then shows the funnel.
+        CurateError: If ``out`` cannot be used, ``workers`` is negative, scorers are missing, the system is Windows, or
+            nothing is kept; the message then shows the funnel.
     """
+    if PLATFORM == "win32":
+        raise CurateError("curation runs on Linux and macOS only: its workers inherit open pipes\nuse WSL on Windows")
     if workers < 0:
-        raise VideoError(f"workers={workers}\nexpected a number of processes, or 0 for this one")
+        raise CurateError(f"workers={workers}\nexpected a number of processes, or 0 for this one")
     rules, out = rules or CurateRules(), Path(out)
     found, lines = find_sources(sources)
     for line in lines:
@@ -114,7 +118,7 @@ def curate(
         write_results(out, rows, clips, entries, steps, rules, journal)
         if not any(entry["samples"] for entry in entries):
             why = f"{show_funnel(steps)}\nthe commonest reasons:\n{show_reasons(rows)}"
-            raise VideoError(f"nothing is kept of {len(found)} sources\n{why}")
+            raise CurateError(f"nothing is kept of {len(found)} sources\n{why}")
         write_manifest(out / MANIFEST, entries)
     finally:
         journal.close()

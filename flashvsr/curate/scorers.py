@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from flashvsr.curate.errors import CurateError
 from flashvsr.curate.motion import motion_of_flow
 from flashvsr.curate.rows import Row
 from flashvsr.curate.rules import CurateRules
-from flashvsr.video.info import VideoError
 
 PYIQA_NAMES = {"aesthetic": "laion_aes", "musiq": "musiq"}
 _FLOW_SIDE = 360  # pixels: short side that RAFT sees
@@ -30,7 +30,7 @@ class Scorers:
         rules: The recipe.
 
     Raises:
-        VideoError: If a package or weights cannot be had; says how to get them or do without.
+        CurateError: If a package or weights cannot be had; says how to get them or do without.
     """
 
     def __init__(self, rules: CurateRules) -> None:
@@ -101,11 +101,11 @@ def _pyiqa(name: str, device: torch.device) -> Callable[[Tensor], Tensor]:
     try:
         pyiqa = import_module("pyiqa")
     except ImportError as error:
-        raise VideoError(f"the scorer {name} needs pyiqa: {error}\npip install 'flashvsr[iqa]', {instead}") from error
+        raise CurateError(f"the scorer {name} needs pyiqa: {error}\npip install 'flashvsr[iqa]', {instead}") from error
     try:
         return pyiqa.create_metric(PYIQA_NAMES[name], device=device)
     except (OSError, URLError, RuntimeError) as error:
-        raise VideoError(
+        raise CurateError(
             f"the weights of the scorer {name} cannot be had: {str(error).splitlines()[0]}\n"
             f"let this machine reach huggingface.co once, {instead}"
         ) from error
@@ -118,7 +118,7 @@ def _raft(device: torch.device) -> Callable[[Tensor, Tensor], list[Tensor]]:
         return raft_large(weights=Raft_Large_Weights.DEFAULT).eval().to(device)
     except (OSError, URLError, RuntimeError) as error:
         folder = torch.hub.get_dir()
-        raise VideoError(
+        raise CurateError(
             f"the weights of RAFT cannot be had: {str(error).splitlines()[0]}\n"
             f"put {Raft_Large_Weights.DEFAULT.url} into {folder}/checkpoints, or set `flow: dis`, which needs none"
         ) from error

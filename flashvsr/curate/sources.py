@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from flashvsr.curate.errors import CurateError
 from flashvsr.curate.rows import Row
 from flashvsr.data.shard_writer import IMAGE_SUFFIXES, VIDEO_SUFFIXES
-from flashvsr.video.info import VideoError
 
 PHOTO_ENDINGS = (*IMAGE_SUFFIXES, ".tif", ".tiff", ".bmp")
 _VIDEO_ENDINGS = (*VIDEO_SUFFIXES, ".mpg", ".mpeg", ".m2ts", ".mts", ".wmv", ".flv", ".3gp", ".ogv", ".y4m", ".nut")
@@ -27,19 +27,19 @@ def find_sources(sources: Sequence[str | Path]) -> tuple[list[Row], list[str]]:
         about what was passed over.
 
     Raises:
-        VideoError: If a source does not exist, there are no files, or two would have one name.
+        CurateError: If a source does not exist, there are no files, or two would have one name.
     """
     found: dict[str, Path] = {}
     others: Counter[str] = Counter()
     for source in map(Path, sources):
         if not source.exists():
-            raise VideoError(f"{source}: no such file or folder")
+            raise CurateError(f"{source}: no such file or folder")
         prefix = f"{source.resolve().name}/" if len(sources) > 1 and (source.is_dir() or _is_list(source)) else ""
         for path, name in _files(source, others):
             if found.setdefault(prefix + name, path) != path:
-                raise VideoError(f"{path} and {found[prefix + name]} would both be called {prefix + name}\nrename one")
+                raise CurateError(f"{path} and {found[prefix + name]} would both be called {prefix + name}\nrename one")
     if not found:
-        raise VideoError(f"no videos or pictures in {', '.join(map(str, sources))}\nexpected .mp4, .mkv, .jpg, ...")
+        raise CurateError(f"no videos or pictures in {', '.join(map(str, sources))}\nexpected .mp4, .mkv, .jpg, ...")
     lines = []
     if others:
         endings = ", ".join(f"{count} {ending or 'without'}" for ending, count in sorted(others.items()))
@@ -67,7 +67,7 @@ def _files(source: Path, others: Counter[str]) -> list[tuple[Path, str]]:
     paths = [Path(line) for line in lines if line and not line.startswith("#")]
     missing = [path for path in paths if not (source.parent / path).exists()]
     if missing:
-        raise VideoError(f"{source} names {missing[0]}, which does not exist ({len(missing)} such)\ncorrect the list")
+        raise CurateError(f"{source} names {missing[0]}, which does not exist ({len(missing)} such)\ncorrect the list")
     return [(source.parent / path, path.name if path.is_absolute() else path.as_posix()) for path in paths]
 
 
@@ -79,12 +79,12 @@ def read_licences(path: str | Path) -> dict[str, str]:
             and ``licence`` or ``license``. A name is the one in the records, or its last part.
 
     Raises:
-        VideoError: If the file is missing or a line has no licence.
+        CurateError: If the file is missing or a line has no licence.
     """
     try:
         lines = [line.split("\t") for line in Path(path).read_text().splitlines() if line.strip()]
     except OSError as error:
-        raise VideoError(f"cannot read {path}: {error.strerror}\nexpected a table of name, tab, licence") from error
+        raise CurateError(f"cannot read {path}: {error.strerror}\nexpected a table of name, tab, licence") from error
     header = [cell.strip().lower() for cell in lines[0]] if lines else []
     name, licence = 0, 1
     if {"licence", "license"} & set(header):
@@ -94,6 +94,6 @@ def read_licences(path: str | Path) -> dict[str, str]:
     licences: dict[str, str] = {}
     for cells in lines:
         if len(cells) <= max(name, licence):
-            raise VideoError(f"{path}: {cells[0]!r} has no licence\nexpected name, tab, licence")
+            raise CurateError(f"{path}: {cells[0]!r} has no licence\nexpected name, tab, licence")
         licences[cells[name].strip()] = cells[licence].strip()
     return {full.rpartition("/")[2]: one for full, one in licences.items()} | licences

@@ -16,8 +16,7 @@ from flashvsr.data.echo import EchoBuffer, EchoLoader
 from flashvsr.data.samples import ClipDataset
 from flashvsr.data.sampling import EpochPlan, validation_plans
 from flashvsr.data.settings import EpochOptions, LoaderOptions, PhotoOptions, ValidationOptions, rows_and_columns
-from flashvsr.data.shards import Entry, ShardIndex, usable
-from flashvsr.video.info import VideoError
+from flashvsr.data.shards import Entry, ShardError, ShardIndex, usable
 
 _WORKER_DEGRADES = "exactly one of degradation (in the workers) and device_degradation (on the device) is needed"
 
@@ -56,7 +55,7 @@ class ShardDataModule(L.LightningDataModule):
 
     Raises:
         ValueError: For sizes that cannot be, and unless exactly one degradation is given.
-        VideoError: On setup, when shards are missing or hold no sample that can be used.
+        ShardError: On setup, when shards are missing or hold no sample that can be used.
     """
 
     def __init__(
@@ -107,7 +106,7 @@ class ShardDataModule(L.LightningDataModule):
         if fraction is None:
             fraction = len(photos) / (len(videos) + len(photos))
         if (fraction < 1 and not videos) or ((fraction > 0 or self._photos.images_per_batch) and not photos):
-            raise VideoError(
+            raise ShardError(
                 f"photos: fraction={fraction:g} and images_per_batch={self._photos.images_per_batch} ask for what the"
                 f" shards lack: they hold {len(videos)} videos and {len(photos)} photographs"
             )
@@ -185,7 +184,7 @@ class ShardDataModule(L.LightningDataModule):
         for line in (*index.problems, *lines):
             warnings.warn(line, stacklevel=2)
         if not videos and not photos:
-            raise VideoError(f"no usable samples in {shards}\n{(index.problems + lines + ['they are empty'])[0]}")
+            raise ShardError(f"no usable samples in {shards}\n{(index.problems + lines + ['they are empty'])[0]}")
         return index, videos, photos
 
     def _split(self, name: str) -> tuple[ShardIndex, list[Entry], list[Entry]]:

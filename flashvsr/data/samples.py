@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from flashvsr.data.camera_motion import CameraMotion, animate
 from flashvsr.data.clips import PhotoCache, decode_clip, reflect_in_time
 from flashvsr.data.sampling import BatchPlan, Draw, derive_seed
-from flashvsr.data.shards import Entry, ShardIndex
+from flashvsr.data.shards import Entry, ShardError, ShardIndex
 from flashvsr.video.info import VideoError
 
 _ATTEMPTS = 16
@@ -62,7 +62,7 @@ class ClipDataset(Dataset):
             with images the same under ``image``; ``position`` (epoch, batch); ``broken``, a list of lines.
 
         Raises:
-            VideoError: If many samples in a row are broken.
+            ShardError: If many samples in a row are broken.
         """
         broken: list[str] = []
         batch = self._batch(plan.clips, self._frames, self._crop, broken)
@@ -92,7 +92,7 @@ class ClipDataset(Dataset):
                 number = derive_seed(draw.seed, attempt, "instead") % len(entries)
             else:
                 return self._flip(clip, rng)
-        raise VideoError(
+        raise ShardError(
             f"{_ATTEMPTS} broken samples in a row, the last: {broken[-1]}\n"
             "`flashvsr shards show --decode` names all that are broken"
         )

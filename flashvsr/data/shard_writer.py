@@ -19,6 +19,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from flashvsr.data.clip_encoder import ClipEncoder
+from flashvsr.data.shards import ShardError
 from flashvsr.video.info import VideoError, VideoInfo, plain_errors
 from flashvsr.video.pixels import resolve_colors
 from flashvsr.video.reader import VideoReader
@@ -94,14 +95,14 @@ def make_shards(
         The shards.
 
     Raises:
-        VideoError: If ``out`` exists, no source can be used, two sources would get one key, or ``total_mib`` is
+        ShardError: If ``out`` exists, no source can be used, two sources would get one key, or ``total_mib`` is
             exceeded.
     """
     out = Path(out)
     _check_target(out, overwrite)
     files = _interleave(_find(sources))
     if not files:
-        raise VideoError(
+        raise ShardError(
             f"no videos or images in {', '.join(map(str, sources))}\nexpected files such as .mp4, .mkv, .jpg, .png"
         )
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -109,7 +110,7 @@ def make_shards(
     try:
         names = _write(folder, _samples(files, rules, on_progress), rules)
         if not names:
-            raise VideoError(f"none of the {len(files)} sources can be used\nthe lines above say why")
+            raise ShardError(f"none of the {len(files)} sources can be used\nthe lines above say why")
         if out.exists():
             for shard in _shards(out):
                 shard.unlink()
@@ -133,9 +134,9 @@ def _check_target(out: Path, overwrite: bool) -> None:
         return
     shards = set(_shards(out)) if out.is_dir() else set()
     if not out.is_dir() or any(path not in shards and path.name[0] != "." for path in out.iterdir()):
-        raise VideoError(f"{out} exists and holds other things than shards\nname a new folder")
+        raise ShardError(f"{out} exists and holds other things than shards\nname a new folder")
     if shards and not overwrite:
-        raise VideoError(f"{out} holds shards already\nuse --overwrite to replace them, or name a new folder")
+        raise ShardError(f"{out} holds shards already\nuse --overwrite to replace them, or name a new folder")
 
 
 def _find(sources: Sequence[str | Path]) -> list[tuple[Path, str]]:
@@ -143,7 +144,7 @@ def _find(sources: Sequence[str | Path]) -> list[tuple[Path, str]]:
     found = []
     for source in map(Path, sources):
         if not source.exists():
-            raise VideoError(f"{source}: no such file or folder")
+            raise ShardError(f"{source}: no such file or folder")
         paths = sorted(source.rglob("*")) if source.is_dir() else [source]
         found += [
             (path, path.relative_to(source).as_posix() if source.is_dir() else path.name)
@@ -175,15 +176,13 @@ def _samples(
             made = [_image(path, name, rules)] if _is_image(path) else _clips(path, name, rules)
             for sample in made:
                 if keys.setdefault(sample.key, name) != name:
-                    raise ValueError(f"{name} and {keys[sample.key]} would both be called {sample.key}: rename one")
+                    raise ShardError(f"{name} and {keys[sample.key]} would both be called {sample.key}: rename one")
                 yield sample
                 meta = sample.metadata
                 size = f"{meta['width']}x{meta['height']}, {meta['frames']} frames, {len(sample.media) >> 10} KiB"
                 on_progress(f"{sample.key}: {size}")
         except VideoError as error:
             on_progress(f"left out {name}: {str(error).splitlines()[0]}")
-        except ValueError as error:
-            raise VideoError(str(error)) from error
 
 
 def _image(path: Path, name: str, rules: ShardRules) -> ShardSample:
@@ -268,7 +267,7 @@ def _write(folder: Path, samples: Iterator[ShardSample], rules: ShardRules) -> l
             size = len(sample.media) + 2048
             total += size
             if rules.total_mib is not None and total > rules.total_mib * 2**20:
-                raise VideoError(
+                raise ShardError(
                     f"the shards exceed {rules.total_mib:g} MiB at {sample.key}\nshrink more, or raise --total-mib"
                 )
             if not names or filled + size > rules.max_mib * 2**20:

@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flashvsr.video.info import VideoError
-
 VIDEO_ENDINGS = ("mp4", "webm", "mkv")
 IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp")
 _HEX = 16
+
+
+class ShardError(Exception):
+    """Shards that cannot be found, read or written, or that lack what is asked of them; says the way out."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class ShardIndex:
         problems: One line for each sample or shard that cannot, and why.
 
     Raises:
-        VideoError: If a pattern matches nothing, asks for a command (``pipe:``), or a tar cannot be fetched or read.
+        ShardError: If a pattern matches nothing, asks for a command (``pipe:``), or a tar cannot be fetched or read.
     """
 
     shards: list[str]
@@ -117,7 +119,7 @@ class ShardIndex:
                     if "json" in group and (file := tar.extractfile(group["json"])) is not None
                 }
         except (tarfile.TarError, OSError) as error:
-            raise VideoError(f"cannot read the shard {shard}: {error}\nexpected an uncompressed tar, whole") from error
+            raise ShardError(f"cannot read the shard {shard}: {error}\nexpected an uncompressed tar, whole") from error
         if not groups:
             self.problems.append(f"{shard}: holds no samples")
         for key, group in groups.items():
@@ -154,7 +156,7 @@ def expand_shards(patterns: Sequence[str | Path]) -> list[str]:
     """Names of the tars that paths, folders, globs, brace patterns and URLs stand for, in order, each once.
 
     Raises:
-        VideoError: For ``pipe:`` and unknown protocols, for no pattern, and for one that matches nothing.
+        ShardError: For ``pipe:`` and unknown protocols, for no pattern, and for one that matches nothing.
     """
     from webdataset.shardlists import expand_urls
 
@@ -166,14 +168,14 @@ def expand_shards(patterns: Sequence[str | Path]) -> list[str]:
                 found[name] = None
                 continue
             if protocol == "pipe" or "://" in name:
-                raise VideoError(f"shards {name!r} are refused\nexpected a path, glob, {{000..007}} or http(s) URL")
+                raise ShardError(f"shards {name!r} are refused\nexpected a path, glob, {{000..007}} or http(s) URL")
             path = Path(name)
             matches = sorted(map(str, path.glob("*.tar"))) if path.is_dir() else sorted(glob.glob(name))  # noqa: PTH207
             if not matches:
-                raise VideoError(f"no shards match {name!r}\nexpected .tar files: `flashvsr shards make` writes such")
+                raise ShardError(f"no shards match {name!r}\nexpected .tar files: `flashvsr shards make` writes such")
             found |= dict.fromkeys(matches)
     if not found:
-        raise VideoError("no shards are named\nexpected a path, glob, {000..007} pattern or URL")
+        raise ShardError("no shards are named\nexpected a path, glob, {000..007} pattern or URL")
     return list(found)
 
 
@@ -193,7 +195,7 @@ def _local(shard: str, cache: Path) -> Path:
         fsspec.filesystem("http").get_file(shard, temporary)
         Path(temporary).replace(path)
     except OSError as error:
-        raise VideoError(f"cannot fetch {shard}: {error}\ncheck the address and the network") from error
+        raise ShardError(f"cannot fetch {shard}: {error}\ncheck the address and the network") from error
     finally:
         Path(temporary).unlink(missing_ok=True)
     return path

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import os
 import sys
 from fractions import Fraction
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from PIL import Image
 
 import flashvsr
 from flashvsr.cli import main
+from flashvsr.curate.errors import CurateError
 from flashvsr.video import VideoInfo, VideoWriter
 
 RECIPES = Path(flashvsr.__file__).parents[1] / "recipes"
@@ -101,3 +104,23 @@ def test_a_missing_ray_is_named_with_both_ways_out(footage, tmp_path, capsys, mo
     monkeypatch.setitem(sys.modules, "ray", None)
     assert main(["curate", str(footage), "--out", str(tmp_path / "out"), "--workers", "2"]) == 1
     assert "pip install 'flashvsr[curate]', or use --workers 0" in capsys.readouterr().err
+
+
+def test_workers_are_counted_where_the_system_does_not_tell_which_cores_are_ours(tmp_path, monkeypatch):
+    asked = []
+
+    def curate(*arguments, workers, **options):
+        asked.append(workers)
+        raise CurateError("enough")
+
+    monkeypatch.setattr(import_module("flashvsr.curate.run"), "curate", curate)
+    monkeypatch.delattr(os, "sched_getaffinity")  # as on macOS and Windows
+    assert main(["curate", str(tmp_path), "--out", str(tmp_path / "shards")]) == 1
+    assert asked == [os.cpu_count()]
+
+
+def test_windows_is_refused_before_anything_is_written(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(import_module("flashvsr.curate.run"), "PLATFORM", "win32")
+    assert main(["curate", str(tmp_path), "--out", str(tmp_path / "shards"), "--workers", "0"]) == 1
+    assert "runs on Linux and macOS only" in capsys.readouterr().err
+    assert not (tmp_path / "shards").exists()

@@ -13,12 +13,12 @@ import torch
 from footage import KEPT, REJECTED, RULES, make_footage, pan, write_video
 from PIL import Image
 
+from flashvsr.curate.errors import CurateError
 from flashvsr.curate.records import STAGES, read_lines, read_records
 from flashvsr.curate.rules import Limit
 from flashvsr.curate.run import Isolated, curate
 from flashvsr.data.clips import decode_clip
 from flashvsr.data.shards import ShardIndex
-from flashvsr.video import VideoError
 
 
 def here(sources, out, rules=RULES, *, workers=0, **options):
@@ -218,21 +218,21 @@ def test_a_changed_shard_is_written_again_and_shards_of_no_source_go(footage, tm
 
 def test_a_folder_in_use_is_refused_and_so_is_another_recipe(footage, tmp_path):
     here([footage], tmp_path / "out")
-    with pytest.raises(VideoError, match="not empty\nuse --resume"):
+    with pytest.raises(CurateError, match="not empty\nuse --resume"):
         here([footage], tmp_path / "out")
-    with pytest.raises(VideoError, match="had another crf\nset it back"):
+    with pytest.raises(CurateError, match="had another crf\nset it back"):
         here([footage], tmp_path / "out", replace(RULES, crf=20.0), workers=0, resume=True)
-    with pytest.raises(VideoError, match="had another seed"):
+    with pytest.raises(CurateError, match="had another seed"):
         here([footage], tmp_path / "out", seed=1, resume=True)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("mine")
-    with pytest.raises(VideoError, match="holds no run"):
+    with pytest.raises(CurateError, match="holds no run"):
         here([footage], tmp_path / "other", resume=True)
 
 
 def test_nothing_kept_is_an_error_that_shows_the_funnel_and_leaves_the_records(footage, tmp_path):
     strict = replace(RULES, thresholds=RULES.thresholds | {"sharpness": Limit(min=99)})
-    with pytest.raises(VideoError, match=r"nothing is kept of 20 sources\nstage +videos") as error:
+    with pytest.raises(CurateError, match=r"nothing is kept of 20 sources\nstage +videos") as error:
         curate([footage], tmp_path / "out", strict, workers=0)
     assert "quality: sharpness < 99 %" in str(error.value)
     assert not (tmp_path / "out" / "manifest.jsonl").exists()

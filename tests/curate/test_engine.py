@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 
 from flashvsr.curate.engine import PipelineStage, RaySession, run_in_process, run_ray
-from flashvsr.video import VideoError
+from flashvsr.curate.errors import CurateError
 
 
 @pytest.fixture
@@ -78,5 +78,5 @@ def test_nothing_to_do_starts_nothing():
 
 def test_a_cluster_that_is_not_there_is_named():
     said = r"cannot be started or reached \(127\.0\.0\.1:1\)(.|\n)*\ncheck --cluster"
-    with pytest.raises(VideoError, match=said), RaySession(1, "127.0.0.1:1"):
+    with pytest.raises(CurateError, match=said), RaySession(1, "127.0.0.1:1"):
         pass

@@ -5,11 +5,11 @@ import pytest
 from made_run import photo, random_run, record, rejected, write_run
 from report_reader import Page, read
 
+from flashvsr.curate.errors import CurateError
 from flashvsr.curate.records import RECORDS, REPORT, THUMBNAILS
 from flashvsr.curate.report.markup import duration
 from flashvsr.curate.report.page import write_report
 from flashvsr.curate.report.run_data import SHOWN
-from flashvsr.video import VideoError
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +193,7 @@ def test_records_that_contradict_the_summary_are_refused(tmp_path):
     out = write_run(tmp_path, [record("a.mp4"), record("b.mp4")])
     records = out / REPORT / RECORDS
     records.write_text(records.read_text().splitlines()[0] + "\n")
-    with pytest.raises(VideoError, match=r"says that 2 segments were kept, .* holds 1"):
+    with pytest.raises(CurateError, match=r"says that 2 segments were kept, .* holds 1"):
         write_report(out)
     assert not (out / "report.html").exists()
 
@@ -203,13 +203,13 @@ def test_a_damaged_line_is_named(tmp_path):
     records = out / REPORT / RECORDS
     first, second = records.read_text().splitlines()
     records.write_text(f"{first}\n{second[:40]}\n")
-    with pytest.raises(VideoError, match="line 2, is no JSON"):
+    with pytest.raises(CurateError, match="line 2, is no JSON"):
         write_report(out)
     records.write_text(f"{first}\n{json.dumps({'source': 'b.mp4'})}\n")
-    with pytest.raises(VideoError, match="line 2, is damaged: KeyError\\('scores'\\)"):
+    with pytest.raises(CurateError, match="line 2, is damaged: KeyError\\('scores'\\)"):
         write_report(out)
 
 
 def test_a_folder_without_records_is_refused_with_the_way_out(tmp_path):
-    with pytest.raises(VideoError, match=r"run\.json: no such file\nname the folder that flashvsr curate wrote"):
+    with pytest.raises(CurateError, match=r"run\.json: no such file\nname the folder that flashvsr curate wrote"):
         write_report(tmp_path)

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 import flashvsr
+from flashvsr.curate.errors import CurateError
 from flashvsr.curate.rules import UNITS, CurateRules, Limit, read_rules
-from flashvsr.video import VideoError
 
 RECIPES = Path(flashvsr.__file__).parents[1] / "recipes" / "curate"
 
@@ -54,12 +54,12 @@ def test_a_recipe_says_its_command_what_it_needs_and_every_value(recipe):
 )
 def test_a_wrong_recipe_is_refused_with_the_way_out(tmp_path, text, message):
     (tmp_path / "mine.yaml").write_text(text)
-    with pytest.raises(VideoError, match=message):
+    with pytest.raises(CurateError, match=message):
         read_rules(tmp_path / "mine.yaml")
 
 
 def test_a_missing_recipe_is_named(tmp_path):
-    with pytest.raises(VideoError, match="no such recipe"):
+    with pytest.raises(CurateError, match="no such recipe"):
         read_rules(tmp_path / "mine.yaml")
 
 

@@ -12,12 +12,12 @@ import pytest
 import torch
 from footage import RULES, make_footage, pan
 
+from flashvsr.curate.errors import CurateError
 from flashvsr.curate.records import read_records
 from flashvsr.curate.rows import Row
 from flashvsr.curate.rules import Limit
 from flashvsr.curate.run import curate
 from flashvsr.curate.scorers import Scorers
-from flashvsr.video import VideoError
 
 LIMITS = RULES.thresholds | {"aesthetic": Limit(min=0.0), "musiq": Limit(min=0.0)}
 WITH_BOTH = replace(RULES, scorers=("aesthetic", "musiq"), thresholds=LIMITS)
@@ -116,7 +116,7 @@ def test_the_scorers_that_a_recipe_names_run_in_the_pipeline(calls, tmp_path):
 def test_a_missing_package_is_named_with_both_ways_out_before_anything_is_made(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "pyiqa", None)
     footage = make_footage(tmp_path / "raw")
-    with pytest.raises(VideoError, match=r"aesthetic needs pyiqa.*\npip install 'flashvsr\[iqa\]', or leave"):
+    with pytest.raises(CurateError, match=r"aesthetic needs pyiqa.*\npip install 'flashvsr\[iqa\]', or leave"):
         curate([footage], tmp_path / "out", WITH_BOTH, workers=0)
     assert not (tmp_path / "out").exists()
 
@@ -126,8 +126,8 @@ def test_weights_that_cannot_be_had_are_named_with_the_way_out(monkeypatch):
         raise URLError("no network")
 
     monkeypatch.setitem(sys.modules, "pyiqa", SimpleNamespace(create_metric=fail))
-    with pytest.raises(VideoError, match=r"weights of the scorer musiq cannot be had.*no network"):
+    with pytest.raises(CurateError, match=r"weights of the scorer musiq cannot be had.*no network"):
         Scorers(replace(RULES, scorers=("musiq",)))
     monkeypatch.setattr("torchvision.models.optical_flow.raft_large", fail)
-    with pytest.raises(VideoError, match=r"weights of RAFT cannot be had(.|\n)*or set `flow: dis`"):
+    with pytest.raises(CurateError, match=r"weights of RAFT cannot be had(.|\n)*or set `flow: dis`"):
         Scorers(replace(RULES, flow="raft"))

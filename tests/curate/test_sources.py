@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from flashvsr.curate.errors import CurateError
 from flashvsr.curate.sources import find_sources, read_licences
-from flashvsr.video import VideoError
 
 
 @pytest.fixture
@@ -36,15 +36,15 @@ def test_a_list_names_files_relative_to_itself(tree):
 
 
 def test_what_cannot_be_is_refused(tree):
-    with pytest.raises(VideoError, match="no such file"):
+    with pytest.raises(CurateError, match="no such file"):
         find_sources([tree / "c"])
     (tree / "list.txt").write_text("b/nine.mp4\n")
-    with pytest.raises(VideoError, match=r"names b/nine\.mp4, which does not exist"):
+    with pytest.raises(CurateError, match=r"names b/nine\.mp4, which does not exist"):
         find_sources([tree / "list.txt"])
-    with pytest.raises(VideoError, match=r"would both be called one\.mp4\nrename one"):
+    with pytest.raises(CurateError, match=r"would both be called one\.mp4\nrename one"):
         find_sources([tree / "a" / "one.mp4", tree / "b" / "one.mp4"])
     (tree / "empty").mkdir()
-    with pytest.raises(VideoError, match="no videos or pictures"):
+    with pytest.raises(CurateError, match="no videos or pictures"):
         find_sources([tree / "empty"])
 
 
@@ -54,7 +54,7 @@ def test_licences_are_read_with_a_header_and_without(tmp_path):
     (tmp_path / "b.tsv").write_text("size\tfile\tlicense\n3\tone.mp4\tMIT\n")
     assert read_licences(tmp_path / "b.tsv") == {"one.mp4": "MIT"}
     (tmp_path / "c.tsv").write_text("one.mp4\n")
-    with pytest.raises(VideoError, match=r"'one\.mp4' has no licence"):
+    with pytest.raises(CurateError, match=r"'one\.mp4' has no licence"):
         read_licences(tmp_path / "c.tsv")
-    with pytest.raises(VideoError, match="cannot read"):
+    with pytest.raises(CurateError, match="cannot read"):
         read_licences(tmp_path / "d.tsv")

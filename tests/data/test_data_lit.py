@@ -11,7 +11,7 @@ from torch.nn.functional import interpolate
 from flashvsr.data.batches import upsample
 from flashvsr.data.lit import ShardDataModule
 from flashvsr.data.settings import EpochOptions, LoaderOptions, PhotoOptions
-from flashvsr.video import VideoError
+from flashvsr.data.shards import ShardError
 
 
 class Area:
@@ -171,7 +171,7 @@ def test_a_broken_sample_is_replaced_named_and_counted(shards):
 
 def test_when_everything_is_broken_training_stops(shards):
     spoil(shards, lambda key: True)
-    with pytest.raises(VideoError, match="16 broken samples in a row"):
+    with pytest.raises(ShardError, match="16 broken samples in a row"):
         batches(module(shards))
 
 
@@ -186,7 +186,7 @@ def spoil(shards, chosen):
 
 
 def test_what_cannot_be_used_is_said_at_the_start(shards):
-    with pytest.raises(VideoError, match="no usable samples"), pytest.warns(UserWarning, match="smaller than the crop"):
+    with pytest.raises(ShardError, match="no usable samples"), pytest.warns(UserWarning, match="smaller than the crop"):
         module(shards, crop=256).train_dataloader()
 
 
@@ -199,7 +199,7 @@ def test_no_photographs_for_images_is_an_error(shards, tmp_path, write_clip):
     info = VideoInfo(128, 96, Fraction(25), Fraction(1, 90000))
     clip = write_clip(tmp_path / "a.mp4", [Fraction(0), Fraction(1, 25)], info)
     make_shards([clip], tmp_path / "videos", ShardRules())
-    with pytest.raises(VideoError, match="1 videos and 0 photographs"):
+    with pytest.raises(ShardError, match="1 videos and 0 photographs"):
         module(tmp_path / "videos", images_per_batch=1).train_dataloader()
     assert batches(module(tmp_path / "videos"))[0]["hr"].shape[2] == 9  # two frames, reflected
 

@@ -8,8 +8,8 @@ import webdataset
 
 from flashvsr.data.clips import decode_clip, decode_image
 from flashvsr.data.shard_writer import ShardRules, make_shards
-from flashvsr.data.shards import ShardIndex
-from flashvsr.video import VideoError, VideoReader
+from flashvsr.data.shards import ShardError, ShardIndex
+from flashvsr.video import VideoReader
 
 
 def members(folder):
@@ -100,9 +100,9 @@ def test_sources_that_cannot_be_used_are_named_and_the_rest_is_written(sources, 
 
 def test_nothing_is_overwritten_unasked_and_nothing_half_written_stays(sources, shards, tmp_path):
     before = {shard.name: shard.read_bytes() for shard in shards.iterdir()}
-    with pytest.raises(VideoError, match="use --overwrite"):
+    with pytest.raises(ShardError, match="use --overwrite"):
         make_shards([sources], shards, ShardRules())
-    with pytest.raises(VideoError, match=r"exceed 0\.01 MiB"):
+    with pytest.raises(ShardError, match=r"exceed 0\.01 MiB"):
         make_shards([sources], shards, ShardRules(total_mib=0.01), overwrite=True)
     assert {shard.name: shard.read_bytes() for shard in shards.iterdir()} == before
     assert {path.name for path in tmp_path.iterdir()} == {"sources", "shards"}
@@ -110,7 +110,7 @@ def test_nothing_is_overwritten_unasked_and_nothing_half_written_stays(sources, 
 
 
 def test_a_folder_of_other_things_is_never_replaced(sources, tmp_path):
-    with pytest.raises(VideoError, match="holds other things than shards"):
+    with pytest.raises(ShardError, match="holds other things than shards"):
         make_shards([sources], sources, ShardRules(), overwrite=True)
     assert (sources / "photo.0.png").exists()
 
@@ -120,7 +120,7 @@ def test_only_shards_that_the_command_would_write_are_replaced(sources, tmp_path
     out = tmp_path / "out"
     out.mkdir()
     (out / name).write_bytes(b"mine")
-    with pytest.raises(VideoError, match="holds other things than shards"):
+    with pytest.raises(ShardError, match="holds other things than shards"):
         make_shards([sources], out, ShardRules(), overwrite=True)
     assert (out / name).read_bytes() == b"mine"
 
@@ -141,12 +141,12 @@ def test_shards_in_the_current_folder_replace_the_earlier_ones(sources, tmp_path
 
 def test_sources_of_one_name_are_refused(sources, tmp_path):
     (sources / "photo_0.png").write_bytes((sources / "photo.0.png").read_bytes())
-    with pytest.raises(VideoError, match="would both be called photo_0"):
+    with pytest.raises(ShardError, match="would both be called photo_0"):
         make_shards([sources], tmp_path / "a", ShardRules())
 
 
 def test_no_sources_is_an_error(tmp_path):
-    with pytest.raises(VideoError, match="no videos or images"):
+    with pytest.raises(ShardError, match="no videos or images"):
         make_shards([tmp_path], tmp_path / "a", ShardRules())
 
 

@@ -8,8 +8,7 @@ import threading
 
 import pytest
 
-from flashvsr.data.shards import ShardIndex, expand_shards, usable
-from flashvsr.video import VideoError
+from flashvsr.data.shards import ShardError, ShardIndex, expand_shards, usable
 
 
 def write_tar(path, files):
@@ -69,16 +68,16 @@ def test_paths_globs_braces_and_folders_name_the_same_shards(tmp_path):
 
 @pytest.mark.parametrize("pattern", ["pipe:cat a.tar", "s3://bucket/a.tar", "file:///a.tar"])
 def test_commands_and_unknown_protocols_are_refused(pattern):
-    with pytest.raises(VideoError, match="are refused"):
+    with pytest.raises(ShardError, match="are refused"):
         ShardIndex(pattern)
 
 
 def test_no_match_and_a_truncated_tar_are_errors(tmp_path):
-    with pytest.raises(VideoError, match="no shards match"):
+    with pytest.raises(ShardError, match="no shards match"):
         ShardIndex(f"{tmp_path}/*.tar")
     path = write_tar(tmp_path / "a.tar", {"x.mp4": b"v" * 5000, "x.json": GOOD})
     path.write_bytes(path.read_bytes()[:3000])
-    with pytest.raises(VideoError, match=r"cannot read the shard .*a\.tar"):
+    with pytest.raises(ShardError, match=r"cannot read the shard .*a\.tar"):
         ShardIndex(path)
 
 
@@ -91,7 +90,7 @@ def test_shards_are_fetched_once_from_a_url(tmp_path):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}/a.tar"
         index = ShardIndex(url, cache_dir=cache)
-        with pytest.raises(VideoError, match="cannot fetch"):
+        with pytest.raises(ShardError, match="cannot fetch"):
             ShardIndex(url.replace("a.tar", "b.tar"), cache_dir=cache)
         server.shutdown()
     assert index.read(index.entries[0]) == b"video"

@@ -66,7 +66,7 @@ def write_report(folder: Path) -> Path:
         The page.
 
     Raises:
-        VideoError: If records are missing, damaged, or contradict each other.
+        CurateError: If records are missing, damaged, or contradict each other.
     """
     run = read_run(folder)
     page, partial = folder / PAGE, folder / f".{PAGE}.partial"

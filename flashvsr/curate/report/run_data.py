@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from flashvsr.curate.errors import CurateError
 from flashvsr.curate.records import RECORDS, REPORT, RUN, STAGES, read_lines
-from flashvsr.video.info import VideoError
 
 SHOWN = 36
 """Samples of a contact sheet."""
@@ -171,24 +171,24 @@ def read_run(folder: Path) -> Run:
     """Everything about the run whose results lie in a folder.
 
     Raises:
-        VideoError: If its records are missing, damaged, or contradict each other.
+        CurateError: If its records are missing, damaged, or contradict each other.
     """
     summary, records = folder / REPORT / RUN, folder / REPORT / RECORDS
     for path in (summary, records):
         if not path.is_file():
-            raise VideoError(f"{path}: no such file\nname the folder that flashvsr curate wrote")
+            raise CurateError(f"{path}: no such file\nname the folder that flashvsr curate wrote")
     try:
         told = json.loads(summary.read_bytes())
         limits = sorted(told["thresholds"].items(), key=lambda item: (not _has_limit(item[1]), item[0]))
         scores = {name: Score(limit["min"], limit["max"], limit["unit"]) for name, limit in limits}
         run = Run(told["recipe"], told["funnel"], told["shards"], scores)
     except (KeyError, TypeError, ValueError) as error:
-        raise VideoError(f"{summary} is damaged: {error!r}\nrun flashvsr curate again") from error
+        raise CurateError(f"{summary} is damaged: {error!r}\nrun flashvsr curate again") from error
     for number, record in _numbered(records):
         try:
             run.add(record)
         except (KeyError, TypeError) as error:
-            raise VideoError(f"{records}, line {number}, is damaged: {error!r}\nrun flashvsr curate again") from error
+            raise CurateError(f"{records}, line {number}, is damaged: {error!r}\nrun flashvsr curate again") from error
     _check(run, summary, records)
     return run
 
@@ -203,19 +203,19 @@ def _numbered(records: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         for number, record in enumerate(read_lines(records), start=1):
             yield number, record
     except ValueError as error:
-        raise VideoError(f"{records}, line {number + 1}, is no JSON\nrun flashvsr curate again") from error
+        raise CurateError(f"{records}, line {number + 1}, is no JSON\nrun flashvsr curate again") from error
 
 
 def _check(run: Run, summary: Path, records: Path) -> None:
     """A report that contradicts itself is worse than none."""
     if not run.funnel:
-        raise VideoError(f"{summary} has an empty funnel\nrun flashvsr curate again")
+        raise CurateError(f"{summary} has an empty funnel\nrun flashvsr curate again")
     last = run.funnel[-1]
     for what, said, found in (
         ("segments", last["count"], run.kept.clips),
         ("photographs", last["photos"], run.kept.photos),
     ):
         if said != found:
-            raise VideoError(
+            raise CurateError(
                 f"{summary} says that {said} {what} were kept, {records} holds {found}\nrun flashvsr curate again"
             )
