@@ -34,8 +34,8 @@ from torch.utils.data import DataLoader
 
 from flashvsr.attention import FullAttention, LocalSparseAttention
 from flashvsr.decoders import TinyConditionalDecoder, WanVAE
-from flashvsr.distill import ReconstructionLoss
-from flashvsr.distill.lit import JointStage, OneStepStage, SparseCausalStage
+from flashvsr.distill import OneStepObjective, ReconstructionLoss
+from flashvsr.distill.lit import JointStage, OneStepOptimization, OneStepStage, SparseCausalStage
 from flashvsr.models import FlowSchedule, LRProjection, VideoDiT
 
 CASES = ("joint", "sparse", "dense", "one_step")
@@ -91,20 +91,16 @@ class Case:
                 dit, projection(), vae, schedule, adamw, prompt=prompt, random_history=self.name == "sparse"
             )
         dits, projections = (self.dit("sparse"), self.dit("full")), (projection(), projection())
+        reconstruction = ReconstructionLoss("mse", perceptual="fft")
         return OneStepStage(
             dits[0],
             projections[0],
-            dits[1],
-            projections[1],
-            None,
             TinyConditionalDecoder(channels=self.size["decoder"]),
-            schedule,
-            ReconstructionLoss("mse", perceptual="fft"),
-            adamw,
-            adamw,
+            OneStepObjective(schedule, reconstruction, decode_crop=self.options.decode_crop),
+            OneStepOptimization(adamw, adamw, generator_every=2),
+            score=dits[1],
+            score_projection=projections[1],
             prompt=prompt,
-            generator_every=2,
-            decode_crop=self.options.decode_crop,
         )
 
     def batch(self) -> dict[str, Any]:

@@ -251,7 +251,9 @@ def test_the_paper_trains_32_clips_at_a_time_at_a_rate_of_1e_5():
         said = parse(RECIPES / "wan_1b" / f"{stage}.yaml")
         processes = said["trainer"]["num_nodes"] * said["trainer"]["devices"]
         assert processes * said["data"]["init_args"]["batch_size"] == 32
-        optimizers = [value for key, value in said["model"]["init_args"].items() if key.endswith("optimizer") and value]
+        given = said["model"]["init_args"]
+        given = given | given.get("optimization", {})
+        optimizers = [value for key, value in given.items() if key.endswith("optimizer") and value]
         assert {(one["init_args"]["lr"], one["init_args"]["weight_decay"]) for one in optimizers} == {(1e-5, 0.01)}
 
 
@@ -272,7 +274,7 @@ def test_nano_trains_from_shards_stage_after_stage_and_the_last_one_streams(shar
     for recipe in STAGES:
         overrides = {"model.validation_steps": "2"} if recipe in ("stage1_joint", "stage2_sparse_causal") else {}
         if recipe == "stage3_one_step":
-            overrides = {"model.generator_every": "1", "trainer.max_steps": "4"}
+            overrides = {"model.optimization.generator_every": "1", "trainer.max_steps": "4"}
         else:
             overrides["model.scheduler.init_args.warmup"] = "1"
         if recipe == "stage1_joint":

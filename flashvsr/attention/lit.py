@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, IterableDataset
 
 from flashvsr.attention.blocks import BLOCK_SHAPE, TokenGrid, partition_blocks, unpartition_blocks
 from flashvsr.attention.distill import block_score_divergence, block_scores, output_error
 from flashvsr.attention.masks import causal_slot_mask, window_mask
 from flashvsr.attention.rope import rope_table
+from flashvsr.training.gradients import log_gradient_norms
+from flashvsr.training.optimizers import MakeOptimizer, MakeScheduler, configure_optimizer
+from flashvsr.training.sharding import shard_stage
 
 
 class AttentionDistillation(LightningModule):
@@ -41,9 +42,9 @@ class AttentionDistillation(LightningModule):
         self,
         student: nn.Module,
         teacher: nn.Module,
-        optimizer: Callable[[Iterable], Optimizer],
+        optimizer: MakeOptimizer,
         *,
-        scheduler: Callable[[Optimizer], LRScheduler] | None = None,
+        scheduler: MakeScheduler | None = None,
         kl_weight: float = 1.0,
         mse_weight: float = 1.0,
         start_from_teacher: bool = False,
@@ -74,26 +75,15 @@ class AttentionDistillation(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """One optimizer, of the student."""
-        made: dict[str, Any] = {"optimizer": self.optimizer([p for p in self.student.parameters() if p.requires_grad])}
-        if self.scheduler is not None:
-            made["lr_scheduler"] = {"scheduler": self.scheduler(made["optimizer"]), "interval": "step"}
-        return made
+        return configure_optimizer({"student": self.student}, self.optimizer, self.scheduler)
 
     def configure_model(self) -> None:
         """Shard the student when the strategy has a device mesh."""
-        if self.device_mesh is None or isinstance(self.student, FSDPModule):
-            return
-        if self.device_mesh["tensor_parallel"].size() > 1:
-            raise ValueError(
-                "an attention layer is sharded over data-parallel processes only; pass ModelParallelStrategy "
-                "data_parallel_size=<all processes> and tensor_parallel_size=1"
-            )
-        fully_shard(self.student, mesh=self.device_mesh["data_parallel"])
+        shard_stage(self, {"student": self.student})
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Log the gradient norm, before clipping."""
-        norm: Any = torch.nn.utils.get_total_norm([p.grad for p in self.student.parameters() if p.grad is not None])
-        self.log("train/grad_norm_student", norm.full_tensor() if hasattr(norm, "full_tensor") else norm, batch_size=1)
+        log_gradient_norms(self, {"student": self.student})
 
     def _run(self, layer: Any, tokens: Tensor, grid: TokenGrid) -> tuple[Tensor, Tensor]:
         """Output in raster order and block scores of a layer: first the output, for which FSDP gathers the weights."""

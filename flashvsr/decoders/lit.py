@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -10,22 +11,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from flashvsr.decoders.blocks import FRAMES_PER_LATENT
-from flashvsr.decoders.training import (
-    MakeOptimizer,
-    MakeScheduler,
-    Reconstruction,
-    fill_vae_in,
-    leave_vae_out,
-    log_gradient_norm,
-    log_parts,
-    log_validation,
-    optimizer_of,
-    seeded_levels,
-    seeded_normal,
-    shard,
-)
+from flashvsr.training.batches import Batch, batch_psnr, split_kinds, target_frames
+from flashvsr.training.gradients import log_gradient_norms
+from flashvsr.training.optimizers import MakeOptimizer, MakeScheduler, configure_optimizer
+from flashvsr.training.seeded import seeded_normal, seeded_uniform
+from flashvsr.training.sharding import freeze, shard_stage
 
-Batch = dict[str, Any]
+Reconstruction = Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, dict[str, Tensor]]]
 
 _CELL = 8  # pixels per latent cell
 
@@ -64,16 +56,16 @@ class AutoencoderStage(LightningModule):
         """Loss of one batch, the mean over its samples."""
         vae: Any = self.vae
         step, losses, divergences = self.global_step, [], []
-        for kind, part in _parts(batch):
+        for kind, part in split_kinds(batch):
             frames = part["hr"]
-            noise = seeded_normal(part["seed"], f"{kind} autoencoder {step}", _latent_size(vae, frames))
-            decoded, mean, log_variance = vae.reconstruct(frames, noise.to(frames.device))
+            noise = seeded_normal(part["seed"], f"{kind} autoencoder", step, size=_latent_size(vae, frames))
+            decoded, mean, log_variance = vae.reconstruct(frames, noise)
             if kind == "video":
                 vae.update_statistics(mean)
             mean, log_variance = mean.float(), log_variance.float()
             divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).flatten(1).mean(1)
             loss, parts = self.reconstruction(decoded, frames, None)
-            log_parts(self, "train", kind, parts)
+            _log_parts(self, "train", kind, parts)
             losses.append(loss + self.kl_weight * divergence)
             divergences.append(divergence.detach())
         count = sum(len(loss) for loss in losses)
@@ -88,22 +80,22 @@ class AutoencoderStage(LightningModule):
         hr = batch["hr"]
         latents, _ = vae.encode(hr)
         sr, _ = vae.decode(latents.to(hr.dtype))
-        log_validation(self, self.reconstruction, sr, hr)
+        _log_validation(self, self.reconstruction, sr, hr)
         spread = latents.float().std((0, 2, 3, 4)).mean()
         self.log("val/latent_std", spread, batch_size=hr.shape[0], sync_dist=True)
         return {"lr": batch.get("lr", hr), "sr": sr.float().clamp(-1, 1), "hr": hr}
 
     def configure_optimizers(self) -> Any:
         """One optimizer, of the whole autoencoder."""
-        return optimizer_of(self.vae, self.optimizer, self.scheduler)
+        return configure_optimizer({"vae": self.vae}, self.optimizer, self.scheduler)
 
     def configure_model(self) -> None:
         """Shard the autoencoder when the strategy has a device mesh."""
-        shard(self, self.vae)
+        shard_stage(self, {"vae": self.vae})
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Log the gradient norm, before clipping."""
-        log_gradient_norm(self, "vae")
+        log_gradient_norms(self, {"vae": self.vae})
 
 
 class DecoderStage(LightningModule):
@@ -160,28 +152,25 @@ class DecoderStage(LightningModule):
         self.decoder, self.vae, self.reconstruction = decoder, vae, reconstruction
         self.optimizer, self.scheduler = optimizer, scheduler
         self.teacher_weight, self.latent_noise = teacher_weight, latent_noise
-        if vae is not None:
-            vae.requires_grad_(False).eval()
-        self.register_state_dict_post_hook(leave_vae_out)
-        self.register_load_state_dict_pre_hook(fill_vae_in)
+        freeze(self, ("vae",))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch, the mean over its samples."""
         step, losses = self.global_step, []
-        for kind, part in _parts(batch):
-            lr, hr = _aligned(part)
+        for kind, part in split_kinds(batch):
+            lr, hr = target_frames(part)
             latents = self._latents(part)
             teacher = self._teacher(latents)
             if self.latent_noise:
-                noise = seeded_normal(part["seed"], f"{kind} decoder {step}", latents.shape[1:]).to(latents)
-                level = self.latent_noise * seeded_levels(part["seed"], f"{kind} level {step}").to(latents)
+                noise = seeded_normal(part["seed"], f"{kind} decoder", step, size=latents.shape[1:]).to(latents)
+                level = self.latent_noise * seeded_uniform(part["seed"], f"{kind} level", step).to(latents)
                 latents = torch.lerp(latents, noise, level.view(-1, 1, 1, 1, 1))
             sr, _ = self.decoder(latents, lr, None)
             loss, parts = self.reconstruction(sr, hr, None)
-            log_parts(self, "train", kind, parts)
+            _log_parts(self, "train", kind, parts)
             if teacher is not None:
                 imitation, parts = self.reconstruction(sr, teacher, None)
-                log_parts(self, "train", f"{kind} teacher", parts)
+                _log_parts(self, "train", f"{kind} teacher", parts)
                 loss = loss + self.teacher_weight * imitation
             losses.append(loss)
         loss = torch.cat(losses).mean()
@@ -194,29 +183,29 @@ class DecoderStage(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Decode the clips of a batch from the latents of the ground truth; images are passed over."""
-        lr, hr = _aligned(batch)
+        lr, hr = target_frames(batch)
         sr, _ = self.decoder(self._latents(batch), lr, None)
-        log_validation(self, self.reconstruction, sr, hr)
+        _log_validation(self, self.reconstruction, sr, hr)
         return {"lr": lr, "sr": sr.float().clamp(-1, 1), "hr": hr}
 
     def configure_optimizers(self) -> Any:
         """One optimizer, of the decoder."""
-        return optimizer_of(self.decoder, self.optimizer, self.scheduler)
+        return configure_optimizer({"decoder": self.decoder}, self.optimizer, self.scheduler)
 
     def configure_model(self) -> None:
         """Shard the decoder when the strategy has a device mesh."""
-        shard(self, self.decoder)
+        shard_stage(self, {"decoder": self.decoder})
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Log the gradient norm, before clipping."""
-        log_gradient_norm(self, "decoder")
+        log_gradient_norms(self, {"decoder": self.decoder})
 
     @torch.no_grad()
     def _latents(self, part: Batch) -> Tensor:
         if "latents" in part:
             return part["latents"]
         vae: Any = self.vae
-        _, hr = _aligned(part)
+        _, hr = target_frames(part)
         if vae is None:
             return hr.new_zeros(hr.shape[0], *_latent_size(self.decoder, hr))
         return vae.encode(hr)[0].to(hr.dtype)
@@ -227,21 +216,18 @@ class DecoderStage(LightningModule):
         return vae.decode(latents)[0].clamp(-1, 1) if self.teacher_weight else None
 
 
-def _parts(batch: Batch) -> list[tuple[str, Batch]]:
-    return [("video", batch)] + ([("image", batch["image"])] if "image" in batch else [])
+def _log_parts(stage: Any, when: str, kind: str, parts: dict[str, Tensor]) -> None:
+    """Log ``<when>/<part>``; an image's and a teacher's with a prefix."""
+    prefix = kind.removeprefix("video").strip().replace(" ", "_")
+    for name, part in parts.items():
+        label = f"{prefix}_{name}" if prefix else name
+        stage.log(f"{when}/{label}", part.mean(), batch_size=len(part), sync_dist=when == "val")
 
 
-def _aligned(batch: Batch) -> tuple[Tensor, Tensor]:
-    """LR and truth of the frames that the LR projection has tokens for: all but the last four; an image's one."""
-    lr, hr = batch["lr"], batch["hr"]
-    if lr.shape != hr.shape:
-        raise ValueError(f"lr is upsampled to the size of hr, got {list(lr.shape)} and {list(hr.shape)}")
-    frames = hr.shape[2]
-    if frames == 1:
-        return lr, hr
-    if frames < 5 or frames % FRAMES_PER_LATENT != 1:
-        raise ValueError(f"a clip holds 4n + 1 frames, at least 5, and an image 1; got {frames}")
-    return lr[:, :, :-FRAMES_PER_LATENT], hr[:, :, :-FRAMES_PER_LATENT]
+def _log_validation(stage: Any, reconstruction: Reconstruction, sr: Tensor, hr: Tensor) -> None:
+    """Log loss and PSNR (RGB, of [0, 1]) of decoded frames."""
+    loss, _ = reconstruction(sr, hr, None)
+    _log_parts(stage, "val", "video", {"loss": loss, "psnr": batch_psnr(sr, hr)})
 
 
 def _latent_size(network: Any, frames: Tensor) -> tuple[int, int, int, int]:

@@ -1,4 +1,4 @@
-"""What the stages take of a batch: frames aligned with latents, tokens of the LR frames, prompt and history."""
+"""What stages 1 to 3 take of a batch: latents of the truth, tokens of the LR frames; prompt, history, validation."""
 
 from __future__ import annotations
 
@@ -9,25 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-AHEAD = 4
-"""Frames that the LR projection looks ahead: that many at the end of a clip have no target."""
-
-
-def target_frames(batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """LR and truth of the frames that a clip of T = 8n + 1 frames has latents for, the first T - 4; an image's one.
-
-    Raises:
-        ValueError: If the clip is too short or `lr` and `hr` differ in shape.
-    """
-    lr, hr = batch["lr"], batch["hr"]
-    frames = lr.shape[2]
-    if lr.shape != hr.shape:
-        raise ValueError(f"lr is upsampled to the size of hr, got {list(lr.shape)} and {list(hr.shape)}")
-    if frames == 1:
-        return lr, hr
-    if frames < AHEAD + 1 or frames % 4 != 1:
-        raise ValueError(f"a clip holds 4n + 1 frames, at least {AHEAD + 1}, and an image 1; got {frames}")
-    return lr[:, :, :-AHEAD], hr[:, :, :-AHEAD]
+from flashvsr.training.batches import AHEAD, Batch, batch_psnr, target_frames
+from flashvsr.training.seeded import seeded_normal
 
 
 def encode(vae: nn.Module, frames: Tensor) -> Tensor:
@@ -37,7 +20,7 @@ def encode(vae: nn.Module, frames: Tensor) -> Tensor:
     return latents.to(frames.dtype)
 
 
-def truth_latents(vae: nn.Module, batch: dict[str, Any]) -> Tensor:
+def target_latents(vae: nn.Module, batch: Batch) -> Tensor:
     """Latents of the frames that have targets: those that a data module kept with them, or computed now."""
     return batch["latents"] if "latents" in batch else encode(vae, target_frames(batch)[1])
 
@@ -48,18 +31,6 @@ def project(projection: nn.Module, lr: Tensor) -> Tensor:
         lr = lr.expand(-1, -1, AHEAD + 1, -1, -1)
     tokens, _ = projection(lr, streaming=False)
     return tokens
-
-
-def trained(networks: dict[str, nn.Module]) -> list[nn.Parameter]:
-    """Parameters that ask for a gradient: all, or those of an adapter.
-
-    Raises:
-        ValueError: If there is none.
-    """
-    parameters = [p for network in networks.values() for p in network.parameters() if p.requires_grad]
-    if not parameters:
-        raise ValueError(f"nothing to train: no parameter of {', '.join(networks)} has requires_grad")
-    return parameters
 
 
 def read_prompt(prompt: Tensor | str | Path | None) -> Tensor | None:
@@ -104,3 +75,26 @@ def draw_history(random: Random, slots: int) -> int:
     """
     fewer = random.choices((0, 3, 4, 2), weights=(5, 3, 1, 1))[0]
     return max(slots - fewer, 1)
+
+
+def sample_clips(stage: Any, batch: Batch, steps: int) -> dict[str, Tensor]:
+    """Sample the clips of a validation batch and log ``val/psnr`` (RGB, of [0, 1]).
+
+    Args:
+        stage: Has ``dit``, ``projection``, ``decoder``, ``vae`` (one of the two may be None), ``schedule``, ``prompt``.
+        batch: As in training; its images are passed over.
+        steps: Euler steps.
+
+    Returns:
+        ``{"lr", "sr", "hr"}``, each `[B, 3, T - 4, H, W]` in [-1, 1].
+    """
+    lr, hr = target_frames(batch)
+    cells = (stage.dit.channels, (lr.shape[2] + 3) // 4, lr.shape[3] // 8, lr.shape[4] // 8)
+    noise = seeded_normal(batch["seed"], "validation", size=cells).to(lr.dtype)
+    tokens = project(stage.projection, batch["lr"])
+    latents = stage.schedule.sample(stage.dit, noise, tokens, steps=steps, prompt=stage.prompt).to(lr.dtype)
+    decoder = stage.vae if stage.decoder is None else stage.decoder
+    frames, _ = decoder(latents, lr, None)
+    sr = frames.float().clamp(-1, 1)
+    stage.log("val/psnr", batch_psnr(sr, hr).mean(), batch_size=lr.shape[0], sync_dist=True)
+    return {"lr": lr, "sr": sr, "hr": hr}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from torch import Tensor, stack
+from torch import Tensor, nn, stack
 
 Predict = Callable[[Tensor, Tensor], Tensor]
 """Velocity `[B, ...]` of noisy latents `[B, ...]` at timesteps `[B]`: a network with everything else bound."""
@@ -92,3 +92,20 @@ def packed_flow_matching_loss(
 def velocity_error(velocity: Tensor, x0: Tensor, noise: Tensor) -> Tensor:
     """Mean squared error to ``noise - x0`` of each sample `[B, ...]`, `[B]` in at least fp32."""
     return (noise - x0 - velocity).square().flatten(1).mean(1)
+
+
+def bind_conditions(dit: nn.Module, tokens: Tensor, prompt: Tensor | None, *, history: int | None = None) -> Predict:
+    """A transformer on whole clips as a function of noisy latents and timesteps: its conditions are bound.
+
+    Args:
+        dit: A :class:`~flashvsr.models.VideoDiT`.
+        tokens: `[B, N, dim]` of the LR frames.
+        prompt: `[1, L, text_dim]`; None for a model without.
+        history: Of a sparse transformer, another than its own.
+    """
+
+    def predict(noisy: Tensor, timestep: Tensor) -> Tensor:
+        velocity, _ = dit(noisy, timestep, lr_tokens=tokens, prompt=prompt, streaming=False, history=history)
+        return velocity
+
+    return predict

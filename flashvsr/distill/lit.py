@@ -10,24 +10,16 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from flashvsr.distill.batches import draw_history, project, read_prompt, trained, truth_latents
-from flashvsr.distill.flow_matching import Schedule, flow_matching_loss, packed_flow_matching_loss
-from flashvsr.distill.lit_one_step import OneStepStage
-from flashvsr.distill.stage import (
-    MakeOptimizer,
-    MakeScheduler,
-    log_gradient_norms,
-    optimizer_of,
-    sample_clips,
-    shard,
-    velocity_of,
-)
+from flashvsr.distill.batches import draw_history, project, read_prompt, sample_clips, target_latents
+from flashvsr.distill.flow_matching import Schedule, bind_conditions, flow_matching_loss, packed_flow_matching_loss
+from flashvsr.distill.lit_one_step import OneStepOptimization, OneStepStage
+from flashvsr.training.batches import Batch, split_kinds
+from flashvsr.training.gradients import log_gradient_norms
+from flashvsr.training.optimizers import MakeOptimizer, MakeScheduler, collect_trainable, configure_optimizer
 from flashvsr.training.seeded import seeded_normal, seeded_uniform, shared_random
-from flashvsr.training.sharding import freeze
+from flashvsr.training.sharding import freeze, shard_stage
 
-__all__ = ["JointStage", "OneStepStage", "SparseCausalStage"]
-
-Batch = dict[str, Any]
+__all__ = ["JointStage", "OneStepOptimization", "OneStepStage", "SparseCausalStage"]
 
 
 class JointStage(LightningModule):
@@ -77,7 +69,7 @@ class JointStage(LightningModule):
         self.image_weight, self.validation_steps = image_weight, validation_steps
         self.register_buffer("prompt", read_prompt(prompt), persistent=False)
         freeze(self, ("vae", "decoder"))
-        trained(self._networks())
+        collect_trainable(self._networks())
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch: the weighted mean over its samples."""
@@ -86,10 +78,8 @@ class JointStage(LightningModule):
         noise: list[Tensor] = []
         tokens: list[Tensor] = []
         sigmas, weights = [], []
-        for kind, part in (("video", batch), ("image", batch.get("image"))):
-            if part is None:
-                continue
-            latents = truth_latents(self.vae, part)
+        for kind, part in split_kinds(batch):
+            latents = target_latents(self.vae, part)
             x0 += latents.unbind()
             noise += seeded_normal(part["seed"], f"{kind} noise", step, size=latents.shape[1:]).unbind()
             tokens += project(self.projection, part["lr"]).unbind()
@@ -108,7 +98,7 @@ class JointStage(LightningModule):
 
     def prepare(self, batch: Batch) -> Batch:
         """Latents of the truth: a data module that repeats clips keeps them."""
-        return {"latents": truth_latents(self.vae, batch)}
+        return {"latents": target_latents(self.vae, batch)}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Sample the clips of a batch; images are passed over."""
@@ -116,11 +106,11 @@ class JointStage(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """One optimizer."""
-        return optimizer_of(self.optimizer, self.scheduler, self._networks())
+        return configure_optimizer(self._networks(), self.optimizer, self.scheduler)
 
     def configure_model(self) -> None:
         """Shard the trained networks when the strategy has a device mesh."""
-        shard(self, self._networks())
+        shard_stage(self, self._networks())
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Log gradient norms, before clipping."""
@@ -179,25 +169,25 @@ class SparseCausalStage(LightningModule):
         self.random_history, self.seed, self.validation_steps = random_history, seed, validation_steps
         self.register_buffer("prompt", read_prompt(prompt), persistent=False)
         freeze(self, ("vae", "decoder"))
-        trained(self._networks())
+        collect_trainable(self._networks())
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch: the mean over its samples."""
         step = self.trainer.fit_loop.total_batch_idx
-        x0 = truth_latents(self.vae, batch)
+        x0 = target_latents(self.vae, batch)
         tokens = project(self.projection, batch["lr"])
         noise = seeded_normal(batch["seed"], "video noise", step, size=x0.shape[1:])
         sigma = self.schedule.sigma(seeded_uniform(batch["seed"], "video sigma", step))
         random = shared_random(self.seed, "history", step)
         history = draw_history(random, x0.shape[2] // 2) if self.random_history else None
-        predict = velocity_of(self.dit, tokens, self.prompt, history=history)
+        predict = bind_conditions(self.dit, tokens, self.prompt, history=history)
         loss = flow_matching_loss(predict, x0, noise, sigma, self.schedule).mean()
         self.log("train/flow", loss.detach(), batch_size=x0.shape[0])
         return loss
 
     def prepare(self, batch: Batch) -> Batch:
         """Latents of the truth: a data module that repeats clips keeps them."""
-        return {"latents": truth_latents(self.vae, batch)}
+        return {"latents": target_latents(self.vae, batch)}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Sample the clips of a batch."""
@@ -205,11 +195,11 @@ class SparseCausalStage(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """One optimizer."""
-        return optimizer_of(self.optimizer, self.scheduler, self._networks())
+        return configure_optimizer(self._networks(), self.optimizer, self.scheduler)
 
     def configure_model(self) -> None:
         """Shard the trained networks when the strategy has a device mesh."""
-        shard(self, self._networks())
+        shard_stage(self, self._networks())
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Log gradient norms, before clipping."""

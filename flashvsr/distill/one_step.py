@@ -31,12 +31,13 @@ class OneStepObjective:
         dmd_weight: Of the distribution matching loss; 0 leaves it and its scores out.
         reconstruction_weight: Of `reconstruction`; 0 leaves the decoder out.
         latent_weight: Of the squared error to the latents of the truth; 0 leaves it out.
+        adversarial_weight: Of the hinge loss of a discriminator; 0 leaves it out.
         decoded_latents: Consecutive latents that are decoded.
         decode_crop: Side of the decoded square in latent cells; None decodes whole frames.
         sigma_range: Lowest and highest noise level at which scores are asked.
 
     Raises:
-        ValueError: If a number is out of range.
+        ValueError: If a number is out of range, or all weights are 0.
 
     Reference:
         FlashVSR, https://arxiv.org/abs/2510.12747, stage 3; DMD2, https://arxiv.org/abs/2405.14867.
@@ -47,11 +48,17 @@ class OneStepObjective:
     dmd_weight: float = 1.0
     reconstruction_weight: float = 1.0
     latent_weight: float = 0.0
+    adversarial_weight: float = 0.0
     decoded_latents: int = 2
     decode_crop: int | None = None
     sigma_range: tuple[float, float] = (0.02, 0.98)
 
     def __post_init__(self) -> None:
+        names = ("dmd_weight", "reconstruction_weight", "latent_weight", "adversarial_weight")
+        weights = {name: getattr(self, name) for name in names}
+        if min(weights.values()) < 0 or not any(weights.values()):
+            said = ", ".join(f"{name}={weight}" for name, weight in weights.items())
+            raise ValueError(f"weights are at least 0 and one is positive, or nothing is to be learned: got {said}")
         low, high = self.sigma_range
         if not 0 < low < high < 1:
             raise ValueError(f"sigma_range is two levels with 0 < low < high < 1, got {self.sigma_range}")

@@ -3,8 +3,23 @@
 Plain PyTorch; the Lightning callbacks are in ``flashvsr.training.callbacks``.
 """
 
-from flashvsr.training.optimizers import FanInAdamW, WarmupCosine
-from flashvsr.training.seeded import seeded_normal, seeded_uniform
-from flashvsr.training.sharding import shard_networks
+from flashvsr.training.gradients import clip_gradients, gradient_norm, log_gradient_norms
+from flashvsr.training.optimizers import FanInAdamW, WarmupCosine, collect_trainable, configure_optimizer
+from flashvsr.training.seeded import seeded_normal, seeded_uniform, shared_random
+from flashvsr.training.sharding import freeze, shard_networks, shard_stage
 
-__all__ = ["FanInAdamW", "WarmupCosine", "seeded_normal", "seeded_uniform", "shard_networks"]
+__all__ = [
+    "FanInAdamW",
+    "WarmupCosine",
+    "clip_gradients",
+    "collect_trainable",
+    "configure_optimizer",
+    "freeze",
+    "gradient_norm",
+    "log_gradient_norms",
+    "seeded_normal",
+    "seeded_uniform",
+    "shard_networks",
+    "shard_stage",
+    "shared_random",
+]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,3 +29,16 @@ def clip_gradients(norm: Tensor, parameters: Iterable[nn.Parameter], most: float
         by_dtype.setdefault(local.dtype, []).append(local)
     for dtype, local_gradients in by_dtype.items():
         torch._foreach_mul_(local_gradients, factor.to(dtype))  # one launch for many tensors
+
+
+def log_gradient_norms(stage: Any, networks: Mapping[str, nn.Module]) -> None:
+    """Log ``train/grad_norm_<network>`` of each network that has gradients.
+
+    Args:
+        stage: A LightningModule, in ``on_before_optimizer_step``: gradients are unscaled and not yet clipped.
+        networks: By name.
+    """
+    for name, network in networks.items():
+        norm = gradient_norm(network.parameters())
+        if norm is not None:
+            stage.log(f"train/grad_norm_{name}", norm, batch_size=1)

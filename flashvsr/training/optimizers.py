@@ -1,20 +1,57 @@
-"""Optimizers and learning rates of all stages."""
+"""Optimizers and learning rates, and how a stage hands them to Lightning."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+
+MakeOptimizer = Callable[[Iterable], Optimizer]
+MakeScheduler = Callable[[Optimizer], LRScheduler]
+
+
+def collect_trainable(networks: Mapping[str, nn.Module]) -> list[nn.Parameter]:
+    """Parameters that ask for a gradient: all, or those of an adapter.
+
+    Args:
+        networks: By the name that errors call them.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    parameters = [p for network in networks.values() for p in network.parameters() if p.requires_grad]
+    if not parameters:
+        raise ValueError(f"nothing to train: no parameter of {', '.join(networks)} has requires_grad")
+    return parameters
+
+
+def configure_optimizer(
+    networks: Mapping[str, nn.Module], optimizer: MakeOptimizer, scheduler: MakeScheduler | None = None
+) -> dict[str, Any]:
+    """Make an optimizer of all that is trained, and its schedule, in the form that Lightning takes.
+
+    Args:
+        networks: Their parameters with ``requires_grad`` are trained.
+        optimizer: Makes the optimizer.
+        scheduler: Makes the schedule of its learning rate, stepped after every step; None keeps the rate.
+
+    Raises:
+        ValueError: If nothing is to be trained.
+    """
+    made: dict[str, Any] = {"optimizer": optimizer(collect_trainable(networks))}
+    if scheduler is not None:
+        made["lr_scheduler"] = {"scheduler": scheduler(made["optimizer"]), "interval": "step"}
+    return made
 
 
 class FanInAdamW(torch.optim.AdamW):
-    """AdamW with a learning rate per tensor: ``lr * min(1, base_fan_in / fan_in)``, and ``lr`` for vectors.
+    """AdamW with a learning rate per tensor: ``lr * min(1, base_fan_in / fan_in)``, and ``lr`` for what sums nothing.
 
     Adam moves every weight by about ``lr``, however many there are, and so the sum of a layer's inputs by up to ``lr *
     fan_in``: fifty times as far at the first layer of nano's decoder, which sees 784 channels in 3x3 neighbourhoods, as
@@ -22,7 +59,8 @@ class FanInAdamW(torch.optim.AdamW):
     move their outputs alike.
 
     Args:
-        params: Tensors; vectors are biases, gains and the like.
+        params: Tensors. Vectors (biases, gains) and tables `[1, n, dim]` that are added to every token, such as the
+            ``modulation`` of a transformer's blocks, sum no inputs and keep the full rate.
         lr: Of weights with up to `base_fan_in` inputs.
         betas: Of Adam.
         eps: Of Adam.

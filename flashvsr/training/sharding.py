@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -29,9 +29,29 @@ def shard_networks(networks: Sequence[nn.Module], mesh: DeviceMesh) -> None:
                 register_fsdp_forward_method(block.cross_attn, "project_context")
             fully_shard(block, mesh=mesh)
         fully_shard(network, mesh=mesh)
-        for method in ("forward_packed", "encode", "decode"):
+        for method in ("forward_packed", "reconstruct", "encode", "decode"):
             if hasattr(network, method):
                 register_fsdp_forward_method(network, method)
+
+
+def shard_stage(stage: Any, networks: Mapping[str, nn.Module]) -> None:
+    """Shard networks if the strategy of their stage has a device mesh; else leave them.
+
+    Args:
+        stage: A LightningModule, in ``configure_model``.
+        networks: By name.
+
+    Raises:
+        ValueError: If the strategy keeps processes for tensor parallelism, which Lightning does unless told otherwise.
+    """
+    if stage.device_mesh is None:
+        return
+    if stage.device_mesh["tensor_parallel"].size() > 1:
+        raise ValueError(
+            f"{', '.join(networks)}: sharded over data-parallel processes only; pass ModelParallelStrategy "
+            "data_parallel_size=<all processes> and tensor_parallel_size=1"
+        )
+    shard_networks(list(networks.values()), stage.device_mesh["data_parallel"])
 
 
 def freeze(module: nn.Module, names: Sequence[str]) -> None:

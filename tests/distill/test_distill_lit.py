@@ -16,9 +16,9 @@ from spread import NAMES
 from torch.utils.data import DataLoader
 from toy_stages import batch, make_stage, sample
 
-from flashvsr.distill import PatchDiscriminator
-from flashvsr.distill.batches import trained
-from flashvsr.training import WarmupCosine
+from flashvsr.distill import OneStepObjective, PatchDiscriminator
+from flashvsr.distill.lit import OneStepOptimization
+from flashvsr.training import WarmupCosine, collect_trainable
 
 STAGES = ("joint", "sparse", "one_step")
 
@@ -64,7 +64,7 @@ def test_a_teacher_stage_halves_its_loss_on_one_batch_with_noise_and_level_fixed
     trainer = SimpleNamespace(fit_loop=SimpleNamespace(total_batch_idx=0))  # noise and level are those of step 0
     stage.trainer, stage.log = trainer, lambda *_, **__: None
     given, losses = batch([0], images=name == "joint"), []
-    optimizer = torch.optim.Adam(trained({"dit": stage.dit, "projection": stage.projection}), 0.01)
+    optimizer = torch.optim.Adam(collect_trainable({"dit": stage.dit, "projection": stage.projection}), 0.01)
     for _ in range(100):
         loss = stage.training_step(given, 0)
         optimizer.zero_grad()
@@ -169,18 +169,16 @@ def test_what_has_no_requires_grad_stays_and_its_fake_copy_too(tmp_path):
         network = copy.deepcopy(getattr(stage, name)).requires_grad_(False)
         network.get_submodule(adapter).requires_grad_(True)
         arguments[name] = network
+    sgd = partial(torch.optim.SGD, lr=0.1)
     stage = type(stage)(
         arguments["dit"],
         stage.projection.requires_grad_(False),
-        arguments["score"],
-        stage.score_projection,
-        stage.vae,
         stage.decoder,
-        stage.schedule,
-        stage.reconstruction,
-        *(partial(torch.optim.SGD, lr=0.1),) * 2,
-        generator_every=1,
-        latent_weight=1.0,
+        OneStepObjective(stage.schedule, stage.reconstruction, latent_weight=1.0),
+        OneStepOptimization(sgd, sgd, generator_every=1),
+        score=arguments["score"],
+        score_projection=stage.score_projection,
+        vae=stage.vae,
     )
     before = _snapshot(stage)
     _fit(stage, [batch([0])], tmp_path)
@@ -278,6 +276,21 @@ def test_bad_arguments_are_refused():
             stage.schedule,
             stage.optimizer,
         )
+
+
+def test_a_one_step_stage_without_any_loss_is_refused():
+    with pytest.raises(ValueError, match=r"one is positive.*dmd_weight=0\.0, reconstruction_weight=0\.0"):
+        make_stage("one_step", dmd_weight=0.0, reconstruction_weight=0.0, latent_weight=0.0)
+    with pytest.raises(ValueError, match=r"at least 0.*latent_weight=-1\.0"):
+        make_stage("one_step", latent_weight=-1.0)
+
+
+def test_the_one_step_stage_refuses_scaled_gradients_before_it_trains(tmp_path):
+    stage = make_stage("one_step")
+    stage.trainer = SimpleNamespace(precision="16-mixed")  # Lightning itself refuses it on a CPU
+    with pytest.raises(ValueError, match=r"does not train in 16-mixed.*use bf16-mixed"):
+        stage.setup("fit")
+    stage.setup("validate")
 
 
 def test_frames_that_do_not_fit_are_refused(tmp_path):

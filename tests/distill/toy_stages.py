@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from functools import partial
 
 import torch
@@ -10,8 +11,8 @@ from torch import Tensor, nn
 
 from flashvsr.attention import FullAttention, LocalSparseAttention
 from flashvsr.decoders import TinyConditionalDecoder
-from flashvsr.distill import ReconstructionLoss
-from flashvsr.distill.lit import JointStage, OneStepStage, SparseCausalStage
+from flashvsr.distill import OneStepObjective, ReconstructionLoss
+from flashvsr.distill.lit import JointStage, OneStepOptimization, OneStepStage, SparseCausalStage
 from flashvsr.models import FlowSchedule, LRProjection, VideoDiT, with_lora
 
 CHANNELS = 4
@@ -84,15 +85,17 @@ def make_stage(name: str, text_dim: int | None = None, residual: bool = False, *
         if name == "sparse_lora":
             with_lora(networks[0], rank=2)
         return stage(*networks, schedule, sgd, **{"prompt": prompt, "validation_steps": 2, **arguments})
-    given = {"prompt": prompt, "generator_every": 1, "train_decoder": True, "latent_weight": 0.1, **arguments}
+    given = {"train_decoder": True, "latent_weight": 0.1, "generator_every": 1, **arguments}
+    given = {"generator_optimizer": sgd, "fake_optimizer": sgd, "score": toy_dit(False, text_dim), **given}
+    objective, optimization = (
+        {field.name: given.pop(field.name) for field in fields(kind) if field.name in given}
+        for kind in (OneStepObjective, OneStepOptimization)
+    )
     return OneStepStage(
         toy_dit(True, text_dim),
         toy_projection(),
-        toy_dit(False, text_dim),
-        toy_projection(),
-        ToyVAE(),
         toy_decoder(residual),
-        schedule,
-        ReconstructionLoss(perceptual="fft"),
-        **{"generator_optimizer": sgd, "fake_optimizer": sgd, **given},
+        OneStepObjective(schedule, ReconstructionLoss(perceptual="fft"), **objective),
+        OneStepOptimization(**optimization),
+        **{"score_projection": toy_projection(), "vae": ToyVAE(), "prompt": prompt, **given},
     )
