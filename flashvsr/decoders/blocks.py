@@ -86,7 +86,7 @@ def initialise(network: nn.Module) -> None:
                 cast(nn.Conv2d, module.conv[4]).weight.mul_(0.1)
 
 
-def learns(module: nn.Module, *inputs: Tensor | None) -> bool:
+def needs_grad(module: nn.Module, *inputs: Tensor | None) -> bool:
     """Whether a call of ``module`` with these inputs records a gradient, so that all activations are kept anyway."""
     if not torch.is_grad_enabled():
         return False
@@ -171,7 +171,7 @@ class TinyNetwork(nn.ModuleDict):
         Raises:
             RuntimeError: If the state was consumed before.
         """
-        past: list[Tensor | None] = [None] * len(MEMORY_BLOCKS) if state is None else list(state.take())
+        past: list[Tensor | None] = [None] * len(MEMORY_BLOCKS) if state is None else list(state.take().past)
         drop = FRAMES_PER_LATENT * settling + (LEAD_FRAMES if state is None else 0)
         (to_quarter,), to_half, to_full = (
             upsampling_kernels(self[grow], self[conv]) for grow, conv in (("9", "10"), ("15", "16"), ("21", "22"))
@@ -225,9 +225,9 @@ class TinyNetwork(nn.ModuleDict):
         half = interleave([enlarge(x, kernel) for kernel in to_half])
         half = self._remember(("17", "18", "19"), half, past, batch)
         full = interleave([torch.relu_(enlarge(half, kernel)) for kernel in to_full])
-        shown = full.permute(0, 2, 3, 1).unflatten(0, (batch, -1))[:, drop:]  # [B, T', 8h, 8w, C]
-        shown = shown.flatten(0, 1).permute(0, 3, 1, 2)
-        frames = self["26"](conv_relu(shown, self["24"].weight, self["24"].bias))
+        kept = full.permute(0, 2, 3, 1).unflatten(0, (batch, -1))[:, drop:]  # [B, T', 8h, 8w, C]
+        kept = kept.flatten(0, 1).permute(0, 3, 1, 2)
+        frames = self["26"](conv_relu(kept, self["24"].weight, self["24"].bias))
         return frames.unflatten(0, (batch, -1)).transpose(1, 2)
 
     def __getitem__(self, key: str) -> Any:

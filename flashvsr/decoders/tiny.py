@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from einops import rearrange
 from torch import Tensor, nn
 
-from flashvsr.decoders.blocks import TinyNetwork, check_latents, learns
+from flashvsr.decoders.blocks import TinyNetwork, check_latents, needs_grad
 from flashvsr.decoders.tiny_state import TinyDecoderState
 
 
@@ -64,7 +64,7 @@ class TinyDecoder(nn.Module):
         """
         check_latents(latents, self.latent_channels)
         self.decoder.check_state(state, latents)
-        parallel = learns(self, latents)
+        parallel = needs_grad(self, latents)
         passes = self._passes(latents, latents.shape[2] if parallel else self.latents_per_pass)
         frames, state = self.decoder(passes, *latents.shape[:3:2], state, parallel=parallel)
         return frames.mul_(2).sub_(1), state

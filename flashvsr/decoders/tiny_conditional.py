@@ -8,7 +8,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from flashvsr.decoders.blocks import FRAMES_PER_LATENT, LEAD_FRAMES, TinyNetwork, check_latents, learns
+from flashvsr.decoders.blocks import FRAMES_PER_LATENT, LEAD_FRAMES, TinyNetwork, check_latents, needs_grad
 from flashvsr.decoders.tiny_state import TinyDecoderState
 
 _CELL = 8  # pixels per latent cell, in height and width
@@ -85,7 +85,7 @@ class TinyConditionalDecoder(nn.Module):
             RuntimeError: If the state was consumed before.
         """
         self._check(latents, lr, state)
-        parallel = learns(self, latents, lr)
+        parallel = needs_grad(self, latents, lr)
         settling = self.settling if state is None else 0
         seen = lr
         if settling:

@@ -2,48 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from flashvsr.state import ConsumableState
 
 MEMORY_BLOCKS = ("5", "6", "7", "11", "12", "13", "17", "18", "19")
 """Indices of the layers that look back in time."""
 
 
 @dataclass
-class TinyDecoderState:
+class TinyDecoderState(ConsumableState):
     """What a tiny decoder remembers between two calls of one stream.
-
-    A state passed to a decoder is consumed: go on with the returned one, or branch with :meth:`clone` beforehand.
 
     Attributes:
         past: The last input of each of the nine memory blocks, `[B, C, h, w]`, in network order.
-        consumed: True once a decoder has taken the state.
     """
 
     past: list[Tensor]
-    consumed: bool = field(default=False, repr=False)
-
-    def take(self) -> list[Tensor]:
-        """Hand out the feature maps, keep none, and mark the state as consumed.
-
-        Raises:
-            RuntimeError: If the state was consumed before.
-        """
-        self.check_fresh()
-        self.consumed = True
-        past, self.past = self.past, []
-        return past
-
-    def clone(self) -> TinyDecoderState:
-        """An independent copy, to continue one stream in two ways.
-
-        Raises:
-            RuntimeError: If the state was consumed before.
-        """
-        self.check_fresh()
-        return TinyDecoderState([tensor.clone() for tensor in self.past])
 
     def state_dict(self) -> dict[str, Tensor]:
         """CPU copies of the feature maps under the keys ``past.0`` to ``past.8``.
@@ -67,10 +45,3 @@ class TinyDecoderState:
                 f"a tiny decoder state has the tensors past.0 to past.{len(MEMORY_BLOCKS) - 1}, got {sorted(saved)}"
             )
         return cls([saved[key].clone(memory_format=torch.channels_last) for key in expected])
-
-    def check_fresh(self) -> None:
-        """Raise a RuntimeError if the state was consumed."""
-        if self.consumed:
-            raise RuntimeError(
-                "this decoder state was consumed by an earlier call; use the state which that call returned"
-            )

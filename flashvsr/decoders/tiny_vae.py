@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as distributed
 from einops import rearrange
 from torch import Tensor, nn
 
-from flashvsr.decoders.blocks import FRAMES_PER_LATENT, LEAD_FRAMES, MemBlock, check_latents, initialise, learns
+from flashvsr.decoders.blocks import FRAMES_PER_LATENT, LEAD_FRAMES, MemBlock, check_latents, initialise, needs_grad
 from flashvsr.decoders.tiny import TinyDecoder
 from flashvsr.decoders.tiny_state import TinyDecoderState
+from flashvsr.state import ConsumableState
 
 _MOMENTUM = 0.01  # of the running statistics, once that many updates have been averaged evenly
 _LOG_VARIANCE = (-30.0, 10.0)  # bounds
@@ -19,33 +20,14 @@ _FIRST_LOG_VARIANCE = -6.0  # of an untrained encoder: noise of the size of the 
 
 
 @dataclass
-class TinyEncoderState:
+class TinyEncoderState(ConsumableState):
     """What the encoder of :class:`TinyVAE` remembers between two calls of one stream.
-
-    A state passed in is consumed: go on with the returned one, or branch with :meth:`clone` beforehand.
 
     Attributes:
         past: The last input of each memory block, `[B, C, h, w]`, in network order.
-        consumed: True once the encoder has taken the state.
     """
 
     past: list[Tensor]
-    consumed: bool = field(default=False, repr=False)
-
-    def take(self) -> list[Tensor]:
-        """Hand out the feature maps and mark the state as consumed.
-
-        Raises:
-            RuntimeError: If the state was consumed before.
-        """
-        if self.consumed:
-            raise RuntimeError("this encoder state was consumed by an earlier call; use the state which that returned")
-        self.consumed = True
-        return self.past
-
-    def clone(self) -> TinyEncoderState:
-        """An independent copy, to continue one stream in two ways."""
-        return TinyEncoderState([past.clone() for past in self.past], self.consumed)
 
 
 class TinyEncoder(nn.Module):
@@ -225,11 +207,11 @@ class TinyVAE(nn.Module):
     def _moments(self, frames: Tensor, state: TinyEncoderState | None) -> tuple[Tensor, Tensor, TinyEncoderState]:
         """Mean and log-variance before normalisation, `[B, 16, n, h, w]` each."""
         self._check(frames, state)
-        past = [] if state is None else state.take()
+        past = [] if state is None else state.take().past
         frames = frames.transpose(1, 2)  # [B, T, 3, H, W]
         if state is None:  # frame 0 fills the first latent
             frames = torch.cat([frames[:, :1].expand(-1, LEAD_FRAMES, -1, -1, -1), frames], dim=1)
-        together = frames.shape[1] if learns(self.encoder, frames) else FRAMES_PER_LATENT * self.latents_per_pass
+        together = frames.shape[1] if needs_grad(self.encoder, frames) else FRAMES_PER_LATENT * self.latents_per_pass
         pieces = []
         for piece in frames.split(together, dim=1):
             out, past = self.encoder(piece, past)
@@ -247,6 +229,7 @@ class TinyVAE(nn.Module):
                 f"got {tuple(frames.shape)}"
             )
         if state is not None:
+            state.check_fresh()
             held = tuple(state.past[0].shape)
             expected = (frames.shape[0], held[1], frames.shape[3] // 4, frames.shape[4] // 4)
             if held != expected:

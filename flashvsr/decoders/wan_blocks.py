@@ -6,47 +6,26 @@ to frames, in channels_last, and what a layer remembers is a few of its own earl
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
+from flashvsr.state import ConsumableState
+
 Past = dict[str, tuple[Tensor, ...]]  # earlier inputs of each remembering layer, oldest first, by layer name
 
 
 @dataclass
-class WanVAEState:
+class WanVAEState(ConsumableState):
     """What the Wan VAE remembers between two calls of one stream, of encoding or of decoding.
-
-    A state passed in is consumed: go on with the returned one, or branch with :meth:`clone` beforehand.
 
     Attributes:
         past: Earlier inputs `[B, C, h, w]` of each remembering layer, oldest first, by layer name.
-        consumed: True once the VAE has taken the state.
     """
 
     past: Past
-    consumed: bool = field(default=False, repr=False)
-
-    def take(self) -> Past:
-        """Hand out the remembered frames and mark the state as consumed.
-
-        Raises:
-            RuntimeError: If the state was consumed before.
-        """
-        self._check_fresh()
-        self.consumed = True
-        return self.past
-
-    def clone(self) -> WanVAEState:
-        """An independent copy, to continue one stream in two ways.
-
-        Raises:
-            RuntimeError: If the state was consumed before.
-        """
-        self._check_fresh()
-        return WanVAEState({name: tuple(frame.clone() for frame in frames) for name, frames in self.past.items()})
 
     def state_dict(self) -> dict[str, Tensor]:
         """CPU copies of the remembered frames; keys are the layer name and the age, ``decoder.conv1.0`` the oldest.
@@ -54,7 +33,7 @@ class WanVAEState:
         Raises:
             RuntimeError: If the state was consumed before.
         """
-        self._check_fresh()
+        self.check_fresh()
         items = [(f"{name}.{age}", frame) for name, frames in self.past.items() for age, frame in enumerate(frames)]
         return {key: frame.detach().to("cpu", copy=True) for key, frame in items}
 
@@ -66,10 +45,6 @@ class WanVAEState:
             name = key.rpartition(".")[0]
             past[name] = (*past.get(name, ()), saved[key].clone(memory_format=torch.channels_last))
         return cls(past)
-
-    def _check_fresh(self) -> None:
-        if self.consumed:
-            raise RuntimeError("this VAE state was consumed by an earlier call; use the state which that call returned")
 
 
 class CausalConv3d(nn.Conv3d):

@@ -210,6 +210,7 @@ class WanVAE(nn.Module):
         """The frames to go on from, once they are known to fit the input ``step`` `[B, C, H, W]` of this side."""
         if state is None:
             return {}
+        state.check_fresh()
         name = f"{side}.conv1"
         if name not in state.past:
             raise ValueError(f"this state is of the other direction: it remembers nothing of {name!r}")
@@ -219,7 +220,7 @@ class WanVAE(nn.Module):
                 f"the VAE state goes on from frames of shape {tuple(held.shape)}, got {tuple(step.shape)}; start a new "
                 "stream with state=None when the batch or the frame size changes"
             )
-        return dict(state.take())
+        return state.take().past
 
 
 def _channels_last(frame: Tensor) -> Tensor:

@@ -138,7 +138,8 @@ class VideoDiT(nn.Module):
             cache, context = self._new_cache(grid, x) if streaming else None, self._context(prompt)
             graphs = ChunkGraphs()
         else:
-            cache, context, graphs = state.take()
+            past = state.take()
+            cache, context, graphs = past.cache, past.context, past.graphs
         rope = rope_table(grid, self.head_dim, order=self.order, device=x.device)
         if self.order == "block":
             x = partition_blocks(x.unflatten(1, (grid.frames, grid.rows, grid.columns)))
@@ -244,6 +245,8 @@ class VideoDiT(nn.Module):
             raise ValueError(
                 f"latents are [B, {self.channels}, T, H/8, W/8] with even H/8 and W/8, got {list(latents.shape)}"
             )
+        if state is not None:
+            state.check_fresh()
         grid = TokenGrid(frames, height // PATCH, width // PATCH, 0 if state is None else state.latents_seen)
         if not streaming:
             if state is not None:
@@ -258,7 +261,6 @@ class VideoDiT(nn.Module):
                 f"{most * BLOCK_SHAPE[0]} latent frames, got {frames}"
             )
         if state is not None:
-            state.check_fresh()
             held, slot_tokens = state.cache.batch, state.cache.slot_tokens
             if (latents.shape[0], grid.tokens // grid.slots) != (held, slot_tokens):
                 raise ValueError(

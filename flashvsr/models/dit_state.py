@@ -10,11 +10,12 @@ from torch import Tensor
 
 from flashvsr.attention import KVCache
 from flashvsr.models.chunk_graphs import ChunkGraphs
+from flashvsr.state import ConsumableState
 
 
 @dataclass
-class DiTState:
-    """The past of one stream. A state passed to :class:`VideoDiT` is consumed: its buffers are reused by the next one.
+class DiTState(ConsumableState):
+    """The past of one stream of :class:`VideoDiT`, whose buffers the next state reuses.
 
     Attributes:
         cache: Keys and values of earlier slots.
@@ -26,21 +27,10 @@ class DiTState:
     cache: KVCache
     latents_seen: int
     context: list[tuple[Tensor, Tensor]]
-    consumed: bool = False
     graphs: ChunkGraphs = field(default_factory=ChunkGraphs, repr=False)
 
-    def take(self) -> tuple[KVCache, list[tuple[Tensor, Tensor]], ChunkGraphs]:
-        """Hand out the cache, the prompt and the graphs, and mark the state as consumed.
-
-        Raises:
-            RuntimeError: If the state was consumed before.
-        """
-        self.check_fresh()
-        self.consumed = True
-        return self.cache, self.context, self.graphs
-
     def clone(self) -> DiTState:
-        """Return an independent copy, to branch a stream.
+        """Return an independent copy, to branch a stream; the keys and values of the prompt, which stay, are shared.
 
         Raises:
             RuntimeError: If the state was consumed before: its cache has moved on.
@@ -72,8 +62,3 @@ class DiTState:
         context = [(key.to(device, copy=True), value.to(device, copy=True)) for key, value in saved["context"]]
         cache = KVCache.from_state_dict(saved["cache"], device=device, device_gib=cache_gib)
         return cls(cache, saved["latents_seen"], context)
-
-    def check_fresh(self) -> None:
-        """Raise a RuntimeError if the state was consumed."""
-        if self.consumed:
-            raise RuntimeError("this state was passed to the model before and is consumed; branch with state.clone()")

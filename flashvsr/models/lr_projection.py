@@ -9,6 +9,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
+from flashvsr.state import ConsumableState
+
 VARIANTS = ("causal", "buffered")
 STEP_FRAMES = 4
 """LR frames of one latent step."""
@@ -20,8 +22,8 @@ LARGE_FRAME = 1 << 14
 
 
 @dataclass
-class LRProjectionState:
-    """What the projection keeps of earlier frames. A state passed to :class:`LRProjection` is consumed.
+class LRProjectionState(ConsumableState):
+    """What the projection keeps of earlier frames.
 
     Attributes:
         frames: The last 2 frames, unshuffled, `[B, 2, h, w, C]`; None for the buffered variant, which has no memory.
@@ -30,29 +32,6 @@ class LRProjectionState:
 
     frames: Tensor | None
     features: Tensor | None
-    consumed: bool = False
-
-    def take(self) -> tuple[Tensor | None, Tensor | None]:
-        """Hand out the frames and the features, keep neither, and mark the state as consumed.
-
-        Raises:
-            RuntimeError: If the state was consumed before.
-        """
-        self._check_fresh()
-        self.consumed = True
-        taken = self.frames, self.features
-        self.frames = self.features = None
-        return taken
-
-    def clone(self) -> LRProjectionState:
-        """Return an independent copy, to branch a stream.
-
-        Raises:
-            RuntimeError: If the state was consumed before.
-        """
-        self._check_fresh()
-        frames, features = (None if part is None else part.clone() for part in (self.frames, self.features))
-        return LRProjectionState(frames, features)
 
     def state_dict(self) -> dict[str, Tensor | None]:
         """Copy out to the CPU.
@@ -60,7 +39,7 @@ class LRProjectionState:
         Raises:
             RuntimeError: If the state was consumed before.
         """
-        self._check_fresh()
+        self.check_fresh()
         parts = {"frames": self.frames, "features": self.features}
         return {name: None if x is None else x.detach().to("cpu", copy=True) for name, x in parts.items()}
 
@@ -68,10 +47,6 @@ class LRProjectionState:
     def from_state_dict(cls, saved: dict[str, Tensor | None]) -> LRProjectionState:
         """Rebuild a state from :meth:`state_dict`, whose tensors it takes over."""
         return cls(saved["frames"], saved["features"])
-
-    def _check_fresh(self) -> None:
-        if self.consumed:
-            raise RuntimeError("this state was passed to the projection before and is consumed; go on with the new one")
 
 
 class StackedConv3d(nn.Module):
@@ -97,8 +72,8 @@ class StackedConv3d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, T, h, w, in]` to `[B, (T - 2) / 2, h, w, out]`; the border is replicated in space, not in time."""
-        learns = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
-        stacked = stack_frames(x) if learns else stack_frames_once(x)
+        needs_grad = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
+        stacked = stack_frames(x) if needs_grad else stack_frames_once(x)
         weight = self.weight.transpose(1, 2).flatten(1, 2)  # [out, 4*in, 3, 3], a view
         out = functional.conv2d(stacked.flatten(0, 1).permute(0, 3, 1, 2), weight, self.bias)
         return out.permute(0, 2, 3, 1).unflatten(0, stacked.shape[:2])
@@ -211,7 +186,9 @@ class LRProjection(nn.Module):
         if state is None:
             first, lr = lr[:, :, :1], lr[:, :, 1:]
             state = self._start(first) if self.variant == "causal" else LRProjectionState(None, None)
-        frames, features = state.take()
+        past = state.take()
+        frames, features = past.frames, past.features
+        del past  # what is no longer needed is freed on the way
         tokens = []
         large = lr.shape[3] * lr.shape[4] >= LARGE_FRAME * self.patch**2
         for piece in lr.split(STEP_FRAMES * (1 if large else STEPS_AT_ONCE), 2):
@@ -233,6 +210,8 @@ class LRProjection(nn.Module):
         if frames % STEP_FRAMES != (1 if state is None else 0):
             length, when = ("4n + 1", "at the start") if state is None else ("4n", "after the start")
             raise ValueError(f"{when} of a stream lr holds {length} frames, got {frames}")
+        if state is not None:
+            state.check_fresh()
         if state is None or state.frames is None:
             return
         held, _, rows, columns, _ = state.frames.shape

@@ -18,6 +18,7 @@ from flashvsr.models.chunk_graphs import MOST_TOKENS, RECORDABLE
 from flashvsr.models.dit import VideoDiT
 from flashvsr.models.dit_state import DiTState
 from flashvsr.models.fp8 import Fp8Linear
+from flashvsr.state import ConsumableState
 from flashvsr.streaming import Geometry, Stream, upscale
 
 logger = logging.getLogger(__name__)
@@ -27,8 +28,8 @@ TIMESTEP = 1000.0
 
 
 @dataclass
-class SystemState:
-    """The past of one stream. A state passed to :meth:`FlashVSR.step` is consumed.
+class SystemState(ConsumableState):
+    """The past of one stream, of all parts of :class:`FlashVSR`.
 
     Attributes:
         projection: State of the LR projection.
@@ -41,15 +42,6 @@ class SystemState:
     dit: DiTState
     decoder: Any
     lr: Tensor
-    consumed: bool = False
-
-    def clone(self) -> SystemState:
-        """Return an independent copy, to branch a stream.
-
-        Raises:
-            RuntimeError: If the state was consumed before.
-        """
-        return SystemState(self.projection.clone(), self.dit.clone(), self.decoder.clone(), self.lr.clone())
 
     def state_dict(self) -> dict[str, Any]:
         """Copy out as nested dicts of CPU tensors and numbers.
@@ -57,6 +49,7 @@ class SystemState:
         Raises:
             RuntimeError: If the state was consumed before.
         """
+        self.check_fresh()
         return {
             "projection": self.projection.state_dict(),
             "dit": self.dit.state_dict(),
@@ -152,23 +145,22 @@ class FlashVSR(nn.Module):
             RuntimeError: If the state was consumed before.
         """
         self._check(lr, noise, state)
-        if state is not None:
-            state.consumed = True
+        past = None if state is None else state.take()
         lr, noise = lr.to(self.device, self.pixel_dtype), noise.to(self.device, self.dtype)
-        tokens, projection = self.projection(lr.to(self.dtype), state.projection if state else None)
+        tokens, projection = self.projection(lr.to(self.dtype), past.projection if past else None)
         timestep = torch.full((lr.shape[0],), TIMESTEP, device=lr.device)
         velocity, dit = self.dit(
             noise,
             timestep,
             lr_tokens=tokens,
-            prompt=self.prompt if state is None else None,
-            state=state.dit if state else None,
+            prompt=self.prompt if past is None else None,
+            state=past.dit if past else None,
         )
         del tokens
         latents = noise - velocity  # one Euler step from sigma 1 to sigma 0
-        seen = lr if state is None else torch.cat((state.lr, lr), 2)
+        seen = lr if past is None else torch.cat((past.lr, lr), 2)
         shown, ahead = seen[:, :, : -self.geometry.lookahead], seen[:, :, -self.geometry.lookahead :]
-        decoder = state.decoder if state else None
+        decoder = past.decoder if past else None
         lengths = [shown.shape[2]] if show is None else self._frames_of_latents(shown.shape[2], latents.shape[2])
         parts = []
         for part, those in zip(latents.chunk(len(lengths), 2), shown.split(lengths, 2), strict=True):
@@ -186,8 +178,8 @@ class FlashVSR(nn.Module):
 
     def _check(self, lr: Tensor, noise: Tensor, state: SystemState | None) -> None:
         """Refuse what does not fit before any part consumes its state."""
-        if state is not None and state.consumed:
-            raise RuntimeError("this state was passed to step before and is consumed; branch with state.clone()")
+        if state is not None:
+            state.check_fresh()
         geometry, chunk = self.geometry, 0 if state is None else 1
         batch, (height, width) = lr.shape[0], lr.shape[-2:]
         size = (height // geometry.latent_stride, width // geometry.latent_stride)

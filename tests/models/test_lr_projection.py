@@ -177,7 +177,7 @@ def test_a_state_can_be_used_once_and_neither_copied_nor_saved_afterwards(varian
     _, state = projection(lr[:, :, :5])
     projection(lr[:, :, 5:], state)
     for use in (lambda: projection(lr[:, :, 5:], state), state.clone, state.state_dict):
-        with pytest.raises(RuntimeError, match="is consumed; go on with the new one"):
+        with pytest.raises(RuntimeError, match="was consumed by an earlier call"):
             use()
 
 
