@@ -75,7 +75,7 @@ def _with_ablations(name: str, folder: ModelFolder, args: argparse.Namespace) ->
         method: Method = partial(_stream, system)
         label = name
     else:
-        latents = sampled_latents(projection, dit, prompt, steps)
+        latents = sampled_latents(projection, dit, prompt, steps, folder.shift)
         method = WholeClip(decoder, latents, stream_noise, color=color, **placed)
         label = f"{name} (whole clip, {steps} step{'s' if steps > 1 else ''})"
     methods: dict[str, Method] = {label: method}
@@ -87,10 +87,10 @@ def _with_ablations(name: str, folder: ModelFolder, args: argparse.Namespace) ->
 
 
 def sampled_latents(
-    projection: nn.Module, dit: nn.Module, prompt: Tensor | None, steps: int
+    projection: nn.Module, dit: nn.Module, prompt: Tensor | None, steps: int, shift: float
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """From LR frames and noise to latents, whole clip at once; see :class:`~flashvsr.evaluate.WholeClip`."""
-    schedule = FlowSchedule()
+    schedule = FlowSchedule(shift)
 
     def latents(lr: Tensor, noise: Tensor) -> Tensor:
         tokens, _ = projection(lr, streaming=False)

@@ -4,6 +4,7 @@
 
     format: 1
     steps: 1                      # sampling steps; a stream needs 1
+    shift: 5.0                    # of the noise levels of those steps; left out for 5
     color: adain                  # colour correction the model wants; left out for adain
     components:
       projection:                 # weights: projection.safetensors
@@ -36,6 +37,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from flashvsr.models.class_paths import build
+from flashvsr.models.sampler import DEFAULT_SHIFT
 from flashvsr.models.weight_files import build_empty, load_tensors, read_tensors
 
 FORMAT = 1
@@ -94,6 +96,7 @@ class ModelFolder:
         steps: Sampling steps the transformer was trained for.
         color: Colour correction the model wants: ``"adain"`` as released, or ``"none"`` where the decoder was trained
             to keep the colours itself.
+        shift: Of the noise levels of those steps, see :class:`~flashvsr.models.FlowSchedule`.
     """
 
     path: Path
@@ -101,6 +104,7 @@ class ModelFolder:
     prompt: Tensor | None = None
     steps: int = 1
     color: str = "adain"
+    shift: float = DEFAULT_SHIFT
 
     def component(self, name: str) -> Component:
         """The component of that name.
@@ -143,10 +147,13 @@ def read_model_folder(path: str | Path) -> ModelFolder:
     if not isinstance(said, dict) or said.get("format") != FORMAT:
         found = said.get("format") if isinstance(said, dict) else None
         raise ValueError(f"{file} has format {found!r}; this version of flashvsr reads format {FORMAT}")
-    _check_keys(file, "", said, required=("format", "steps", "components"), optional=("color",))
+    _check_keys(file, "", said, required=("format", "steps", "components"), optional=("color", "shift"))
     _check_keys(file, "components.", said["components"], optional=COMPONENTS)
     if not isinstance(said["steps"], int) or said["steps"] < 1:
         raise ValueError(f"{file}: steps is a whole number of at least 1, got {said['steps']!r}")
+    shift = said.get("shift", DEFAULT_SHIFT)
+    if not isinstance(shift, int | float) or shift <= 0:
+        raise ValueError(f"{file}: shift is a positive number, got {shift!r}")
     components, prompt = {}, None
     for name, entry in said["components"].items():
         weights = path / f"{name}.safetensors"
@@ -158,7 +165,7 @@ def read_model_folder(path: str | Path) -> ModelFolder:
             continue
         _check_keys(file, f"components.{name}.", entry, required=("class_path",), optional=("init_args",))
         components[name] = Component(entry["class_path"], entry.get("init_args") or {}, weights)
-    return ModelFolder(path, components, prompt, said["steps"], said.get("color", "adain"))
+    return ModelFolder(path, components, prompt, said["steps"], said.get("color", "adain"), shift)
 
 
 def save_model_folder(
@@ -168,6 +175,7 @@ def save_model_folder(
     prompt: Tensor | None = None,
     steps: int = 1,
     color: str = "adain",
+    shift: float = DEFAULT_SHIFT,
     dtype: torch.dtype | None = None,
     overwrite: bool = False,
 ) -> None:
@@ -179,6 +187,7 @@ def save_model_folder(
         prompt: Text embedding `[1, L, text_dim]`; None for a model without.
         steps: Sampling steps the transformer was trained for.
         color: Colour correction the model wants, see :class:`ModelFolder`.
+        shift: Of the noise levels of those steps, see :class:`ModelFolder`.
         dtype: Convert floating-point tensors; None keeps each as it is.
         overwrite: Replace a model that is in the folder.
 
@@ -207,7 +216,7 @@ def save_model_folder(
         if prompt is not None:
             entries["prompt"] = {"shape": list(prompt.shape)}
             _write(new / "prompt.safetensors", {"prompt": prompt}, dtype)
-        said = {"format": FORMAT, "steps": steps, "color": color, "components": entries}
+        said = {"format": FORMAT, "steps": steps, "shift": shift, "color": color, "components": entries}
         (new / DESCRIPTION).write_text(yaml.safe_dump(said, sort_keys=False))
         if path.exists():
             _replace_model(path, new)

@@ -16,6 +16,7 @@ from flashvsr.models.export import trained_component
 from flashvsr.models.folder import Component, save_model_folder
 from flashvsr.models.loading import DTYPES, find_model
 from flashvsr.models.lora import merged_state_dict
+from flashvsr.models.sampler import DEFAULT_SHIFT, FlowSchedule
 
 
 class ExportModelFolder(Callback):
@@ -29,7 +30,8 @@ class ExportModelFolder(Callback):
         components: Component of the folder (``projection``, ``dit``, ``decoder``, ``vae``) to attribute of the
             LightningModule.
         base: A model folder that the other components and the prompt are copied from; None for none.
-        steps: Sampling steps the transformer was trained for; a stream needs 1.
+        steps: Sampling steps the transformer was trained for; a stream needs 1. The shift of the stage's schedule is
+            written beside it.
         dtype: ``"fp32"``, ``"bf16"`` or ``"fp16"``; None keeps that of each tensor.
         color: Colour correction the model wants, ``"adain"``, ``"wavelet"`` or ``"none"``; None is that of `base`, or
             ``"adain"`` without one.
@@ -97,6 +99,12 @@ class ExportModelFolder(Callback):
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         if any(isinstance(callback, WeightAveraging) for callback in callbacks[callbacks.index(self) :]):
             raise ValueError("ExportModelFolder stands before the callback that averages weights: put it after that")
+        schedule = getattr(pl_module, "schedule", None)
+        if self.steps > 1 and schedule is not None and not isinstance(schedule, FlowSchedule):
+            raise ValueError(
+                f"a model folder of {self.steps} steps stores the shift of a FlowSchedule, got a schedule of the class "
+                f"{type(schedule).__name__}"
+            )
         self.check()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -123,16 +131,18 @@ class ExportModelFolder(Callback):
         }
         if trainer.is_global_zero:
             made: dict[str, Component] = {}
-            prompt, color = None, "adain"
+            prompt, color, shift = None, "adain", DEFAULT_SHIFT
             if self.base is not None:
                 base = find_model(self.base)
-                made, prompt, color = dict(base.components), base.prompt, base.color
+                made, prompt, color, shift = dict(base.components), base.prompt, base.color, base.shift
+            if isinstance(schedule := getattr(pl_module, "schedule", None), FlowSchedule):
+                shift = schedule.shift
             for name, attribute in self.components.items():
                 plain = merged_state_dict(getattr(pl_module, attribute), whole[name])
                 made[name] = trained_component(recipe[attribute], plain, f"the trained {attribute}")
             dtype = None if self.dtype is None else DTYPES[self.dtype]
-            options: dict[str, Any] = {"steps": self.steps, "color": self.color or color, "dtype": dtype}
-            save_model_folder(self.folder, made, prompt=prompt, overwrite=self.overwrite, **options)
+            options: dict[str, Any] = {"shift": shift, "color": self.color or color, "dtype": dtype}
+            save_model_folder(self.folder, made, prompt=prompt, steps=self.steps, overwrite=self.overwrite, **options)
             rank_zero_info(f"{self.folder} holds {', '.join(made)}")
         trainer.strategy.barrier("ExportModelFolder")
 

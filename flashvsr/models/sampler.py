@@ -8,6 +8,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+DEFAULT_SHIFT = 5.0
+"""How far Wan2.1 and FlashVSR move noise levels towards noise."""
+
 
 class FlowSchedule:
     """Noise levels of a straight flow from latents (sigma 0) to noise (sigma 1).
@@ -22,7 +25,7 @@ class FlowSchedule:
         Flow matching, https://arxiv.org/abs/2210.02747; the shift, https://arxiv.org/abs/2403.03206, section 5.3.2.
     """
 
-    def __init__(self, shift: float = 5.0) -> None:
+    def __init__(self, shift: float = DEFAULT_SHIFT) -> None:
         if shift <= 0:
             raise ValueError(f"shift is positive, got {shift}")
         self.shift = shift

@@ -41,13 +41,13 @@ def _component(name: str, **arguments) -> Component:
     return Component(name, arguments, module)
 
 
-def _model(path, *, attention: str = "LocalSparseAttention", steps: int = 1, alone: bool = False) -> str:
+def _model(path, *, attention: str = "LocalSparseAttention", steps: int = 1, alone: bool = False, **more) -> str:
     components = {"decoder": _component("flashvsr.decoders.TinyConditionalDecoder", **DECODER)}
     if not alone:
         factory = {"class_path": f"flashvsr.attention.{attention}"}
         components["projection"] = _component("flashvsr.models.LRProjection", hidden=[8, 8], dim=64)
         components["dit"] = _component("flashvsr.models.VideoDiT", attention=factory, **DIT)
-    save_model_folder(path, components, steps=steps)
+    save_model_folder(path, components, steps=steps, **more)
     return str(path)
 
 
@@ -172,3 +172,13 @@ def test_a_real_clip_and_a_photograph_are_measured(real_clips, tmp_path):
     assert main(["evaluate", "--data", *data, *QUICK, "--crop", "128", "128", "--frames", "2", "--out", str(out)]) == 0
     said = json.loads((out / "results.json").read_text())
     assert 15 < said["means"]["bicubic"]["psnr_y"] < 45 and len(said["rows"]) == 2 * 4
+
+
+def test_a_folder_of_many_steps_is_sampled_at_the_shift_that_it_was_trained_with(clip, tmp_path):
+    rows = []
+    for name, shift in (("plain", 5.0), ("same", 5.0), ("shifted", 1.0)):
+        model = _model(tmp_path / name, attention="FullAttention", steps=3, shift=shift)
+        out = tmp_path / f"{name}_out"
+        assert main(["evaluate", "--data", clip, "--model", model, *QUICK, "--out", str(out)]) == 0
+        rows.append(_rows(out)[f"{name} (whole clip, 3 steps)"]["psnr_y"])
+    assert rows[0] == rows[1] != rows[2]

@@ -10,7 +10,7 @@ from torch import nn
 
 from flashvsr.attention import FullAttention, LocalSparseAttention
 from flashvsr.decoders import TinyDecoder
-from flashvsr.models import VideoDiT, component
+from flashvsr.models import FlowSchedule, VideoDiT, component
 from flashvsr.models.export import plain_part, trained_component
 from flashvsr.models.folder import Component, read_model_folder, save_model_folder
 from flashvsr.models.lit import ExportModelFolder, whole_tensors
@@ -106,6 +106,22 @@ def test_what_is_exported_is_what_was_trained_and_the_rest_is_copied(base, tmp_p
     assert not torch.equal(written["head.head.weight"], load_file(base / "dit.safetensors")["head.head.weight"])
     decoders = [load_file(folder / "decoder.safetensors") for folder in (base, tmp_path / "made")]
     assert all(torch.equal(value.bfloat16(), decoders[1][name]) for name, value in decoders[0].items())
+
+
+def test_the_shift_of_the_schedule_that_a_stage_trains_with_is_written_and_that_of_the_base_is_kept(base, tmp_path):
+    save_model_folder(tmp_path / "shifted", read_model_folder(base).components, steps=20, shift=3.0)
+    for name, schedule, shift in (("own", FlowSchedule(2.0), 2.0), ("kept", None, 3.0)):
+        export = ExportModelFolder(tmp_path / name, {"dit": "dit"}, base=tmp_path / "shifted", steps=20)
+        part = {"class_path": "flashvsr.models.component", "init_args": {"folder": str(base), "name": "dit"}}
+        export.recipe = {"dit": part}
+        train(Stage(dit=component(base, "dit"), schedule=schedule), export)
+        assert read_model_folder(tmp_path / name).shift == shift
+    export = ExportModelFolder(tmp_path / "other", {"dit": "dit"}, steps=20)
+    with pytest.raises(ValueError, match="stores the shift of a FlowSchedule, got a schedule of the class Stage"):
+        train(Stage(dit=component(base, "dit"), schedule=Stage()), export)
+    with pytest.raises(ValueError, match="shift is a positive number, got 0"):
+        save_model_folder(tmp_path / "zero", {}, shift=0)
+        read_model_folder(tmp_path / "zero")
 
 
 def test_adapters_are_merged_into_what_is_exported(base, tmp_path):
