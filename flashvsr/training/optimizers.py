@@ -87,10 +87,15 @@ class FanInAdamW(torch.optim.AdamW):
             raise ValueError(f"base_fan_in counts inputs from 1, got {base_fan_in}")
         by_rate: dict[float, list[Tensor]] = {}
         for tensor in params:
-            fan_in = tensor.shape[1:].numel() if tensor.ndim > 1 else 1
-            by_rate.setdefault(lr * min(1.0, base_fan_in / fan_in), []).append(tensor)
+            by_rate.setdefault(lr * min(1.0, base_fan_in / _fan_in(tensor)), []).append(tensor)
         groups: list[dict[str, Any]] = [{"params": tensors, "lr": rate} for rate, tensors in by_rate.items()]
         super().__init__(groups, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
+
+
+def _fan_in(tensor: Tensor) -> int:
+    """Inputs that each output of a weight sums; 1 for a vector and for a table `[1, n, dim]`."""
+    table = tensor.ndim == 3 and tensor.shape[0] == 1
+    return 1 if tensor.ndim < 2 or table else tensor.shape[1:].numel()
 
 
 class WarmupCosine(LambdaLR):

@@ -102,3 +102,12 @@ def test_vectors_and_small_fan_ins_keep_the_rate_and_schedules_scale_all():
     assert sorted(group["lr"] for group in optimizer.param_groups) == pytest.approx([1e-3 * 144 / 576, 1e-3])
     with pytest.raises(ValueError, match="base_fan_in counts inputs from 1, got 0"):
         FanInAdamW(network.parameters(), base_fan_in=0)
+
+
+def test_the_modulation_of_a_transformer_block_keeps_the_full_rate():
+    block = nn.Module()
+    block.modulation, block.ffn = nn.Parameter(torch.zeros(1, 6, 256)), nn.Linear(256, 8, bias=False)
+    optimizer = FanInAdamW(block.parameters(), lr=1e-3)
+    rates = {tuple(p.shape): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert rates[1, 6, 256] == 1e-3
+    assert rates[8, 256] == pytest.approx(1e-3 * 144 / 256)
