@@ -18,6 +18,7 @@ import torch
 import flashvsr
 from flashvsr.cli import COMMANDS, RECIPES
 from flashvsr.cli.fit import RecipeCLI
+from flashvsr.cli.recipes import find_recipe
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = Path(flashvsr.__file__).parent
@@ -121,7 +122,9 @@ def parse(words: list[str]) -> None:
         ParseOnly(command, arguments)
     else:
         assert command in COMMANDS, f"flashvsr has no command {command}"
-        parser_of(command).parse_args(arguments)
+        args = parser_of(command).parse_args(arguments)
+        if command == "curate" and args.config:
+            find_recipe(args.config, "curate")
 
 
 @pytest.fixture
