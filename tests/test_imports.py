@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "decoders": {"kernels"},
     "distill": {"training"},
     "models": {"attention", "decoders", "kernels", "streaming"},
-    "data": {"video"},
+    "data": {"streaming", "video"},  # LR frames are resized by the stream's own function
     "curate": {"data", "video"},
     "evaluate": {"data", "video"},
     "upscale": {"models", "streaming", "video"},

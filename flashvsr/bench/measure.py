@@ -77,7 +77,7 @@ class BenchResult:
         """The figures as a Markdown table with a line of summary on top."""
         height, width = self.size
         lines = [
-            f"{width}x{height} on {self.device}: {self.frames_per_second:.2f} frames/s, first frames after "
+            f"{height}x{width} on {self.device}: {self.frames_per_second:.2f} frames/s, first frames after "
             f"{self.first_frames_ms:.0f} ms (cold {self.cold_first_frames_ms:.0f} ms; the whole first chunk "
             f"{self.first_chunk_ms:.0f} ms), peak {self.peak_gib:.2f} GiB, "
             f"matrix rate {self.matrix_tflops:.1f} TFLOP/s",

@@ -20,6 +20,7 @@ from flashvsr.evaluate.run import Method
 from flashvsr.models import FlashVSR, VideoDiT
 from flashvsr.models.folder import ModelFolder
 from flashvsr.models.loading import DECODERS, choose_device, choose_dtype, find_model
+from flashvsr.models.official import is_official_folder
 from flashvsr.models.sampler import FlowSchedule
 from flashvsr.streaming import Geometry
 from flashvsr.streaming.noise import chunk_noise
@@ -43,8 +44,12 @@ def model_methods(args: argparse.Namespace) -> dict[str, Method]:
     if args.steps is not None and args.steps < 1:
         raise ValueError(f"--steps is at least 1, got {args.steps}")
     methods: dict[str, Method] = {}
+    official = [model for model in args.model if is_official_folder(Path(model))]
+    published = {"version": args.version, "prompt": args.prompt}
+    if not official and any(published.values()):
+        raise ValueError("--version and --prompt are for published folders, and none of the models is one")
     for model in args.model:
-        folder = find_model(model)
+        folder = find_model(model, **(published if model in official else {}))
         name = model if not Path(model).is_dir() else Path(model).resolve().name
         for label, method in _with_ablations(name, folder, args).items():
             if label in methods:

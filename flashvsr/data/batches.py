@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 from torch.utils.data import DataLoader, Sampler
 
 from flashvsr.data.sampling import BatchPlan, EpochPlan
+from flashvsr.streaming import resize_bicubic
 
 
 class SingleClipPlans(Sampler):
@@ -74,10 +74,9 @@ def join(parts: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def upsample(small: Tensor, size: tuple[int, int]) -> Tensor:
-    """`[B,3,T,h,w]` uint8 to `[B,3,T,*size]` float in [-1, 1]: bicubic as in Pillow (a = -0.5), rounded to 8 bit."""
-    frames = small.transpose(1, 2).flatten(0, 1).float()
-    large = interpolate(frames, size, mode="bicubic", antialias=True, align_corners=False).round_().clamp_(0, 255)
-    return large.div_(127.5).sub_(1).unflatten(0, (small.shape[0], small.shape[2])).transpose(1, 2).contiguous()
+    """`[B,3,T,h,w]` uint8 to `[B,3,T,*size]` float in [-1, 1]: as a stream upsamples what it is given."""
+    large = resize_bicubic(small.transpose(1, 2).flatten(0, 1), size)
+    return to_float(large.unflatten(0, (small.shape[0], small.shape[2])).transpose(1, 2).contiguous())
 
 
 def to_float(frames: Tensor) -> Tensor:

@@ -6,16 +6,18 @@ has it gives a function. Nothing is downloaded: fetching weights is a decision o
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
-from typing import Any, NoReturn
-from unittest.mock import patch
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -62,7 +64,7 @@ def missing_metrics(
             fetch = f"python -c \"import torchvision; torchvision.models.{network}(weights='DEFAULT')\""
             missing[metric] = f"its {network} weights ({size} MiB) are not at {weights}; fetch them once: {fetch}"
     for metric in _PYIQA:
-        if metric in metrics and (reason := _pyiqa_lacks(metric, str(device))):
+        if metric in metrics and (reason := pyiqa_lacks(metric)):
             missing[metric] = reason
     if "dover" in metrics and dover is None:
         missing["dover"] = (
@@ -128,11 +130,12 @@ def frame_scorer(metric: str, device: str) -> Callable[[Tensor], Tensor]:
         ``score(frame)``: `[1, 3, H, W]`, floating point in [0, 1], to a tensor of one number.
 
     Raises:
-        ImportError: If pyiqa or something that it needs is not installed.
-        OSError: If its weights are not on this machine.
+        OSError: If pyiqa, something that it needs, or its weights are not on this machine.
     """
+    if reason := pyiqa_lacks(metric):
+        raise OSError(f"{metric}: {reason}")
     pyiqa: Any = import_module("pyiqa")
-    with _offline(), redirect_stdout(StringIO()):  # it prints the paths of weights
+    with redirect_stdout(StringIO()):  # it prints the paths of weights
         return pyiqa.create_metric(metric, device=torch.device(device))
 
 
@@ -148,26 +151,27 @@ def one_number(score: Any, metric: str) -> Tensor:
     return number.reshape(())
 
 
-def _pyiqa_lacks(metric: str, device: str) -> str | None:
-    """Why the metric cannot be made; None when it can."""
+def pyiqa_lacks(metric: str) -> str | None:
+    """Why NIQE, MUSIQ or CLIPIQA cannot be computed here; None when it can.
+
+    The metric is made once on trial, in another process that has no network.
+    """
+    return pyiqa_trial().get(metric)
+
+
+@cache
+def pyiqa_trial() -> dict[str, str | None]:
+    """What every metric of pyiqa lacks."""
     if find_spec("pyiqa") is None:
-        return "the package pyiqa is not installed: pip install flashvsr[iqa]"
-    try:
-        frame_scorer(metric, device)
-    except ImportError as error:
-        return f"pyiqa cannot be imported: {error}"
-    except (OSError, RuntimeError) as error:
-        fetch = f"python -c \"import pyiqa; pyiqa.create_metric('{metric}')\""
-        return f"pyiqa cannot load it: {str(error).splitlines()[0]}; fetch its weights once: {fetch}"
-    return None
-
-
-@contextmanager
-def _offline() -> Iterator[None]:
-    """No connection can be opened by this process: what would be downloaded is an error at once, not a wait."""
-
-    def refuse(*arguments: Any) -> NoReturn:
-        raise ConnectionError("its weights are not on this machine, and an evaluation downloads nothing")
-
-    with patch.object(socket.socket, "connect", refuse), patch.object(socket, "getaddrinfo", refuse):
-        yield
+        return dict.fromkeys(_PYIQA, "the package pyiqa is not installed: pip install flashvsr[iqa]")
+    trial = Path(__file__).with_name("offline_trial.py")
+    done = subprocess.run(
+        [sys.executable, "-P", str(trial), *_PYIQA],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(path or "." for path in sys.path)},
+    )
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
+        return dict.fromkeys(_PYIQA, f"pyiqa cannot be used: {reason}")
+    return json.loads(done.stdout)

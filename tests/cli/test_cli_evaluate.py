@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 
 from flashvsr.cli import main
-from flashvsr.models.folder import Component, save_model_folder
+from flashvsr.models.folder import Component, read_model_folder, save_model_folder
 from flashvsr.video import VideoInfo, VideoWriter
 
 QUICK = ["--degrade", "bicubic", "--downscale", "1", "--metrics", "psnr", "--device", "cpu"]
@@ -136,6 +136,28 @@ def test_models_of_every_stage_run_beside_the_baselines(clip, tmp_path):
     assert len({figures[f"one_step{what}"] for what in ("", ", zero velocity", ", zero latents")}) == 3
     # the three share a decoder: without latents they are one and the same
     assert figures["control (decoder alone)"] == figures[f"{teacher}, zero latents"]
+
+
+def test_version_and_prompt_reach_official_folders_and_no_others(clip, tmp_path, monkeypatch):
+    ours, official = _model(tmp_path / "ours"), tmp_path / "FlashVSR"
+    official.mkdir()
+    (official / "TCDecoder.ckpt").touch()
+    asked = []
+
+    def read_official_folder(path, *, version, prompt):
+        asked.append((path, version, prompt))
+        return read_model_folder(ours)
+
+    monkeypatch.setattr("flashvsr.models.loading.read_official_folder", read_official_folder)
+    arguments = ["evaluate", "--data", clip, *QUICK, "--version", "v1", "--prompt", "posi_prompt.pth"]
+    assert main([*arguments, "--out", str(tmp_path / "out"), "--model", ours, str(official)]) == 0
+    assert asked == [(official, "v1", "posi_prompt.pth")]
+    assert {"ours", "FlashVSR"} <= _rows(tmp_path / "out").keys()
+
+
+def test_version_without_an_official_folder_is_refused(clip, capsys):
+    assert main(["evaluate", "--data", clip, *QUICK, "--version", "v1"]) == 1
+    assert "none of the models is one" in capsys.readouterr().err
 
 
 def test_steps_can_be_chosen(clip, tmp_path):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from flashvsr.data.degrade.blur import BlurWalk, apply_blur
@@ -15,6 +14,7 @@ from flashvsr.data.degrade.draw import ClipDraw, PresetSampler, RoundDraw
 from flashvsr.data.degrade.jpeg import simulate_jpeg
 from flashvsr.data.degrade.resize import low_size, resize
 from flashvsr.data.degrade.settings import Blur, DegradationRound
+from flashvsr.streaming import resize_bicubic
 
 
 class BatchDegradation:
@@ -27,7 +27,7 @@ class BatchDegradation:
     * JPEG is simulated: the same tables and the same 4:2:0 colour, without the rounding inside libjpeg's transforms;
     * the resize factor is that of the first frame for the whole clip;
     * noise comes from the device's generator: other numbers, the same distribution;
-    * the clean clips are reduced by PyTorch's bicubic filter with antialiasing, within a step of PIL's.
+    * clean clips are reduced by `flashvsr.streaming.resize_bicubic`, PIL's filter but for isolated samples.
 
     The result of a sample depends on its frames, its seed and the kind of device, not on the rest of the batch.
 
@@ -84,8 +84,7 @@ class BatchDegradation:
         size = low_size(height, width)
         recipe = self.presets.sample(seed)
         if recipe is None:
-            low = F.interpolate(frames, size, mode="bicubic", antialias=True, align_corners=False)
-            return pool.submit(to_bytes(low).cpu)
+            return pool.submit(resize_bicubic(to_bytes(frames), size).cpu)
         draw = ClipDraw(recipe, seed, height=height, width=width)
         middle = _spoil(frames, draw.rounds[0])
         low = resize(_spoil(middle, draw.rounds[1]), size, draw.final_method)
