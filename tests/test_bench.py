@@ -8,7 +8,7 @@ from flashvsr.attention import LocalSparseAttention
 from flashvsr.bench import PARTS, bench
 from flashvsr.cli import main
 from flashvsr.decoders import TinyConditionalDecoder
-from flashvsr.models import FlashVSR, LRProjection, VideoDiT
+from flashvsr.models import DecoderSystem, FlashVSR, LRProjection, VideoDiT
 
 
 def test_the_parts_add_up_to_the_chunk_and_attention_is_counted():
@@ -45,6 +45,14 @@ def test_operations_are_those_of_the_formulas():
     conv1, conv2 = 4 * 768 * 4 * 9 * 8, 2 * 8 * 4 * 9 * 12  # outputs in time, in, taps in time and space, out
     assert flops["projection"] == pytest.approx(2 * cells * (conv1 + conv2 + 2 * 12 * dim))
     assert flops["color"] == 0
+
+
+def test_a_decoder_alone_is_timed_without_the_parts_it_does_not_have():
+    decoder = TinyConditionalDecoder(channels=(8, 8, 8, 8), residual=True)
+    result = bench(DecoderSystem(decoder).requires_grad_(False), height=64, width=64, chunks=1)
+    assert [part.name for part in result.parts] == ["decoder", "color", "resize, pad, noise, host"]
+    assert result.parts[0].teraflops > 0
+    assert result.frames_per_second == pytest.approx(4000 / result.chunk_ms)
 
 
 @pytest.mark.gpu

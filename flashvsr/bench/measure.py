@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flashvsr.bench.operations import PARTS, count_operations
+from flashvsr.bench.operations import count_operations, parts_of
+from flashvsr.models.decoder_system import DecoderSystem
 from flashvsr.models.system import FlashVSR
 from flashvsr.streaming import Stream
 
@@ -51,7 +52,7 @@ class BenchResult:
         cold_first_frames_ms: From the first push to the first output frame in a process new to the model.
         first_frames_ms: The same once kernels are compiled and memory is allocated.
         first_chunk_ms: Likewise to the last frame of the first chunk.
-        chunk_ms: Median time of a steady chunk of 8 frames.
+        chunk_ms: Median time of a steady chunk: 8 frames, of a decoder alone 4.
         parts: The parts of a steady chunk.
         late_over_early: Median time of the last quarter of the steady chunks over that of the first: 1 when time does
             not grow with the length of a stream.
@@ -144,8 +145,8 @@ class _Clock:
         ]
 
 
-def bench(system: FlashVSR, *, height: int, width: int, chunks: int = 10, seed: int = 0) -> BenchResult:
-    """Time a stream of random frames in steady chunks of 8 output frames.
+def bench(system: FlashVSR | DecoderSystem, *, height: int, width: int, chunks: int = 10, seed: int = 0) -> BenchResult:
+    """Time a stream of random frames in steady chunks.
 
     Args:
         system: The model, on its device.
@@ -165,7 +166,7 @@ def bench(system: FlashVSR, *, height: int, width: int, chunks: int = 10, seed: 
     first, following = system.geometry.first_frames, system.geometry.next_frames
     video = torch.randint(0, 256, (first + following, 3, height // 4, width // 4), dtype=torch.uint8)
     video = video.to(system.device)
-    clock, cuda = _Clock(system.device), system.device.type == "cuda"
+    clock, cuda, names = _Clock(system.device), system.device.type == "cuda", parts_of(system)
     for name in ("cold", "warm-up", "first"):
         stream = system.stream(height=height // 4, width=width // 4, seed=seed)
         if cuda:
@@ -179,7 +180,7 @@ def bench(system: FlashVSR, *, height: int, width: int, chunks: int = 10, seed: 
     for _ in range(WARM_UP_GPU if cuda else WARM_UP):
         stream.push(video[first:])
     flops = count_operations(system, stream, video[first:])
-    handles = [handle for name in PARTS for handle in clock.watch(name, getattr(system, name))]
+    handles = [handle for name in names for handle in clock.watch(name, getattr(system, name))]
     for _ in range(chunks):
         clock.start("chunk")
         stream.push(video[first:])
@@ -188,9 +189,9 @@ def bench(system: FlashVSR, *, height: int, width: int, chunks: int = 10, seed: 
         handle.remove()
     times = clock.medians()
     peak = torch.cuda.max_memory_reserved(system.device) / 2**30 if cuda else 0.0
-    peaks = _part_peaks(system, stream, video[first:]) if cuda else dict.fromkeys(PARTS, 0.0)
+    peaks = _part_peaks(system, stream, video[first:]) if cuda else dict.fromkeys(names, 0.0)
     rate = _matrix_rate(system.device, system.dtype)
-    parts = [PartResult(name, times[name], flops[name] / 1e12, flops[name] / rate * 1e3, peaks[name]) for name in PARTS]
+    parts = [PartResult(name, times[name], flops[name] / 1e12, flops[name] / rate * 1e3, peaks[name]) for name in names]
     rest = times["chunk"] - sum(part.milliseconds for part in parts)
     parts.append(PartResult("resize, pad, noise, host", rest, 0.0, 0.0, 0.0))
     return BenchResult(
@@ -215,14 +216,15 @@ def _stop_once(clock: _Clock, name: str, frames: Tensor) -> None:
         clock.stop(name)
 
 
-def _part_peaks(system: FlashVSR, stream: Stream, frames: Tensor) -> dict[str, float]:
+def _part_peaks(system: FlashVSR | DecoderSystem, stream: Stream, frames: Tensor) -> dict[str, float]:
     """GiB allocated at most while each part of one chunk runs on a GPU; the allocator's own peaks start anew."""
-    device, peaks, handles = system.device, dict.fromkeys(PARTS, 0.0), []
+    names = parts_of(system)
+    device, peaks, handles = system.device, dict.fromkeys(names, 0.0), []
 
     def start(*_: Any) -> None:
         torch.cuda.reset_peak_memory_stats(device)
 
-    for name in PARTS:
+    for name in names:
 
         def stop(*_: Any, name: str = name) -> None:
             peaks[name] = torch.cuda.max_memory_allocated(device) / 2**30

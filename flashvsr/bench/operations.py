@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
+from flashvsr.models.decoder_system import DecoderSystem
 from flashvsr.models.dit_blocks import FeedForward
 from flashvsr.models.system import FlashVSR
 from flashvsr.streaming import Stream
 
 PARTS = ("projection", "dit", "decoder", "color")
-"""Submodules of a system that are timed on their own; the rest is resizing, padding and noise."""
+"""Submodules that are timed on their own, where a system has them; the rest is resizing, padding and noise."""
 
 TOKENS_PER_BLOCK = 128
 
@@ -30,14 +31,20 @@ FUSED_CONVOLUTIONS = {
 """What torch's counter does not know: shapes to operations."""
 
 
-def count_operations(system: FlashVSR, stream: Stream, frames: Tensor) -> dict[str, float]:
+def parts_of(system: FlashVSR | DecoderSystem) -> list[str]:
+    """Those of :data:`PARTS` that a system has."""
+    return [name for name in PARTS if hasattr(system, name)]
+
+
+def count_operations(system: FlashVSR | DecoderSystem, stream: Stream, frames: Tensor) -> dict[str, float]:
     """Count, part by part, while a stream takes one more chunk: products, convolutions, and attention as it is kept.
 
     The transformer is counted layer by layer: a counter of operators sees no Triton kernel and takes no FlexAttention.
     """
-    flops: dict[str, float] = dict.fromkeys(PARTS, 0.0)
+    names = parts_of(system)
+    flops: dict[str, float] = dict.fromkeys(names, 0.0)
     counters = {
-        name: FlopCounterMode(display=False, custom_mapping=FUSED_CONVOLUTIONS) for name in PARTS if name != "dit"
+        name: FlopCounterMode(display=False, custom_mapping=FUSED_CONVOLUTIONS) for name in names if name != "dit"
     }
     handles: list[Any] = []
     kept: list[Tensor] = []
@@ -60,18 +67,20 @@ def count_operations(system: FlashVSR, stream: Stream, frames: Tensor) -> dict[s
             module.register_forward_pre_hook(lambda *_, counter=counter: counter.__enter__() and None),
             module.register_forward_hook(lambda *_, counter=counter: counter.__exit__(None, None, None)),
         ]
-    feed_forward = [layer for layer in system.dit.modules() if isinstance(layer, FeedForward)]
-    inside = {id(layer) for pair in feed_forward for layer in pair}  # their products may run without a call of them
-    linear = [layer for layer in system.dit.modules() if isinstance(layer, nn.Linear) and id(layer) not in inside]
-    handles += [layer.register_forward_hook(count_feed_forward) for layer in feed_forward]
-    handles += [layer.register_forward_hook(count_linear) for layer in linear]
-    for block in system.dit.blocks:
-        handles.append(block.self_attn.selection.register_forward_hook(count_kept))
-        if system.dit.has_prompt:
-            handles.append(block.cross_attn.register_forward_hook(count_cross_attention))
+    if isinstance(system, FlashVSR):
+        feed_forward = [layer for layer in system.dit.modules() if isinstance(layer, FeedForward)]
+        inside = {id(layer) for pair in feed_forward for layer in pair}  # their products may run without a call of them
+        linear = [layer for layer in system.dit.modules() if isinstance(layer, nn.Linear) and id(layer) not in inside]
+        handles += [layer.register_forward_hook(count_feed_forward) for layer in feed_forward]
+        handles += [layer.register_forward_hook(count_linear) for layer in linear]
+        for block in system.dit.blocks:
+            handles.append(block.self_attn.selection.register_forward_hook(count_kept))
+            if system.dit.has_prompt:
+                handles.append(block.cross_attn.register_forward_hook(count_cross_attention))
     stream.push(frames)
     for handle in handles:
         handle.remove()
-    flops["dit"] += sum(int(pairs) for pairs in kept) * 4 * system.dit.head_dim * TOKENS_PER_BLOCK**2
+    if isinstance(system, FlashVSR):
+        flops["dit"] += sum(int(pairs) for pairs in kept) * 4 * system.dit.head_dim * TOKENS_PER_BLOCK**2
     flops |= {name: float(counter.get_total_flops()) for name, counter in counters.items()}
     return flops

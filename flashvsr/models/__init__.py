@@ -1,6 +1,7 @@
 """The networks of FlashVSR, the system they make, and the files they come from."""
 
 from flashvsr.models.builders import lr_projection_1b, tiny_conditional_decoder_1b, video_dit_1b, wan_vae
+from flashvsr.models.decoder_system import DecoderSystem
 from flashvsr.models.dit import VideoDiT
 from flashvsr.models.loading import component, load
 from flashvsr.models.lora import merge_lora, merged_state_dict, with_lora
@@ -10,6 +11,7 @@ from flashvsr.models.sampler import FlowSchedule, sample_latents
 from flashvsr.models.system import FlashVSR
 
 __all__ = [
+    "DecoderSystem",
     "FlashVSR",
     "FlowSchedule",
     "LRProjection",

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from flashvsr.attention import LocalSparseAttention
 from flashvsr.attention.ops import IMPLS
+from flashvsr.decoders import TinyConditionalDecoder
+from flashvsr.models.decoder_system import DecoderSystem
 from flashvsr.models.dit import VideoDiT
 from flashvsr.models.folder import DESCRIPTION, Component, ModelFolder, read_model_folder
 from flashvsr.models.fp8 import unavailable
@@ -41,8 +43,10 @@ def load(
     cache_gib: float | None = None,
     fp8: bool = False,
     trust_code: bool = False,
-) -> FlashVSR:
+) -> FlashVSR | DecoderSystem:
     """Load a system that is ready to stream.
+
+    A folder with a decoder and no transformer gives a :class:`~flashvsr.models.DecoderSystem`, which streams alike.
 
     Weights go tensor by tensor into a model built without memory: the host holds one model in its target dtype.
 
@@ -68,8 +72,8 @@ def load(
 
     Raises:
         FileNotFoundError: If the folder, a file or the prompt is not there.
-        ValueError: If an argument is not one of its choices, a file is damaged or does not fit, or the model is one
-            that cannot stream.
+        ValueError: If an argument is not one of its choices, or for a transformer that the model does not have; a
+            file is damaged or does not fit; or the model is one that cannot stream.
     """
     if decoder not in DECODERS:
         raise ValueError(f"decoder is one of {', '.join(DECODERS)}; got {decoder!r}")
@@ -83,6 +87,13 @@ def load(
             f"{folder.path} is a model of {folder.steps} sampling steps and cannot stream; `flashvsr evaluate` runs it "
             "on whole clips"
         )
+    color = folder.color if color == "auto" else color
+    if "dit" not in folder.components and "decoder" in folder.components and decoder == "tiny":
+        _check_unused(folder, impl=impl, sparse_ratio=sparse_ratio, cache_gib=cache_gib, fp8=fp8)
+        alone = folder.component("decoder").build(device=device, dtype=dtype, trust_code=trust_code)
+        if not isinstance(alone, TinyConditionalDecoder):
+            raise ValueError(f"{folder.path} has no transformer, and its decoder does not see the LR frames")
+        return DecoderSystem(alone, color=color).requires_grad_(False).eval()
     parts = {name: folder.component(name) for name in ("projection", "dit", DECODERS[decoder])}
     built = {name: part.build(device=device, dtype=dtype, trust_code=trust_code) for name, part in parts.items()}
     projection, dit, chosen = built.values()
@@ -95,7 +106,7 @@ def load(
     if fp8:
         _use_fp8(dit, device, dtype)
     embedding = None if folder.prompt is None else folder.prompt.to(device, dtype, copy=True)
-    system = FlashVSR(projection, dit, chosen, embedding, color=folder.color if color == "auto" else color)
+    system = FlashVSR(projection, dit, chosen, embedding, color=color)
     return system.requires_grad_(False).eval()
 
 
@@ -196,6 +207,13 @@ def choose_dtype(dtype: torch.dtype | str, device: torch.device) -> torch.dtype:
     if chosen is None or chosen not in DTYPES.values():
         raise ValueError(f"dtype is auto or one of {', '.join(DTYPES)}; got {dtype!r}")
     return chosen
+
+
+def _check_unused(folder: ModelFolder, **options: Any) -> None:
+    """Refuse what is for a transformer."""
+    for name, value in options.items():
+        if value not in (None, False, "auto"):
+            raise ValueError(f"{folder.path} is a decoder alone, without a transformer: leave out {name}={value!r}")
 
 
 def _use_fp8(dit: VideoDiT, device: torch.device, dtype: torch.dtype) -> None:
