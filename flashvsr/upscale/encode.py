@@ -13,7 +13,7 @@ from torch import Tensor
 
 from flashvsr.upscale.journal import Boundary, Journal
 from flashvsr.upscale.target import Target
-from flashvsr.video import VideoWriter, join_segments
+from flashvsr.video import VideoError, VideoWriter, join_segments
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,27 @@ def _write_until_cut(items: Iterator[Piece | Cut], writer: VideoWriter) -> Cut:
             return item
         item.write_to(writer)
     raise RuntimeError("the frames ended without a last cut")
+
+
+def try_join(segment: Path, joined: Path, *, format: str) -> None:
+    """Join a segment of one frame as a trial, and delete it and the result.
+
+    Args:
+        segment: A closed segment.
+        joined: Where the result will be put together.
+        format: Container; ``"auto"`` goes by the ending.
+
+    Raises:
+        VideoError: If segments of this codec cannot be joined in this container.
+    """
+    try:
+        join_segments([segment], joined, format=format)
+        joined.unlink()
+    except VideoError as error:
+        reason = str(error).splitlines()[0].replace(str(joined), joined.suffix)
+        raise VideoError(f"segments cannot be joined: {reason}\nuse --no-resume, which writes none") from error
+    finally:
+        segment.unlink()
 
 
 def join(journal: Journal, target: Target, source: str, *, format: str) -> list[str]:

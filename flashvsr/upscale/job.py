@@ -13,14 +13,14 @@ from typing import Any
 import torch
 
 from flashvsr import __version__
-from flashvsr.upscale.encode import join
+from flashvsr.upscale.encode import join, try_join
 from flashvsr.upscale.fingerprint import fingerprint_model, fingerprint_source
 from flashvsr.upscale.flow import flow_segments, flow_whole
 from flashvsr.upscale.journal import Boundary, Journal, Record, ResumeError, has_journal
 from flashvsr.upscale.pipeline import read_ahead
 from flashvsr.upscale.progress import Reporter, size
 from flashvsr.upscale.target import Target
-from flashvsr.video import SEGMENT_SUFFIX, VideoReader, VideoWriter
+from flashvsr.video import VideoReader, VideoWriter, segment_suffix
 
 
 @dataclass
@@ -169,10 +169,15 @@ class Job:
         # What the final container does not take must fail now, not when hours later the segments are joined.
         trial = self._open_writer(reader, journal.joined(self.target.suffix))
         trial.abort()
+        if not self.target.is_images:
+            path = journal.new_segment(segment_suffix(trial.codec))
+            with self._open_writer(reader, path, codec=trial.codec, format="auto") as writer:
+                writer.write(torch.zeros(3, writer.height, writer.width), Fraction(0))
+            try_join(path, journal.joined(self.target.suffix), format=self.encoding["format"])
 
         def open_segment() -> tuple[Path, VideoWriter]:
             if not self.target.is_images:
-                path = journal.new_segment(SEGMENT_SUFFIX)
+                path = journal.new_segment(segment_suffix(trial.codec))
                 return path, self._open_writer(reader, path, codec=trial.codec, format="auto")
             path, number = journal.new_segment(""), journal.record.boundary.frames_out + 1
             return path, self._open_writer(reader, path / self.target.image_pattern, first_number=number)

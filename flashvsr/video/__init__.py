@@ -10,7 +10,7 @@ from flashvsr.video.images import is_image_target, is_pattern, numbered_images
 from flashvsr.video.info import Colors, Track, VideoError, VideoFrame, VideoInfo
 from flashvsr.video.reader import VideoReader
 from flashvsr.video.remux import join_segments
-from flashvsr.video.writer import SEGMENT_SUFFIX, VideoWriter
+from flashvsr.video.writer import SEGMENT_SUFFIX, VideoWriter, segment_suffix
 
 __all__ = [
     "SEGMENT_SUFFIX",
@@ -25,4 +25,5 @@ __all__ = [
     "is_pattern",
     "join_segments",
     "numbered_images",
+    "segment_suffix",
 ]

@@ -21,6 +21,8 @@ from flashvsr.video.timing import Ticks
 from flashvsr.video.tracks import TrackCopier
 
 _HEADERS_IN_PLACE = ("h264", "hevc")  # raw streams: NUT keeps the parameter sets in its header, these have none
+# codecs that a tag tells from their variants: the layout of pixels, the profile
+_KNOWN_BY_TAG = ("rawvideo", "utvideo", "prores", "avrp", "dnxhd")
 # NAL units of supplemental information, which may name the machine's thread count: H.264, HEVC
 _REMARKS = {"h264": (lambda first: first & 31, (6,)), "hevc": (lambda first: first >> 1 & 63, (39, 40))}
 
@@ -36,8 +38,9 @@ def join_segments(
     (``clip.partial/joined.mp4``) and rename it when this returns; on an error it is deleted.
 
     Args:
-        segments: NUT files (`SEGMENT_SUFFIX`) in order, each its own encode with the same settings (so each starts with
-            a key frame), written with times on one clock: segment k+1 starts after the last frame of segment k.
+        segments: Files with the ending that `segment_suffix` gives, in order, each its own encode with the same settings
+            (so each starts with a key frame), written with times on one clock: segment k+1 starts after the last frame
+            of segment k.
         target: Where to write; its ending picks the container unless ``format`` does. MP4 gets its index in front.
         source: The file to copy tracks from; None, a folder, a pattern or ``example:`` for pictures only.
         format: As for `VideoWriter`.
@@ -126,9 +129,16 @@ def _write(output: Any, plan: _Plan, segments: Sequence[Path], reader: FileSourc
     """Mux pictures and tracks in step."""
     with _opened(segments[0]) as container:
         template = container.streams.video[0]
-        stream = output.add_stream_from_template(template, opaque=True)
+        try:
+            stream = output.add_stream_from_template(template, opaque=True)
+        except ValueError as error:
+            raise VideoError(
+                f"{output.format.name} does not take {template.codec_context.name} video\nuse another --format"
+            ) from error
         stream.time_base = plan.time_base
         stream.codec_context.framerate = _frame_rate(plan)  # the template's is its clock rate
+        if template.codec_context.name in _KNOWN_BY_TAG:
+            stream.codec_context.codec_tag = template.codec_context.codec_tag
         if template.codec_context.name == "hevc" and output.format.name in ("mp4", "mov", "ipod"):
             stream.codec_context.codec_tag = "hvc1"
         in_place = BitStreamFilterContext("dump_extra" if output.format.name in _HEADERS_IN_PLACE else "null", template)

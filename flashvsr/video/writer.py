@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import av
 from torch import Tensor
 
 from flashvsr.video.encode import ContainerSink, pick_codec, pick_format
@@ -15,10 +17,20 @@ from flashvsr.video.info import VideoError, VideoInfo
 from flashvsr.video.reader import VideoReader
 
 SEGMENT_SUFFIX = ".nut"
-"""Ending for segments: NUT takes every codec and keeps absolute times exactly, which `join_segments` needs."""
+"""Usual ending for segments: NUT takes most codecs and keeps absolute times exactly, which `join_segments` needs."""
 
 _WORST = 63  # the scale of AV1 and VP9; H.264 and HEVC end at 51
 _LARGEST = 1 << 16
+
+
+def segment_suffix(codec: str) -> str:
+    """The ending for segments of a codec: `SEGMENT_SUFFIX`, or ``.mov`` for what only MOV takes, such as ProRes."""
+    try:
+        with av.open(io.BytesIO(), "w", format="nut") as trial:
+            trial.add_stream(codec, rate=25)
+    except (ValueError, av.FFmpegError):
+        return ".mov"
+    return SEGMENT_SUFFIX
 
 
 class VideoWriter:
@@ -50,6 +62,8 @@ class VideoWriter:
         first_number: For images: number of the first file (a resumed run goes on where it stopped).
 
     Attributes:
+        width: As given.
+        height: As given.
         warnings: One line each: tracks that the container does not take, and the like.
         codec: The encoder in use (``"png"`` for images).
 
@@ -80,7 +94,7 @@ class VideoWriter:
             )
         if max(width, height) > _LARGEST:
             raise VideoError(f"{width}x{height} is larger than any encoder takes\nuse a smaller --scale")
-        self._size = (width, height)
+        self.width, self.height = width, height
         self._done = False
         self._sink: ContainerSink | ImageSink
         queue = copy_tracks_from.tracks if copy_tracks_from is not None else None
@@ -100,7 +114,7 @@ class VideoWriter:
             container = pick_format(target, format)
             self.codec = pick_codec(codec, container, info)
             self._sink = ContainerSink(
-                target, size=self._size, info=info, codec=self.codec, crf=crf, format=container, queue=queue
+                target, size=(width, height), info=info, codec=self.codec, crf=crf, format=container, queue=queue
             )
             self.warnings = self._sink.warnings
 
@@ -115,8 +129,8 @@ class VideoWriter:
             ValueError: If the frame has another size than the writer.
             VideoError: If it cannot be written.
         """
-        if tuple(pixels.shape) != (3, self._size[1], self._size[0]):
-            raise ValueError(f"frame of shape {tuple(pixels.shape)}: expected [3, {self._size[1]}, {self._size[0]}]")
+        if tuple(pixels.shape) != (3, self.height, self.width):
+            raise ValueError(f"frame of shape {tuple(pixels.shape)}: expected [3, {self.height}, {self.width}]")
         self._sink.write(pixels, time)
 
     def close(self) -> None:

@@ -243,3 +243,19 @@ def test_frames_without_times_take_the_rate_asked_for(clip, tmp_path):
     upscale_file(clip, tmp_path / "frames", model=StandIn(), scale=1, quiet=True)
     upscale_file(tmp_path / "frames", tmp_path / "out.mp4", model=StandIn(), fps=Fraction(24000, 1001), quiet=True)
     assert read_frames(tmp_path / "out.mp4")[1] == read_frames(clip)[1]
+
+
+@pytest.mark.parametrize(("ending", "codec"), [("mov", "prores_ks"), ("mkv", "rawvideo"), ("avi", "utvideo")])
+def test_a_codec_of_editors_gives_the_same_file_with_segments_and_without(tmp_path, ending, codec):
+    clip, output, whole = write_clip(tmp_path / "in.mp4", 25), tmp_path / f"out.{ending}", tmp_path / f"whole.{ending}"
+    upscale_file(clip, output, model=StandIn(), codec=codec, segment_seconds=0.3, quiet=True)
+    upscale_file(clip, whole, model=StandIn(), codec=codec, snapshots=False, quiet=True)
+    assert len(read_frames(output)[1]) == 25
+    assert same_video(output, whole)
+
+
+def test_what_cannot_be_joined_fails_before_the_first_frame(tmp_path, clip):
+    model = StandIn(error=AssertionError("the model was used"))
+    with pytest.raises(VideoError, match=r"segments cannot be joined.*\n.*--no-resume"):
+        upscale_file(clip, tmp_path / "out.mxf", model=model, codec="libx264", quiet=True)
+    assert not list(tmp_path.iterdir())
