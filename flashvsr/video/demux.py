@@ -173,7 +173,7 @@ class FileSource:
             time_base=self._clock.time_base,
             frames=estimate or None,
             bit_depth=bit_depth(frame),
-            colors=frame_colors(frame),
+            colors=frame_colors(frame, stream.codec_context.codec.canonical_name),
             pixel_aspect=1 / aspect if turned else aspect,
             rotation=rotation_degrees(matrix),
             tracks=tuple(describe_track(other) for other in self.tracks.streams),

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from flashvsr.video.info import VideoError, VideoInfo, plain_errors
 from flashvsr.video.pixel_shape import PixelShape
-from flashvsr.video.pixels import FromRGB, resolve_colors, tag
+from flashvsr.video.pixels import FromRGB, output_colors, tag
 from flashvsr.video.tags import Tags
 from flashvsr.video.timing import Ticks
 from flashvsr.video.tracks import TrackCopier, TrackQueue
@@ -188,7 +188,7 @@ class ContainerSink:
         context.thread_type = "AUTO"
         if codec == "libx265" and format in _MP4_LIKE:
             context.codec_tag = "hvc1"  # what Apple players ask for
-        colors = resolve_colors(info.colors, info.width, info.height)
+        colors = output_colors(info, av.Codec(codec, "w").canonical_name)
         self._to_frame = FromRGB(stream.pix_fmt, colors)
         if not av.VideoFormat(stream.pix_fmt).is_rgb:
             tag(context, colors)

@@ -12,11 +12,14 @@ from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
 from flashvsr.video.crop import NO_CROP, Crop
-from flashvsr.video.info import Colors, VideoError
+from flashvsr.video.info import Colors, VideoError, VideoInfo
 
 # bicubic (4), full chroma interpolation in (0x4000) and out (0x2000), accurate rounding, the same on every CPU
 _SCALE_FLAGS = 4 | 0x2000 | 0x4000 | 0x40000 | 0x80000
 _UNSPECIFIED, _LIMITED, _FULL = 0, 1, 2
+_STATE_THEIR_RANGE = ("h264", "hevc", "vvc", "av1", "vp9")
+_ALWAYS_FULL = ("mjpeg", "ljpeg", "jpegls")
+_LUMA_IS_LIMITED = ("h264", "hevc", "vvc", "av1", "vp8", "vp9", "mpeg1video", "mpeg2video", "mpeg4", "theora")
 # H.273 matrix -> swscale's number for it
 _SWSCALE_MATRIX = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9}
 # swscale computes deep RGB on a scale where limited-range white is 255 * 256, not 65535
@@ -54,9 +57,30 @@ def resolve_colors(colors: Colors, width: int, height: int) -> Colors:
     return Colors(primaries, transfer, matrix, colors.range or _LIMITED)
 
 
-def frame_colors(frame: av.VideoFrame) -> Colors:
-    """Colour tags of a decoded frame; RGB and palette formats have matrix 0, "yuvj" formats full range."""
+def output_colors(info: VideoInfo, codec: str) -> Colors:
+    """Colours to encode a result in: those of the source, in a range that every player takes the codec to have.
+
+    Args:
+        info: Of the source.
+        codec: Canonical name of the codec, such as ``"prores"``.
+    """
+    colors = resolve_colors(info.colors, info.width, info.height)
+    if codec in _ALWAYS_FULL:
+        return replace(colors, range=_FULL)
+    return colors if codec in _STATE_THEIR_RANGE else replace(colors, range=_LIMITED)
+
+
+def frame_colors(frame: av.VideoFrame, codec: str | None = None) -> Colors:
+    """Colour tags of a decoded frame; RGB and palette formats have matrix 0, "yuvj" formats full range.
+
+    Args:
+        frame: From a decoder.
+        codec: Canonical name of the codec it was stored in; None for one of video. Gray that is not tagged has limited
+            range in the codecs of video, as their luma has, and full range in those that store pixels as they are.
+    """
     name = frame.format.name
+    if is_gray(frame.format) and int(frame.color_range) == _UNSPECIFIED and codec not in (None, *_LUMA_IS_LIMITED):
+        return Colors(int(frame.color_primaries), int(frame.color_trc), int(frame.colorspace), _FULL)
     if frame.format.is_rgb or frame.format.has_palette:
         return Colors(int(frame.color_primaries), int(frame.color_trc), 0, _FULL)
     full = name.startswith("yuvj")
@@ -150,7 +174,7 @@ class ToRGB:
             interpolation=_SCALE_FLAGS,
         )
         pixels = self._crop(torch.from_numpy(converted.to_ndarray()).permute(2, 0, 1))  # [3, h, w]
-        if not rgb and not full and len(frame.format.components) < 3:
+        if not full and is_gray(frame.format):
             pixels = _expand_gray(pixels)
         if self._deep:
             pixels = (pixels.to(torch.float32) / _deep_white(frame.format, full=full, rgb=rgb)).clamp_(0, 1)
@@ -214,6 +238,11 @@ def _deep_white(layout: av.VideoFormat, *, full: bool, rgb: bool) -> int:
     if rgb:
         return 65535
     return ((1 << bits) - 1) << (16 - bits) if full else _DEEP_WHITE
+
+
+def is_gray(layout: av.VideoFormat) -> bool:
+    """Whether a pixel format holds luma only, with or without alpha."""
+    return len(layout.components) < 3 and not layout.is_rgb and not layout.has_palette
 
 
 def _expand_gray(pixels: Tensor) -> Tensor:

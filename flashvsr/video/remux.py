@@ -16,7 +16,7 @@ from flashvsr.video.demux import FileSource
 from flashvsr.video.encode import discard, keeps_times, open_output, pick_format
 from flashvsr.video.info import VideoError, plain_errors
 from flashvsr.video.pixel_shape import PixelShape
-from flashvsr.video.pixels import resolve_colors, tag
+from flashvsr.video.pixels import output_colors, tag
 from flashvsr.video.timing import Ticks
 from flashvsr.video.tracks import TrackCopier
 
@@ -38,9 +38,9 @@ def join_segments(
     (``clip.partial/joined.mp4``) and rename it when this returns; on an error it is deleted.
 
     Args:
-        segments: Files with the ending that `segment_suffix` gives, in order, each its own encode with the same settings
-            (so each starts with a key frame), written with times on one clock: segment k+1 starts after the last frame
-            of segment k.
+        segments: Files with the ending that `segment_suffix` gives, in order, each its own encode with the same
+            settings (so each starts with a key frame), written with times on one clock: segment k+1 starts after the
+            last frame of segment k.
         target: Where to write; its ending picks the container unless ``format`` does. MP4 gets its index in front.
         source: The file to copy tracks from; None, a folder, a pattern or ``example:`` for pictures only.
         format: As for `VideoWriter`.
@@ -145,7 +145,7 @@ def _write(output: Any, plan: _Plan, segments: Sequence[Path], reader: FileSourc
         tracks = None
         if reader is not None:
             if not template.codec_context.format.is_rgb:  # NUT holds no colours, and not every codec does
-                tag(stream.codec_context, resolve_colors(reader.info.colors, reader.info.width, reader.info.height))
+                tag(stream.codec_context, output_colors(reader.info, template.codec_context.codec.canonical_name))
             packets = reader.packets()
             tracks = TrackCopier(output, reader.tracks, lambda: next(packets, None))
         aspect = reader.info.pixel_aspect if reader is not None else Fraction(template.sample_aspect_ratio or 1)
