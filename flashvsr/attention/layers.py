@@ -213,10 +213,13 @@ class BlockSelection(nn.Module):
         """
         where = (grid.blocks_hw, self.window_hw, self.boundary)
         impl = "plain" if history is not None else self.impl
+        tracing = torch.compiler.is_compiling()  # a tracer's tensors must not stay in the caches
         if history is None:
-            allowed = _window_on(query.device, *where)
+            window = _window_on.__wrapped__ if tracing else _window_on
+            allowed = window(query.device, *where)
         else:
-            allowed = _causal_window_on(query.device, grid.slots, history, *where)
+            causal_window = _causal_window_on.__wrapped__ if tracing else _causal_window_on
+            allowed = causal_window(query.device, grid.slots, history, *where)
         return select_from_means(
             block_means(query),
             key_means,

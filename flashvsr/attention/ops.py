@@ -1,22 +1,48 @@
-"""Sparse and packed attention as functions: checks, and the choice among the ``impl_*`` files that do the work."""
+"""Sparse and packed attention as functions: checks, and the choice among the files of ``impl/`` that do the work."""
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from functools import cache
-from importlib import import_module
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
 from flashvsr.attention.blocks import BLOCK_SIZE
+from flashvsr.attention.impl import (
+    compiled,
+    dense,
+    flex,
+    gather,
+    hopper,
+    packed_flex,
+    packed_sdpa,
+    packed_xformers,
+    reference,
+    triton,
+)
+from flashvsr.kernels import ImplUnavailableError
 
-IMPLS = ("hopper", "triton", "gather", "flex", "dense", "reference")
+_SPARSE: dict[str, ModuleType] = {
+    "hopper": hopper,
+    "triton": triton,
+    "gather": gather,
+    "flex": flex,
+    "dense": dense,
+    "reference": reference,
+}
+_PACKED: dict[str, ModuleType] = {"xformers": packed_xformers, "sdpa": packed_sdpa, "flex": packed_flex}
+
+IMPLS = tuple(_SPARSE)
 """Implementations of :func:`block_sparse_attention`, as ``auto`` prefers them; the last two it never takes."""
 
-PACKED_IMPLS = ("xformers", "sdpa", "flex")
+PACKED_IMPLS = tuple(_PACKED)
 """Implementations of :func:`packed_attention`, as ``auto`` prefers them."""
+
+KEY_MASK_IMPLS = ("gather", "flex", "dense", "reference")
+"""Implementations of :func:`block_sparse_attention` that take a mask of single keys."""
 
 
 def block_sparse_attention(
@@ -27,11 +53,20 @@ def block_sparse_attention(
     block_size: int = BLOCK_SIZE,
     scale: float | None = None,
     impl: str = "auto",
+    *,
+    key_mask: Tensor | None = None,
 ) -> Tensor:
     """Softmax attention over the kept blocks only.
 
+    What the mask hides is not read: a NaN in a hidden key or value reaches neither the output nor a gradient.
+
+    Under ``torch.compile`` and ``torch.export`` the call is one operator of the graph, except ``"dense"``, which is
+    traced. Its backward pass computes the forward pass again. A program exported with it needs
+    ``import flashvsr.attention`` where it is loaded.
+
     Args:
-        query: `[B, heads, N, D]`, N a multiple of `block_size`.
+        query: `[B, heads, N, D]` of any strides, N a multiple of `block_size`. Without samples, queries or keys the
+            result is empty or zero.
         key: `[B, heads, M, D]` likewise, or a tuple of such pieces that stand one after the other (a cache and the
             present), which spares the copy that joining them would cost.
         value: As `key`.
@@ -40,6 +75,8 @@ def block_sparse_attention(
         block_size: Tokens per block.
         scale: Factor on the scores; None for 1/sqrt(D).
         impl: ``"auto"``, or the name of an implementation (:data:`IMPLS`), which then runs or raises.
+        key_mask: Boolean `[M]`, the keys that take part: False for padding. None for all. Only
+            :data:`KEY_MASK_IMPLS` take one.
 
     Returns:
         `[B, heads, N, D]` in the dtype of `query`; under autocast, as with PyTorch's own attention, everything is
@@ -47,7 +84,7 @@ def block_sparse_attention(
 
     Raises:
         ValueError: If shapes, dtypes or devices do not fit together or `impl` is unknown.
-        RuntimeError: If the named implementation cannot run here; the message says why.
+        ImplUnavailableError: If the named implementation cannot run here; the message says why.
 
     Reference:
         FlashVSR, https://arxiv.org/abs/2510.12747, locality-constrained sparse attention.
@@ -58,10 +95,19 @@ def block_sparse_attention(
     _check_pieces(query, keys, values, block_size)
     _check_mask(block_mask, query, sum(piece.shape[2] for piece in keys), block_size)
     block_mask = block_mask.expand(*query.shape[:2], -1, -1)
-    requires_grad = torch.is_grad_enabled() and any(x.requires_grad for x in (query, *keys, *values))
-    module = _resolve(impl, query, requires_grad, block_size=block_size)
+    if key_mask is not None:
+        _check_key_mask(key_mask, query, block_mask.shape[3] * block_size)
+        block_mask = block_mask & key_mask.view(-1, block_size).any(1)  # a block of nothing but hidden keys is dropped
+    needs_grad = torch.is_grad_enabled() and any(x.requires_grad for x in (query, *keys, *values))
+    masked = key_mask is not None
+    name = _resolve(impl, query.device, query.dtype, query.shape[3], needs_grad, False, block_size, masked)
+    if not (query.numel() and block_mask.numel()):
+        return _nothing(query, keys, values)
     scale = query.shape[3] ** -0.5 if scale is None else scale
-    return module.attend(query, keys, values, block_mask, block_size=block_size, scale=scale)
+    if torch.compiler.is_compiling() and name != "dense":
+        return compiled.attend(name, query, keys, values, block_mask, key_mask, block_size=block_size, scale=scale)
+    extra = {} if key_mask is None else {"key_mask": key_mask}
+    return _SPARSE[name].attend(query, keys, values, block_mask, block_size=block_size, scale=scale, **extra)
 
 
 def packed_attention(
@@ -73,7 +119,7 @@ def packed_attention(
         query: `[1, heads, N, D]` with ``N = sum(lengths)``.
         key: As `query`.
         value: As `query`.
-        lengths: Tokens of each sample, at least 1.
+        lengths: Tokens of each sample, whole numbers of at least 1.
         scale: Factor on the scores; None for 1/sqrt(D).
         impl: ``"auto"``, or the name of an implementation (:data:`PACKED_IMPLS`), which then runs or raises.
 
@@ -82,21 +128,22 @@ def packed_attention(
 
     Raises:
         ValueError: If shapes, dtypes or devices do not fit together or `impl` is unknown.
-        RuntimeError: If the named implementation cannot run here; the message says why.
+        TypeError: If a length is not a whole number.
+        ImplUnavailableError: If the named implementation cannot run here; the message says why.
     """
     query, (key,), (value,) = _autocast(query, (key,), (value,))
     _check_pieces(query, (key,), (value,), 1)
-    lengths = list(lengths)
+    lengths = [operator.index(length) for length in lengths]
     fits = lengths and min(lengths) > 0 and sum(lengths) == query.shape[2] == key.shape[2]
     if query.shape[0] != 1 or not fits:
         raise ValueError(
             f"lengths {lengths} are at least 1 and sum to the tokens of one packed sequence [1, heads, N, D]; "
             f"got query {list(query.shape)}, key {list(key.shape)}"
         )
-    requires_grad = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
-    module = _resolve(impl, query, requires_grad, packed=True)
+    needs_grad = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
+    name = _resolve(impl, query.device, query.dtype, query.shape[3], needs_grad, True)
     scale = query.shape[3] ** -0.5 if scale is None else scale
-    return module.attend_packed(query, key, value, lengths, scale=scale)
+    return _PACKED[name].attend_packed(query, key, value, lengths, scale=scale)
 
 
 @cache
@@ -108,6 +155,7 @@ def choose_impl(
     *,
     packed: bool = False,
     block_size: int = BLOCK_SIZE,
+    key_mask: bool = False,
 ) -> tuple[str, str]:
     """Which implementation ``auto`` runs, and why.
 
@@ -118,21 +166,24 @@ def choose_impl(
         requires_grad: Whether gradients are wanted.
         packed: Ask for :func:`packed_attention` instead of :func:`block_sparse_attention`.
         block_size: Tokens per block; packed attention has none.
+        key_mask: Whether single keys are hidden.
 
     Returns:
         The name, and a reason in one line.
 
     Raises:
-        RuntimeError: If none can run.
+        ImplUnavailableError: If none can run.
     """
-    reasons = explain_impls(device, dtype, head_dim, requires_grad, packed=packed, block_size=block_size)
+    where = (device, dtype, head_dim, requires_grad)
+    reasons = explain_impls(*where, packed=packed, block_size=block_size, key_mask=key_mask)
     candidates = PACKED_IMPLS if packed else IMPLS[:-2]
     for index, name in enumerate(candidates):
-        reasons[name] = reasons[name] or _doubt(name, packed)
+        reasons[name] = reasons[name] or _untested(name, packed)
         if reasons[name] is None:
             passed_over = "; ".join(f"{other}: {reasons[other]}" for other in candidates[:index])
             return name, passed_over or "the fastest one there is"
-    raise RuntimeError("no implementation runs here: " + "; ".join(f"{name}: {reasons[name]}" for name in candidates))
+    refusals = "; ".join(f"{name}: {reasons[name]}" for name in candidates)
+    raise ImplUnavailableError(f"no implementation runs here: {refusals}")
 
 
 def explain_impls(
@@ -143,6 +194,7 @@ def explain_impls(
     *,
     packed: bool = False,
     block_size: int = BLOCK_SIZE,
+    key_mask: bool = False,
 ) -> dict[str, str | None]:
     """For every implementation, None if it can run, else the reason why not.
 
@@ -153,41 +205,70 @@ def explain_impls(
         requires_grad: As for :func:`choose_impl`.
         packed: As for :func:`choose_impl`.
         block_size: As for :func:`choose_impl`.
+        key_mask: As for :func:`choose_impl`.
 
     Returns:
         Reasons by name.
     """
+    names = PACKED_IMPLS if packed else IMPLS
     where = (torch.device(device), dtype, head_dim, requires_grad)
-    if packed:
-        return {name: _load(name, packed).unavailable(*where) for name in PACKED_IMPLS}
-    return {name: _load(name, packed).unavailable(*where, block_size) for name in IMPLS}
+    return {name: _unavailable(name, *where, packed, block_size, key_mask) for name in names}
 
 
-def _doubt(name: str, packed: bool) -> str | None:
+def _untested(name: str, packed: bool) -> str | None:
     """Why ``auto`` passes over an implementation that could run; none but the newest give a reason."""
-    doubt = getattr(_load(name, packed), "doubt", None)
-    return None if doubt is None else doubt()
+    untested = getattr((_PACKED if packed else _SPARSE)[name], "untested", None)
+    return None if untested is None else untested()
 
 
-def _load(name: str, packed: bool) -> ModuleType:
-    return import_module(f"flashvsr.attention.impl.{'packed_' if packed else ''}{name}")
+def _unavailable(
+    name: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    head_dim: int,
+    requires_grad: bool,
+    packed: bool,
+    block_size: int,
+    key_mask: bool,
+) -> str | None:
+    if packed:
+        return _PACKED[name].unavailable(device, dtype, head_dim, requires_grad)
+    if key_mask and name not in KEY_MASK_IMPLS:
+        return f"it takes no key_mask; {', '.join(KEY_MASK_IMPLS)} do"
+    return _SPARSE[name].unavailable(device, dtype, head_dim, requires_grad, block_size)
 
 
 def _resolve(
-    impl: str, query: Tensor, requires_grad: bool, *, packed: bool = False, block_size: int = BLOCK_SIZE
-) -> ModuleType:
-    """Return the module of the implementation that is to run; a named one runs or raises."""
+    impl: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    head_dim: int,
+    requires_grad: bool,
+    packed: bool,
+    block_size: int = BLOCK_SIZE,
+    key_mask: bool = False,
+) -> str:
+    """Return the name of the implementation that is to run; a named one runs or raises."""
     names = PACKED_IMPLS if packed else IMPLS
-    where = (query.device, query.dtype, query.shape[3], requires_grad)
+    where = (device, dtype, head_dim, requires_grad)
     if impl == "auto":
-        return _load(choose_impl(*where, packed=packed, block_size=block_size)[0], packed)
+        return choose_impl(*where, packed=packed, block_size=block_size, key_mask=key_mask)[0]
     if impl not in names:
         raise ValueError(f"impl is 'auto' or one of {', '.join(names)}; got {impl!r}")
-    module = _load(impl, packed)
-    reason = module.unavailable(*where) if packed else module.unavailable(*where, block_size)
+    reason = _unavailable(impl, *where, packed, block_size, key_mask)
     if reason is not None:
-        raise RuntimeError(f"impl {impl!r} cannot run here: {reason}")
-    return module
+        raise ImplUnavailableError(f"impl {impl!r} cannot run here: {reason}")
+    return impl
+
+
+# What torch.compiler.assume_constant_result sets, without importing the compiler: a tracer calls it and keeps the name.
+_resolve.__dict__["_dynamo_marked_constant"] = True
+
+
+def _nothing(query: Tensor, keys: tuple[Tensor, ...], values: tuple[Tensor, ...]) -> Tensor:
+    """What there is without samples, queries or keys: zeros, through which zero gradients flow."""
+    everything = torch.ones((), dtype=torch.bool, device=query.device)
+    return query.masked_fill(everything, 0.0) + sum(x.sum() for x in (*keys, *values))
 
 
 def _autocast(
@@ -204,6 +285,8 @@ def _autocast(
 def _check_pieces(query: Tensor, keys: tuple[Tensor, ...], values: tuple[Tensor, ...], block_size: int) -> None:
     if query.ndim != 4:
         raise ValueError(f"query is [B, heads, N, D], got {list(query.shape)}")
+    if block_size < 1 or not query.shape[3]:
+        raise ValueError(f"block_size and D are at least 1, got {block_size} and query {list(query.shape)}")
     if query.shape[2] % block_size:
         raise ValueError(f"{query.shape[2]} query tokens are not whole blocks of {block_size}")
     if not keys or len(keys) != len(values):
@@ -234,3 +317,10 @@ def _check_mask(block_mask: Tensor, query: Tensor, key_tokens: int, block_size: 
         )
     if block_mask.device != query.device:
         raise ValueError(f"block_mask is on {block_mask.device} and query on {query.device}: move the mask there")
+
+
+def _check_key_mask(key_mask: Tensor, query: Tensor, key_tokens: int) -> None:
+    if key_mask.dtype != torch.bool or tuple(key_mask.shape) != (key_tokens,):
+        raise ValueError(f"key_mask is a boolean [{key_tokens}], got {key_mask.dtype} {list(key_mask.shape)}")
+    if key_mask.device != query.device:
+        raise ValueError(f"key_mask is on {key_mask.device} and query on {query.device}: move the mask there")

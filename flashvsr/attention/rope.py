@@ -6,12 +6,11 @@ memory once on a GPU.
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 import torch
 from torch import Tensor
 
 from flashvsr.attention.blocks import TokenGrid, partition_blocks
+from flashvsr.kernels import takes_kernel, unavailable
 
 
 def rope_split(head_dim: int) -> tuple[int, int, int]:
@@ -99,7 +98,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, *, impl: str = "auto") -> Te
         The shape and dtype of `x`.
 
     Raises:
-        RuntimeError: If the kernel is named and cannot run.
+        ImplUnavailableError: If the kernel is named and cannot run.
         ValueError: If `impl` is unknown.
 
     Reference:
@@ -130,7 +129,7 @@ def norm_rope(x: Tensor, weight: Tensor, table: Tensor, *, heads: int, eps: floa
         `[B, N, heads, D]` in the dtype of `x`.
 
     Raises:
-        RuntimeError: If the kernel is named and cannot run.
+        ImplUnavailableError: If the kernel is named and cannot run.
         ValueError: If `impl` is unknown.
     """
     if takes_kernel(impl, _kernel_unavailable(x, weight)):
@@ -140,29 +139,9 @@ def norm_rope(x: Tensor, weight: Tensor, table: Tensor, *, heads: int, eps: floa
     return apply_rope(rms_norm(x, weight, eps, impl="plain").unflatten(2, (heads, -1)), table)
 
 
-def takes_kernel(impl: str, reason: str | None) -> bool:
-    """Whether the Triton kernel of an operation runs, and not plain PyTorch.
-
-    Args:
-        impl: ``"auto"``, ``"plain"`` or ``"triton"``.
-        reason: Why the kernel cannot run; None when it can.
-
-    Raises:
-        RuntimeError: If the kernel is named and cannot run.
-        ValueError: If `impl` is unknown.
-    """
-    if impl not in ("auto", "plain", "triton"):
-        raise ValueError(f"impl is 'auto', 'plain' or 'triton', got {impl!r}")
-    if impl == "triton" and reason:
-        raise RuntimeError(f"impl 'triton' cannot run here: {reason}")
-    return impl != "plain" and reason is None
-
-
 def _kernel_unavailable(x: Tensor, weight: Tensor) -> str | None:
-    if x.device.type != "cuda":
-        return "it needs a GPU"
-    if find_spec("triton") is None:
-        return "triton is not installed"
+    if torch.compiler.is_compiling():
+        return "torch.compile fuses the plain form by itself"
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
         return "it has no backward pass"
-    return None
+    return unavailable("norm_rope", x.device, x.dtype)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
 from flashvsr.attention.blocks import BLOCK_SIZE
-from flashvsr.attention.rope import takes_kernel
+from flashvsr.kernels import takes_kernel, unavailable
 
 RULES = ("released", "keep_all_when_covered")
 
@@ -108,7 +107,7 @@ def select_from_means(
 
     Raises:
         ValueError: As :func:`select_blocks`, or if `impl` is unknown.
-        RuntimeError: If the kernels are named and cannot run.
+        ImplUnavailableError: If the kernels are named and cannot run.
     """
     blocks, key_blocks, dim = query_means.shape[2], key_means.shape[2], query_means.shape[3]
     per_slot = _check_sizes(blocks, key_blocks, allowed, budget, slots, rule)
@@ -138,13 +137,13 @@ def select_from_means(
 
 
 def _kernel_unavailable(query_means: Tensor, key_blocks: int, all_visible: bool) -> str | None:
-    if query_means.device.type != "cuda":
-        return "it needs a GPU"
-    if find_spec("triton") is None:
-        return "triton is not installed"
+    if torch.compiler.is_compiling():
+        return "torch.compile fuses the plain form by itself"
     if not all_visible:
         return "some key slots are hidden from some query slots"
-    return None if key_blocks <= LONGEST_ROW else f"{key_blocks} key blocks are more than {LONGEST_ROW}"
+    if key_blocks > LONGEST_ROW:
+        return f"{key_blocks} key blocks are more than {LONGEST_ROW}"
+    return unavailable("select", query_means.device, query_means.dtype)
 
 
 def _check_sizes(blocks: int, key_blocks: int, allowed: Tensor, budget: int, slots: int, rule: str) -> int:

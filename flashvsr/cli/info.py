@@ -17,6 +17,7 @@ def run(args: argparse.Namespace) -> int:
 
     from flashvsr import __version__
     from flashvsr.attention import choose_impl, explain_impls
+    from flashvsr.kernels import KERNELS, available
     from flashvsr.models.loading import choose_dtype
 
     print(f"flashvsr {__version__}")
@@ -39,4 +40,8 @@ def run(args: argparse.Namespace) -> int:
                 print(f"  {title}, {purpose} in {str(dtype).removeprefix('torch.')}: auto takes {chosen}")
                 for name, reason in explain_impls(device, dtype, 128, training, packed=packed).items():
                     print(f"    {name:<10} {'runs' if reason is None else 'cannot run: ' + reason}")
+        print(f"  kernels in {str(dtype).removeprefix('torch.')} inference; plain PyTorch runs where one cannot")
+        for name in KERNELS:
+            runs, reason = available(name, device, dtype)
+            print(f"    {name:<18} {'runs' if runs else 'cannot run: ' + reason}")
     return 0

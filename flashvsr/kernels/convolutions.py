@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
+from flashvsr.kernels.available import takes_kernel, unavailable
+
 HALO = 2
 """Rows at half resolution that a band needs beyond its own: the last stage sees three pixels beyond each side."""
 
@@ -16,30 +18,42 @@ COLUMNS = 4
 """Neighbouring pixels that :func:`few_channels` computes as channels of one; a picture's width is a multiple of 8."""
 
 
-def conv_relu(x: Tensor, weight: Tensor, bias: Tensor | None, plus: Tensor | None = None) -> Tensor:
+def conv_relu(
+    x: Tensor, weight: Tensor, bias: Tensor | None, plus: Tensor | None = None, *, impl: str = "auto"
+) -> Tensor:
     """``ReLU(conv(x) + bias + plus)`` with a 3x3 kernel and zero padding 1.
-
-    Without gradients on an NVIDIA GPU it is one cuDNN call: the bias, the sum and the ReLU, each a pass over memory
-    of its own otherwise, take as long as the convolution itself.
 
     Args:
         x: `[B, C, h, w]`, best in channels_last.
         weight: `[O, C, 3, 3]`.
         bias: `[O]`, or None.
         plus: `[B, O, h, w]`, or None.
+        impl: ``"plain"`` (any device, with backward); ``"cudnn"``, one call on an NVIDIA GPU without gradients: the
+            bias, the sum and the ReLU, each a pass over memory of its own otherwise, take as long as the convolution
+            itself; or ``"auto"``: the one call where it can run.
 
     Returns:
         `[B, O, h, w]`.
+
+    Raises:
+        ImplUnavailableError: If the one call is named and cannot run.
+        ValueError: If `impl` is unknown.
     """
-    mixed = torch.is_autocast_enabled("cuda")  # the fused calls take one dtype and autocast does not know them
-    cudnn = torch.backends.cudnn.is_available() and torch.backends.cudnn.enabled and torch.version.hip is None
-    if x.is_cuda and cudnn and not mixed and not torch.is_grad_enabled():
+    if takes_kernel(impl, _fused_unavailable(x), kernel="cudnn"):
         ones = (1, 1)  # stride, padding and dilation alike
         if plus is None:
             return torch.cudnn_convolution_relu(x, weight, bias, ones, ones, ones, 1)
         return torch.cudnn_convolution_add_relu(x, weight, plus, 1.0, bias, ones, ones, ones, 1)
     out = functional.conv2d(x, weight, bias, padding=1)
     return torch.relu_(out if plus is None else out.add_(plus))
+
+
+def _fused_unavailable(x: Tensor) -> str | None:
+    if torch.is_grad_enabled():
+        return "it has no backward pass: gradients are on"
+    if torch.is_autocast_enabled("cuda"):
+        return "it takes one dtype, and autocast does not know it"
+    return unavailable("fused_convolution", x.device, x.dtype)
 
 
 def enlarge(x: Tensor, kernel: Tensor) -> Tensor:
@@ -52,22 +66,25 @@ def interleave(frames: list[Tensor]) -> Tensor:
     return torch.stack([x.permute(0, 2, 3, 1) for x in frames], dim=1).flatten(0, 1).permute(0, 3, 1, 2)
 
 
-def few_channels(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def few_channels(x: Tensor, weight: Tensor, bias: Tensor | None, *, impl: str = "auto") -> Tensor:
     """A 3x3 convolution with zero padding 1 to few channels.
-
-    On a CPU output channels are computed sixteen at a time, so that three cost as much as sixteen. Here four pixels of
-    a row are computed together as channels of one, from kernels of 3x6 pixels with the 3x3 one at four places: half
-    the time, and the same products summed (and zeros).
 
     Args:
         x: `[B, C, h, w]`, best in channels_last, with w a multiple of 4.
         weight: `[O, C, 3, 3]`.
         bias: `[O]`, or None.
+        impl: ``"plain"``; ``"wide"``, for a CPU, which computes output channels sixteen at a time, so that three cost
+            as much as sixteen: four pixels of a row are computed together as channels of one, from kernels of 3x6
+            pixels with the 3x3 one at four places, in half the time from the same products (and zeros); or
+            ``"auto"``: wide on a CPU.
 
     Returns:
         `[B, O, h, w]` in channels_last.
+
+    Raises:
+        ValueError: If `impl` is unknown.
     """
-    if x.device.type != "cpu":
+    if not takes_kernel(impl, None if impl == "wide" or x.device.type == "cpu" else "slower on a GPU", kernel="wide"):
         return functional.conv2d(x, weight, bias, padding=1)
     places = [functional.pad(weight, (shift, COLUMNS - 1 - shift)) for shift in range(COLUMNS)]
     wide = torch.cat(places).contiguous(memory_format=torch.channels_last)  # [4*O, C, 3, 6]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.util import find_spec
 from typing import Any, cast
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
 from flashvsr.attention import CrossAttention
-from flashvsr.attention.rope import takes_kernel
+from flashvsr.kernels import takes_kernel, unavailable
 from flashvsr.models.fp8 import Fp8Linear
 
 PIECE_TOKENS = 1 << 14
@@ -99,7 +98,7 @@ class DiTBlock(nn.Module):
             per_token(part, segment) for part in (self.modulation + modulation).unbind(1)
         )
         attended = attend(self.self_attn, modulate(x, shift, scale, self.eps))
-        if not alone(x):
+        if not may_write_in_place(x):
             x = torch.addcmul(x, gate, attended)
             if context is not None:
                 x = x + self.cross_attn(self.norm3(x), context)
@@ -121,15 +120,18 @@ class DiTBlock(nn.Module):
 class FeedForward(nn.Sequential):
     """Two linear layers with a tanh-approximated GELU between them, in inference without a second hidden tensor.
 
-    A GPU then computes the GELU within the first product, and rounds once where it rounds twice otherwise.
-
     Args:
         dim: Channels in and out.
         hidden: Channels between.
+
+    Attributes:
+        impl: ``"fused"`` computes the GELU within the first product, on a GPU in inference, and rounds once where
+            ``"plain"`` rounds twice; ``"auto"`` is fused where that can run.
     """
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__(nn.Linear(dim, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, dim))
+        self.impl = "auto"
 
     def to_fp8(self) -> None:
         """Exchange both layers for :class:`~flashvsr.models.fp8.Fp8Linear`, for good."""
@@ -137,20 +139,31 @@ class FeedForward(nn.Sequential):
             self[index] = Fp8Linear(cast(nn.Linear, self[index]))
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[B, N, dim]` to the same."""
+        """`[B, N, dim]` to the same.
+
+        Raises:
+            ImplUnavailableError: If the fused product is named and cannot run.
+            ValueError: If `impl` is unknown.
+        """
         first, activation, second = cast(Any, tuple(self))
         if isinstance(first, Fp8Linear):
             return second(first(x), gelu=True)
-        plain = type(first) is nn.Linear  # an adapter (LoRA) in its place computes more than a product
-        if not (plain and alone(x)):
-            return second(activation(first(x)))
-        if x.is_cuda:
+        if takes_kernel(self.impl, self._fused_unavailable(x), kernel="fused"):
             hidden = torch._addmm_activation(first.bias, x.flatten(0, 1), first.weight.t(), use_gelu=True)
             return second(hidden).unflatten(0, x.shape[:2])
+        if type(first) is not nn.Linear or not may_write_in_place(x):
+            return second(activation(first(x)))
         return second(torch.ops.aten.gelu_(first(x), approximate="tanh"))
 
+    def _fused_unavailable(self, x: Tensor) -> str | None:
+        if type(self[0]) is not nn.Linear:
+            return "an adapter (LoRA) computes more than a product"
+        if not may_write_in_place(x):
+            return "gradients or autocast are on"
+        return unavailable("fused_gelu", x.device, x.dtype)
 
-def alone(x: Tensor) -> bool:
+
+def may_write_in_place(x: Tensor) -> bool:
     """Whether neither autograd nor autocast looks on, so that tensors may be changed in place and steps joined."""
     device = x.device.type
     mixed = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
@@ -201,7 +214,7 @@ def add_(x: Tensor, y: Tensor, gate: Tensor | None = None, *, impl: str = "auto"
         `x`.
 
     Raises:
-        RuntimeError: If the kernel is named and cannot run.
+        ImplUnavailableError: If the kernel is named and cannot run.
         ValueError: If `impl` is unknown.
     """
     if takes_kernel(impl, _kernel_unavailable(x, y, gate)):
@@ -231,7 +244,7 @@ def add_norm_(
         `[B, N, dim]`.
 
     Raises:
-        RuntimeError: If the kernel is named and cannot run.
+        ImplUnavailableError: If the kernel is named and cannot run.
         ValueError: If `impl` is unknown.
     """
     if takes_kernel(impl, _kernel_unavailable(x, y, gate, weight, bias)):
@@ -251,12 +264,8 @@ def scaled_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
 
 
 def _kernel_unavailable(x: Tensor, y: Tensor, *rows: Tensor | None) -> str | None:
-    if x.device.type != "cuda":
-        return "it needs a GPU"
-    if find_spec("triton") is None:
-        return "triton is not installed"
     if not (x.is_contiguous() and y.is_contiguous()):
         return "its tensors are not contiguous"
     if any(row is not None and row.numel() != x.shape[-1] for row in rows):
         return "tokens have gates or norms of their own"
-    return None
+    return unavailable("residual", x.device, x.dtype)

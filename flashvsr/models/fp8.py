@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu as gelu_of
 from torch.nn.functional import linear
 
+from flashvsr.kernels import takes_kernel, unavailable
+
 FP8 = torch.float8_e4m3fn
 
 
-def quantize_rows(x: Tensor, *, gelu: bool = False) -> tuple[Tensor, Tensor]:
+def quantize_rows(x: Tensor, *, gelu: bool = False, impl: str = "auto") -> tuple[Tensor, Tensor]:
     """Scale every row so that its largest magnitude is that of e4m3, 448, and round.
 
     Args:
         x: `[N, D]`.
         gelu: Whether the tanh-approximated GELU of `x` is meant.
+        impl: ``"plain"`` (any device), ``"triton"`` (one kernel on a GPU), or ``"auto"``: the kernel where it can run.
 
     Returns:
         `[N, D]` in e4m3 and the scales `[N, 1]` fp32, whose product is `x` to about 3 %.
+
+    Raises:
+        ImplUnavailableError: If the kernel is named and cannot run.
+        ValueError: If `impl` is unknown.
     """
-    if x.is_cuda and find_spec("triton") is not None:
+    if takes_kernel(impl, unavailable("quantize", x.device, x.dtype)):
         from flashvsr.kernels.quantize import launch_quantize
 
         return launch_quantize(x, FP8, gelu)
@@ -36,6 +41,10 @@ class Fp8Linear(nn.Module):
 
     Args:
         exact: The layer it stands for.
+
+    Attributes:
+        impl: ``"fp8"`` multiplies in 8-bit floats, on a GPU that can. ``"plain"`` imitates it: rows and weights are
+            rounded to e4m3 and multiplied in fp32. ``"auto"`` imitates on a CPU only: on a GPU it runs or raises.
     """
 
     weight: Tensor
@@ -44,6 +53,7 @@ class Fp8Linear(nn.Module):
 
     def __init__(self, exact: nn.Linear) -> None:
         super().__init__()
+        self.impl = "auto"
         self.in_features, self.out_features = exact.in_features, exact.out_features
         weight, scale = quantize_rows(exact.weight.detach())
         self.register_buffer("weight", weight)
@@ -51,20 +61,16 @@ class Fp8Linear(nn.Module):
         self.register_buffer("bias", exact.bias.detach())
 
     def forward(self, x: Tensor, *, gelu: bool = False) -> Tensor:
-        """`[..., in]` to `[..., out]` in the dtype of `x`; `gelu` puts one, tanh-approximated, before the layer."""
+        """`[..., in]` to `[..., out]` in the dtype of `x`; `gelu` puts one, tanh-approximated, before the layer.
+
+        Raises:
+            ImplUnavailableError: If products in 8-bit floats are meant and cannot run.
+            ValueError: If `impl` is unknown.
+        """
         rows, scales = quantize_rows(x.flatten(0, -2), gelu=gelu)
-        if x.is_cuda:
+        impl = "fp8" if self.impl == "auto" and x.is_cuda else self.impl
+        if takes_kernel(impl, unavailable("fp8_product", x.device, x.dtype), kernel="fp8"):
             out = torch._scaled_mm(rows, self.weight.t(), scales, self.scale, self.bias, out_dtype=x.dtype)
         else:
             out = linear(rows.float() * scales, self.weight.float() * self.scale.t(), self.bias.float()).to(x.dtype)
         return out.unflatten(0, x.shape[:-1])
-
-
-def unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why products in 8-bit floats cannot run on a device; None when they can. A CPU only imitates them."""
-    if device.type != "cuda":
-        return None
-    if dtype != torch.bfloat16:
-        return f"their results are bfloat16, not {dtype}"
-    major, minor = torch.cuda.get_device_capability(device)
-    return None if (major, minor) >= (8, 9) else f"needs compute capability 8.9, this GPU has {major}.{minor}"

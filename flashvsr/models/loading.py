@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from flashvsr.attention import LocalSparseAttention
 from flashvsr.attention.ops import IMPLS
 from flashvsr.decoders import TinyConditionalDecoder
+from flashvsr.kernels import unavailable
 from flashvsr.models.decoder_system import DecoderSystem
 from flashvsr.models.dit import VideoDiT
 from flashvsr.models.folder import DESCRIPTION, Component, ModelFolder, read_model_folder
-from flashvsr.models.fp8 import unavailable
 from flashvsr.models.official import is_official_folder, read_official_folder
 from flashvsr.models.system import FlashVSR
 
@@ -217,8 +217,8 @@ def _check_unused(folder: ModelFolder, **options: Any) -> None:
 
 
 def _use_fp8(dit: VideoDiT, device: torch.device, dtype: torch.dtype) -> None:
-    reason = unavailable(device, dtype)
-    if reason is not None:
+    reason = unavailable("fp8_product", device, dtype)
+    if reason is not None and device.type == "cuda":  # a CPU imitates them
         raise ValueError(f"8-bit floats cannot be used here: {reason}")
     for block in dit.blocks:
         block.ffn.to_fp8()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from math import inf
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from flashvsr.attention import choose_impl
 from flashvsr.decoders.color import ColorMatch
+from flashvsr.kernels import unavailable
 from flashvsr.models.chunk_graphs import MOST_TOKENS, RECORDABLE
 from flashvsr.models.dit import VideoDiT
 from flashvsr.models.dit_state import DiTState
@@ -216,26 +216,37 @@ class FlashVSR(nn.Module):
         )
 
     def paths(self) -> dict[str, str]:
-        """What a stream will run, in words: attention, selection, linear layers, and where keys and values lie."""
+        """What a stream will run, in words: one entry for every operation that has more than one path, and why."""
         first = self.dit.blocks[0]
         impl, reason = first.self_attn.impl, "as asked"
         if impl == "auto":
             impl, reason = choose_impl(self.device, self.dtype, self.dit.head_dim, requires_grad=False)
-        dtype = str(self.dtype).removeprefix("torch.")
-        inner = ", feed-forward networks in 8-bit floats" if isinstance(first.ffn[0], Fp8Linear) else ""
+        room = self.dit.cache_gib
         recorded = self.device.type == "cuda" and impl in RECORDABLE
-        selection, room = first.self_attn.selection.impl, self.dit.cache_gib
-        if selection == "auto":
-            selection = "triton" if self.device.type == "cuda" and find_spec("triton") else "plain"
+        if isinstance(first.ffn[0], Fp8Linear):
+            feed_forward = f"8-bit floats, {self._path('fp8_product', 'fp8', first.ffn[0].impl)}"
+        else:
+            feed_forward = self._path("fused_gelu", "fused", first.ffn.impl)
         return {
             "attention": f"{impl} ({reason})",
-            "selection": selection,
-            "linear layers": dtype + inner,
+            "selection": self._path("select", "triton", first.self_attn.selection.impl),
+            "norms": self._path("norm_rope", "triton"),
+            "sums between layers": self._path("residual", "triton"),
+            "linear layers": str(self.dtype).removeprefix("torch."),
+            "feed-forward networks": feed_forward,
+            "convolutions of tiny decoders": self._path("fused_convolution", "cudnn"),
             "launches": f"steady chunks of up to {MOST_TOKENS} tokens as CUDA graphs" if recorded else "one by one",
             "keys and values": "on the device"
             if room in (None, inf)
             else f"{room:g} GiB on the device, then on the host",
         }
+
+    def _path(self, kernel: str, name: str, impl: str = "auto") -> str:
+        """Which path of an operation runs, and why if it is not the kernel."""
+        if impl != "auto":
+            return f"{impl} (as asked)"
+        reason = unavailable(kernel, self.device, self.dtype)
+        return name if reason is None else f"plain ({reason})"
 
     def stream(
         self,

@@ -40,7 +40,7 @@ def test_the_forward_pass_on_a_cpu_equals_the_reference() -> None:
     keys, values = tuple(pieces[:2]), tuple(pieces[2:])
     mask = irregular_mask(2, 3, 3, 3)
     shared = mask[:1, :1].expand(2, 3, 3, 3)
-    for block_mask in (mask, shared):
+    for block_mask in (mask, shared, mask.mT.contiguous().mT):  # the last is the first in other strides
         arguments = (query, keys, values, block_mask)
         out = impl_flex.attend(*arguments, block_size=128, scale=0.2)
         torch.testing.assert_close(out, impl_reference.attend(*arguments, block_size=128, scale=0.2))

@@ -15,6 +15,7 @@ from flashvsr.attention import choose_impl, explain_impls
 from flashvsr.attention.impl import hopper as impl_hopper
 from flashvsr.attention.impl import reference as impl_reference
 from flashvsr.attention.impl import triton as impl_triton
+from flashvsr.kernels.available import GLUON_VERSIONS
 
 DTYPES = [torch.bfloat16, torch.float16]
 WHY_NOT = (
@@ -33,8 +34,8 @@ def on_hopper(test):
 def needs_gluon():
     """Return Triton, or skip the test where its Gluon is not that of the kernels."""
     triton = pytest.importorskip("triton", reason="triton is not installed: the Hopper kernels were not checked")
-    if ".".join(triton.__version__.split(".")[:2]) not in impl_hopper.VERSIONS:
-        pytest.skip(f"triton {triton.__version__} is not one of {impl_hopper.VERSIONS}: nothing was checked")
+    if ".".join(triton.__version__.split(".")[:2]) not in GLUON_VERSIONS:
+        pytest.skip(f"triton {triton.__version__} is not one of {GLUON_VERSIONS}: nothing was checked")
     return triton
 
 

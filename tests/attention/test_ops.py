@@ -1,10 +1,14 @@
+import builtins
+import importlib
+
 import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from flashvsr.attention import block_sparse_attention, choose_impl, explain_impls, packed_attention
-from flashvsr.attention.ops import IMPLS, PACKED_IMPLS
+from flashvsr.attention.ops import IMPLS, KEY_MASK_IMPLS, PACKED_IMPLS
+from flashvsr.kernels import ImplUnavailableError
 
 PLAIN = ("reference", "gather", "dense")
 SIZE = 16
@@ -240,3 +244,100 @@ def test_bad_arguments_are_refused_by_value():
     for lengths in ([3, 4], [], [6 * SIZE, 0]):
         with pytest.raises(ValueError, match=rf"lengths \[{str(lengths)[1:-1]}\] are at least 1"):
             packed_attention(key[:1], key[:1], value[:1], lengths)
+
+
+@pytest.mark.parametrize("impl", PLAIN)
+def test_strides_change_no_result(impl):
+    query, key, value = _inputs(5, 5)
+    mask = torch.rand(2, 3, 5, 5) < 0.5
+    odd = [x.detach().transpose(2, 3).contiguous().transpose(2, 3) for x in (query, key, value)]  # D is not contiguous
+    odd[0] = odd[0].repeat_interleave(2, 2)[:, :, ::2]
+    expected = block_sparse_attention(query, key, value, mask.mT.contiguous(), SIZE, impl="reference")
+    out = block_sparse_attention(*odd, mask.transpose(2, 3), SIZE, impl=impl)
+    torch.testing.assert_close(out, expected)
+    packed = packed_attention(*(x[:1] for x in odd), torch.tensor([SIZE, 7, 9, 3 * SIZE])[::1], impl="sdpa")
+    samples = zip(*(x[:1].split([SIZE, 7, 9, 3 * SIZE], 2) for x in (query, key, value)), strict=True)
+    torch.testing.assert_close(packed, torch.cat([scaled_dot_product_attention(*sample) for sample in samples], 2))
+
+
+@pytest.mark.parametrize("impl", [*PLAIN, "auto"])
+@pytest.mark.parametrize(
+    ("batch", "heads", "rows", "columns"), [(0, 3, 4, 6), (2, 0, 4, 6), (2, 3, 0, 6), (2, 3, 4, 0)]
+)
+def test_without_samples_heads_queries_or_keys_the_result_is_empty_or_zero(impl, batch, heads, rows, columns):
+    query = torch.randn(batch, heads, rows * SIZE, 8, requires_grad=True)
+    key, value = (torch.randn(batch, heads, columns * SIZE, 8, requires_grad=True) for _ in range(2))
+    mask = torch.ones(batch, heads, rows, columns, dtype=torch.bool)
+    out = block_sparse_attention(query, key, value, mask, SIZE, impl=impl)
+    assert torch.equal(out, torch.zeros_like(query))
+    assert not any(gradient.any() for gradient in torch.autograd.grad(out.sum(), (query, key, value)))
+
+
+@pytest.mark.parametrize("impl", PLAIN)
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("part", [1, 2])
+def test_what_a_hidden_block_holds_reaches_neither_output_nor_gradients(impl, bad, part):
+    inputs, mask = [x.detach() for x in _inputs()], _irregular_mask()
+    mask[..., 3] = False  # hidden from all
+    mask[:, :, 2, 4] = False  # hidden from one row
+    mask[:, :, 0, 4] = True
+    clean = [x.clone().requires_grad_() for x in inputs]
+    expected = block_sparse_attention(*clean, mask, SIZE, impl="reference")
+    gradients = torch.autograd.grad(expected.sum(), clean)
+    inputs[part][:, :, 3 * SIZE : 4 * SIZE] = bad
+    dirty = [x.requires_grad_() for x in inputs]
+    out = block_sparse_attention(*dirty, mask, SIZE, impl=impl)
+    torch.testing.assert_close(out, expected)
+    torch.testing.assert_close(torch.autograd.grad(out.sum(), dirty), gradients)
+    with torch.no_grad():
+        inputs[part][0, 0, 4 * SIZE + 2, 1] = float("nan")
+    out = block_sparse_attention(*dirty, mask, SIZE, impl=impl)
+    assert out[0, 0, :SIZE].isnan().any()  # a visible one does not vanish
+    row = slice(2 * SIZE, 3 * SIZE)
+    torch.testing.assert_close(out[:, :, row], expected[:, :, row])
+    to_query = torch.autograd.grad(out[:, :, row].sum(), dirty[0])[0]
+    torch.testing.assert_close(to_query[:, :, row], gradients[0][:, :, row])
+
+
+@pytest.mark.parametrize("impl", KEY_MASK_IMPLS[:1] + KEY_MASK_IMPLS[2:])
+def test_a_key_mask_equals_a_sequence_without_these_keys(impl):
+    query, key, value = _inputs(dtype=torch.float64)
+    with torch.no_grad():
+        key[:, :, 5 * SIZE + 3 :] = float("nan")
+    kept = torch.arange(6 * SIZE) < 5 * SIZE + 3
+    out = block_sparse_attention(
+        query, key, value, torch.ones(1, 1, 4, 6, dtype=torch.bool), SIZE, impl=impl, key_mask=kept
+    )
+    expected = scaled_dot_product_attention(query, key[:, :, kept], value[:, :, kept])
+    torch.testing.assert_close(out, expected)
+    gradients = [torch.autograd.grad(x.sum(), (query, key, value)) for x in (out, expected)]
+    torch.testing.assert_close(gradients[0], gradients[1])
+    mask = torch.zeros(1, 1, 4, 6, dtype=torch.bool)
+    mask[..., 5] = True
+    hidden = kept & (torch.arange(6 * SIZE) < 5 * SIZE)  # all that the mask keeps is hidden
+    assert not block_sparse_attention(query, key, value, mask, SIZE, impl=impl, key_mask=hidden).any()
+
+
+def test_a_key_mask_where_no_kernel_takes_one_is_refused_and_auto_passes_these_over():
+    mask, kept = torch.ones(1, 1, 4, 6, dtype=torch.bool), torch.ones(6 * SIZE, dtype=torch.bool)
+    with pytest.raises(ImplUnavailableError, match="'triton' cannot run here: it takes no key_mask; gather, flex"):
+        block_sparse_attention(*_inputs(), mask, SIZE, impl="triton", key_mask=kept)
+    with pytest.raises(ValueError, match=r"key_mask is a boolean \[96\], got torch.float32 \[96\]"):
+        block_sparse_attention(*_inputs(), mask, SIZE, key_mask=kept.float())
+    assert "no key_mask" in choose_impl("cpu", torch.float32, 16, False, key_mask=True)[1]
+
+
+def test_nothing_is_imported_while_attention_runs(monkeypatch):
+    inputs, mask = _inputs(), _irregular_mask()
+    block_sparse_attention(*inputs, mask, SIZE)
+    imported = []
+
+    def recorded(load):
+        return lambda name, *rest, **options: imported.append(name) or load(name, *rest, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(builtins, "__import__", recorded(builtins.__import__))
+        patch.setattr(importlib._bootstrap, "_gcd_import", recorded(importlib._bootstrap._gcd_import))
+        block_sparse_attention(*inputs, mask, SIZE)
+        packed_attention(*(x[:1, :, : 4 * SIZE] for x in inputs), [SIZE, 3 * SIZE])
+    assert not [name for name in imported if name.startswith("flashvsr")]

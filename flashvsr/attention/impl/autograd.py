@@ -43,6 +43,46 @@ def attend_with(
     return launch.forward(operands, launch.BlockLists.of(block_mask))[0]
 
 
+def gradients_with(
+    launch: ModuleType,
+    grad: Tensor,
+    query: Tensor,
+    keys: tuple[Tensor, ...],
+    values: tuple[Tensor, ...],
+    block_mask: Tensor,
+    *,
+    block_size: int,
+    scale: float,
+) -> list[Tensor]:
+    """Gradients of query, keys and values, the forward pass computed again: for graphs without autograd.
+
+    Args:
+        launch: As for :func:`attend_with`.
+        grad: Of the output, `[B, heads, N, D]`.
+        query: As for :func:`attend_with`.
+        keys: Likewise.
+        values: Likewise.
+        block_mask: Likewise.
+        block_size: Likewise.
+        scale: Likewise.
+
+    Returns:
+        The gradient of the query, then those of the keys, then those of the values.
+    """
+    sizes = [x.shape[2] for x in keys]
+    if len(keys) > 2:
+        keys, values = (torch.cat(keys[:-1], 2), keys[-1]), (torch.cat(values[:-1], 2), values[-1])
+    query, *pieces = (_with_contiguous_channels(x) for x in (query, *keys, *values))
+    operands = launch.Operands(query, tuple(pieces[: len(keys)]), tuple(pieces[len(keys) :]), block_size, scale)
+    lists, transposed = launch.BlockLists.of(block_mask), launch.BlockLists.of(block_mask.transpose(2, 3))
+    out, lse = launch.forward(operands, lists)
+    grad = _with_contiguous_channels(grad)
+    delta = launch.dot_rows(out, grad, block_size)
+    pairs = [launch.grad_key_value(operands, i, grad, lse, delta, transposed) for i in range(len(keys))]
+    joined = (torch.cat([pair[side] for pair in pairs], 2).split(sizes, 2) for side in (0, 1))
+    return [launch.grad_query(operands, grad, lse, delta, lists), *(x for side in joined for x in side)]
+
+
 class _Attention(torch.autograd.Function):
     """Keeps the mask instead of the lists made from it: they are made again in the backward pass."""
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -51,6 +53,7 @@ def attend(
     *,
     block_size: int,
     scale: float,
+    key_mask: Tensor | None = None,
 ) -> Tensor:
     """Attend to the kept blocks; pieces of keys and values are joined, which copies them.
 
@@ -61,6 +64,7 @@ def attend(
         block_mask: Boolean `[B, heads, N/block_size, M/block_size]`; one expanded over B or heads is listed once.
         block_size: On a GPU a multiple of 128, the size of FlexAttention's own tiles.
         scale: Factor on the scores.
+        key_mask: Boolean `[M]`, keys that take part; None for all.
 
     Returns:
         `[B, heads, N, D]` in the dtype of `query`; rows without kept blocks are zero.
@@ -72,21 +76,21 @@ def attend(
         Flex Attention, https://arxiv.org/abs/2412.05496; its BlockMask holds the kept blocks as *full* ones, so that no
         mask function is evaluated and nothing of size N x M exists.
     """
-    from torch.nn.attention.flex_attention import BlockMask
-
     if query.device.type == "cuda" and block_size % 128:
         raise ValueError(f"impl 'flex' takes blocks of a multiple of 128 tokens on a GPU, got {block_size}")
     for dim in (0, 1):
         if block_mask.stride(dim) == 0:
             block_mask = block_mask.narrow(dim, 0, 1)
     key, value = (pieces[0] if len(pieces) == 1 else torch.cat(pieces, 2) for pieces in (keys, values))
-    counts, indices = list_kept_blocks(block_mask)
-    sparsity = BlockMask.from_kv_blocks(
-        torch.zeros_like(counts),  # no block is partly kept
-        torch.zeros_like(indices),
-        counts,
-        indices,
+    whole = torch.ones_like(block_mask[0, 0, 0]) if key_mask is None else key_mask.view(-1, block_size).all(1)
+    partly_kept, fully_kept = block_mask & ~whole, block_mask & whole
+    if key_mask is not None:  # a hidden key must not be read: 0 times NaN is NaN
+        key, value = (x.masked_fill(~key_mask[:, None], 0.0) for x in (key, value))
+    sparsity = flex().BlockMask.from_kv_blocks(
+        *list_kept_blocks(partly_kept),
+        *list_kept_blocks(fully_kept),
         BLOCK_SIZE=block_size,
+        mask_mod=None if key_mask is None else (lambda batch, head, query_index, key_index: key_mask[key_index]),
         seq_lengths=(query.shape[2], key.shape[2]),
     )
     with torch._dynamo.config.patch(recompile_limit=SHAPES):
@@ -100,15 +104,20 @@ def list_kept_blocks(block_mask: Tensor) -> tuple[Tensor, Tensor]:
         block_mask: Boolean `[..., rows, columns]`.
 
     Returns:
-        Their number `[..., rows]`, and all columns `[..., rows, columns]`, the kept ones first; both int32.
+        Their number `[..., rows]`, and all columns `[..., rows, columns]`, the kept ones first; both int32 and
+        contiguous, whatever the strides of the mask: FlexAttention reads them as if they were.
     """
     order = block_mask.to(torch.int8).argsort(dim=-1, descending=True, stable=True)
-    return block_mask.sum(-1, dtype=torch.int32), order.to(torch.int32)
+    return block_mask.sum(-1, dtype=torch.int32).contiguous(), order.to(torch.int32).contiguous()
+
+
+@cache
+def flex() -> ModuleType:
+    """PyTorch's module of FlexAttention, imported at the first call: it brings its compiler along."""
+    return import_module("torch.nn.attention.flex_attention")
 
 
 @cache
 def compiled_flex_attention() -> Callable[..., Tensor]:
     """FlexAttention compiled; ``fullgraph`` turns what would silently run its dense eager form into an error."""
-    from torch.nn.attention.flex_attention import flex_attention
-
-    return torch.compile(flex_attention, dynamic=False, fullgraph=True)
+    return torch.compile(flex().flex_attention, dynamic=False, fullgraph=True)

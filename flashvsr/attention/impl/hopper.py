@@ -9,21 +9,23 @@ Triton kernels are faster: each row costs a multiprocessor of its own some micro
 
 from __future__ import annotations
 
-from importlib.util import find_spec
+from functools import cache
+from importlib import import_module
+from types import ModuleType
 
 import torch
 from torch import Tensor
 
+from flashvsr import kernels
 from flashvsr.attention.impl.autograd import attend_with
+from flashvsr.kernels.available import minor_version
 
 BLOCK_SIZE = HEAD_DIM = 128
 """Tokens per block and channels per head that the kernel is made for; their equality lets two layouts be one."""
 
-VERSIONS = ("3.6", "3.7", "3.8")
-"""Versions of Triton with whose Gluon, which may change with every version, the kernels compile."""
-
 RAN_WITH = ("3.6",)
-"""Those of them with which they ran and their tests passed."""
+"""Versions of Triton with which the kernels ran and their tests passed; they compile with
+:data:`~flashvsr.kernels.available.GLUON_VERSIONS`."""
 
 
 def unavailable(
@@ -43,39 +45,24 @@ def unavailable(
     """
     if head_dim != HEAD_DIM:
         return f"head dim {head_dim} is not {HEAD_DIM}"
-    if dtype not in (torch.bfloat16, torch.float16):
-        return f"{dtype} is not bfloat16 or float16"
     if block_size != BLOCK_SIZE:
         return f"blocks of {block_size} tokens are not of {BLOCK_SIZE}"
-    if device.type != "cuda" or torch.version.cuda is None or not torch.cuda.is_available():
-        return f"needs an NVIDIA Hopper GPU and a CUDA build of torch, not device '{device}'"
-    major, minor = torch.cuda.get_device_capability(device)
-    if (major, minor) != (9, 0):
-        return f"needs compute capability 9.0 (Hopper), this GPU has {major}.{minor}"
-    return _unavailable_with_this_triton()
+    return kernels.unavailable("attention_hopper", device, dtype)
 
 
-def doubt() -> str | None:
+def untested() -> str | None:
     """Say why ``auto`` passes it over although it can run; None with a Triton that has run it."""
     import triton
 
-    if _minor(triton.__version__) in RAN_WITH:
+    if minor_version(triton.__version__) in RAN_WITH:
         return None
     return f"triton {triton.__version__} compiles it, but was never seen to run it; name it to try"
 
 
-def _minor(version: str) -> str:
-    return ".".join(version.split(".")[:2])
-
-
-def _unavailable_with_this_triton() -> str | None:
-    if find_spec("triton") is None:
-        return "triton is not installed (pip install triton)"
-    import triton
-
-    if _minor(triton.__version__) not in VERSIONS:
-        return f"triton {triton.__version__} is not one of {', '.join(VERSIONS)}, for whose Gluon the kernel is written"
-    return "Triton's interpreter does not run Gluon" if triton.knobs.runtime.interpret else None
+@cache
+def launches() -> ModuleType:
+    """The module of the launches; Triton is imported here, at the first call."""
+    return import_module("flashvsr.kernels.attention_hopper_launch")
 
 
 def attend(
@@ -110,6 +97,4 @@ def attend(
     """
     if not scale > 0:
         raise ValueError(f"impl 'hopper' takes a positive scale, got {scale}")
-    from flashvsr.kernels import attention_hopper_launch as launch  # Triton is imported here, at the first call
-
-    return attend_with(launch, query, keys, values, block_mask, block_size=block_size, scale=scale)
+    return attend_with(launches(), query, keys, values, block_mask, block_size=block_size, scale=scale)

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flashvsr.attention.impl.flex import SHAPES, compiled_flex_attention, list_kept_blocks, unavailable
+from flashvsr.attention.impl.dense import clear_broken_tokens
+from flashvsr.attention.impl.flex import SHAPES, compiled_flex_attention, flex, list_kept_blocks, unavailable
 
 __all__ = ["attend_packed", "unavailable"]
 
@@ -33,8 +34,11 @@ def attend_packed(query: Tensor, key: Tensor, value: Tensor, lengths: list[int],
         Flex Attention, https://arxiv.org/abs/2412.05496, document masking.
     """
     mask = document_mask(tuple(lengths), query.device)
+    key, value, broken = clear_broken_tokens(key, value)  # of a neighbour in the same block
     with torch._dynamo.config.patch(recompile_limit=SHAPES):
-        return compiled_flex_attention()(query, key, value, block_mask=mask, scale=scale)
+        out = compiled_flex_attention()(query, key, value, block_mask=mask, scale=scale)
+    sees_broken = [part.any(2, keepdim=True).expand_as(part) for part in broken.split(lengths, 2)]
+    return out.masked_fill(torch.cat(sees_broken, 2)[..., None], float("nan"))
 
 
 @lru_cache(maxsize=16)
@@ -49,8 +53,6 @@ def document_mask(lengths: tuple[int, ...], device: torch.device) -> Any:
     Returns:
         A BlockMask over `sum(lengths)` tokens, shared by batch and heads.
     """
-    from torch.nn.attention.flex_attention import BlockMask
-
     sample = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))  # [N]: which sample a token belongs to
     total = len(sample)
     start = torch.arange(0, total, BLOCK_SIZE)
@@ -66,7 +68,7 @@ def document_mask(lengths: tuple[int, ...], device: torch.device) -> Any:
     def same_sample(batch: Tensor, head: Tensor, query_index: Tensor, key_index: Tensor) -> Tensor:
         return sample[query_index] == sample[key_index]
 
-    return BlockMask.from_kv_blocks(
+    return flex().BlockMask.from_kv_blocks(
         counts[0],
         indices[0],
         counts[1],

@@ -63,9 +63,8 @@ def attend_packed(query: Tensor, key: Tensor, value: Tensor, lengths: list[int],
     """
     fmha = _load_quietly()
     bias = fmha.BlockDiagonalMask.from_seqlens(lengths, device=query.device)
-    out = fmha.memory_efficient_attention(
-        *(x.transpose(1, 2) for x in (query, key, value)), attn_bias=bias, scale=scale
-    )
+    contiguous = (x if x.stride(3) == 1 else x.contiguous() for x in (query, key, value))
+    out = fmha.memory_efficient_attention(*(x.transpose(1, 2) for x in contiguous), attn_bias=bias, scale=scale)
     return out.transpose(1, 2)
 
 

@@ -8,11 +8,14 @@ needs no copy. There are no atomics, so results repeat bit for bit.
 
 from __future__ import annotations
 
-from importlib.util import find_spec
+from functools import cache
+from importlib import import_module
+from types import ModuleType
 
 import torch
 from torch import Tensor
 
+from flashvsr import kernels
 from flashvsr.attention.impl.autograd import attend_with
 
 HEAD_DIMS = (16, 32, 64, 128)
@@ -35,24 +38,13 @@ def unavailable(
     """
     if head_dim not in HEAD_DIMS:
         return f"head dim {head_dim} is not one of {', '.join(map(str, HEAD_DIMS))}"
-    if dtype not in (torch.bfloat16, torch.float16, torch.float32):
-        return f"{dtype} is not bfloat16, float16 or float32"
-    if find_spec("triton") is None:
-        return "triton is not installed (pip install triton)"
-    if device.type == "cpu":
-        return _unavailable_on_cpu(dtype)
-    if device.type != "cuda" or torch.version.cuda is None or not torch.cuda.is_available():
-        return f"needs an NVIDIA GPU and a CUDA build of torch, not device '{device}'"
-    major, minor = torch.cuda.get_device_capability(device)
-    return None if major >= 8 else f"needs compute capability 8.0, this GPU has {major}.{minor}"
+    return kernels.unavailable("attention_triton", device, dtype)
 
 
-def _unavailable_on_cpu(dtype: torch.dtype) -> str | None:
-    from triton import knobs
-
-    if not knobs.runtime.interpret:
-        return "needs an NVIDIA GPU (on a CPU only Triton's interpreter runs it: TRITON_INTERPRET=1)"
-    return "Triton's interpreter gets bfloat16 products wrong" if dtype == torch.bfloat16 else None
+@cache
+def launches() -> ModuleType:
+    """The module of the launches; Triton is imported here, at the first call."""
+    return import_module("flashvsr.kernels.attention_triton_launch")
 
 
 def attend(
@@ -88,6 +80,4 @@ def attend(
         raise ValueError(f"impl 'triton' takes blocks of 16, 32, 64, 128, ... tokens, got {block_size}")
     if not scale > 0:
         raise ValueError(f"impl 'triton' takes a positive scale, got {scale}")
-    from flashvsr.kernels import attention_triton_launch as launch  # Triton is imported here, at the first call
-
-    return attend_with(launch, query, keys, values, block_mask, block_size=block_size, scale=scale)
+    return attend_with(launches(), query, keys, values, block_mask, block_size=block_size, scale=scale)

@@ -1,0 +1,153 @@
+"""Which kernel can run where, and why not: one question for every operation that has more than one path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
+
+import torch
+
+GLUON_VERSIONS = ("3.6", "3.7", "3.8")
+"""Versions of Triton with whose Gluon, which may change with every version, the Hopper kernels compile."""
+
+CUDNN_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+class ImplUnavailableError(RuntimeError):
+    """A named implementation cannot run here. The message says why; nothing else was run in its place."""
+
+
+def available(kernel: str, device: torch.device | str, dtype: torch.dtype) -> tuple[bool, str]:
+    """Whether a kernel can run on a device for a dtype.
+
+    What a single call adds (gradients, strides, sizes) is checked by the operation that calls the kernel.
+
+    Args:
+        kernel: One of :data:`KERNELS`.
+        device: Where the tensors are.
+        dtype: Their dtype.
+
+    Returns:
+        True or False, and the reason in one line.
+
+    Raises:
+        ValueError: If `kernel` is unknown.
+    """
+    if kernel not in KERNELS:
+        raise ValueError(f"kernel is one of {', '.join(KERNELS)}; got {kernel!r}")
+    reason = KERNELS[kernel](torch.device(device), dtype)
+    return reason is None, reason or "it can run here"
+
+
+def unavailable(kernel: str, device: torch.device | str, dtype: torch.dtype) -> str | None:
+    """The reason of :func:`available` when a kernel cannot run, else None."""
+    runs, reason = available(kernel, device, dtype)
+    return None if runs else reason
+
+
+def takes_kernel(impl: str, reason: str | None, *, kernel: str = "triton") -> bool:
+    """Whether the kernel of an operation runs, and not plain PyTorch.
+
+    Args:
+        impl: ``"auto"``, ``"plain"`` or the name of the kernel.
+        reason: Why the kernel cannot run; None when it can.
+        kernel: What `impl` calls the kernel.
+
+    Raises:
+        ImplUnavailableError: If the kernel is named and cannot run.
+        ValueError: If `impl` is unknown.
+    """
+    if impl not in ("auto", "plain", kernel):
+        raise ValueError(f"impl is 'auto', 'plain' or {kernel!r}, got {impl!r}")
+    if impl == kernel and reason:
+        raise ImplUnavailableError(f"impl {kernel!r} cannot run here: {reason}")
+    return impl != "plain" and reason is None
+
+
+def _attention_triton(device: torch.device, dtype: torch.dtype) -> str | None:
+    if dtype not in (torch.bfloat16, torch.float16, torch.float32):
+        return f"{dtype} is not bfloat16, float16 or float32"
+    if not _has_triton():
+        return "triton is not installed (pip install triton)"
+    if device.type == "cpu":
+        from triton import knobs
+
+        if not knobs.runtime.interpret:
+            return "needs an NVIDIA GPU (on a CPU only Triton's interpreter runs it: TRITON_INTERPRET=1)"
+        return "Triton's interpreter gets bfloat16 products wrong" if dtype == torch.bfloat16 else None
+    if device.type != "cuda" or torch.version.cuda is None or not torch.cuda.is_available():
+        return f"needs an NVIDIA GPU and a CUDA build of torch, not device '{device}'"
+    major, minor = torch.cuda.get_device_capability(device)
+    return None if major >= 8 else f"needs compute capability 8.0, this GPU has {major}.{minor}"
+
+
+def _attention_hopper(device: torch.device, dtype: torch.dtype) -> str | None:
+    if dtype not in (torch.bfloat16, torch.float16):
+        return f"{dtype} is not bfloat16 or float16"
+    if device.type != "cuda" or torch.version.cuda is None or not torch.cuda.is_available():
+        return f"needs an NVIDIA Hopper GPU and a CUDA build of torch, not device '{device}'"
+    major, minor = torch.cuda.get_device_capability(device)
+    if (major, minor) != (9, 0):
+        return f"needs compute capability 9.0 (Hopper), this GPU has {major}.{minor}"
+    if not _has_triton():
+        return "triton is not installed (pip install triton)"
+    import triton
+
+    if minor_version(triton.__version__) not in GLUON_VERSIONS:
+        known = ", ".join(GLUON_VERSIONS)
+        return f"triton {triton.__version__} is not one of {known}, for whose Gluon the kernel is written"
+    return "Triton's interpreter does not run Gluon" if triton.knobs.runtime.interpret else None
+
+
+def _triton_on_gpu(device: torch.device, dtype: torch.dtype) -> str | None:
+    if device.type != "cuda":
+        return f"it needs a GPU, not device '{device}'"
+    return None if _has_triton() else "triton is not installed (pip install triton)"
+
+
+def _fp8_product(device: torch.device, dtype: torch.dtype) -> str | None:
+    if device.type != "cuda":
+        return f"it needs a GPU, not device '{device}'"
+    if dtype != torch.bfloat16:
+        return f"its results are bfloat16, not {dtype}"
+    major, minor = torch.cuda.get_device_capability(device)
+    return None if (major, minor) >= (8, 9) else f"needs compute capability 8.9, this GPU has {major}.{minor}"
+
+
+def _fused_gelu(device: torch.device, dtype: torch.dtype) -> str | None:
+    return None if device.type == "cuda" else f"it needs a GPU, not device '{device}'"
+
+
+def _fused_convolution(device: torch.device, dtype: torch.dtype) -> str | None:
+    if device.type != "cuda":
+        return f"it needs a GPU, not device '{device}'"
+    if torch.version.hip is not None or not torch.backends.cudnn.is_available():
+        return "this build of torch has no cuDNN"
+    if not torch.backends.cudnn.enabled:
+        return "cuDNN is switched off (torch.backends.cudnn.enabled)"
+    return None if dtype in CUDNN_DTYPES else f"cuDNN takes no {dtype}"
+
+
+@cache
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
+
+
+def minor_version(version: str) -> str:
+    """``"3.8"`` of ``"3.8.0"``."""
+    return ".".join(version.split(".")[:2])
+
+
+KERNELS: dict[str, Callable[[torch.device, torch.dtype], str | None]] = {
+    "attention_hopper": _attention_hopper,
+    "attention_triton": _attention_triton,
+    "norm_rope": _triton_on_gpu,
+    "select": _triton_on_gpu,
+    "residual": _triton_on_gpu,
+    "quantize": _triton_on_gpu,
+    "fp8_product": _fp8_product,
+    "fused_gelu": _fused_gelu,
+    "fused_convolution": _fused_convolution,
+}
+"""The kernels, each with the check that says why it cannot run."""
