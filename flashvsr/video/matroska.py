@@ -67,7 +67,7 @@ def write_pixel_aspect(path: Path, aspect: Fraction, size: tuple[int, int]) -> N
     Reference:
         RFC 9559, Matroska, section 5.1.4.1.28, DisplayWidth and DisplayHeight.
     """
-    shown = (round(size[0] * max(aspect, 1)), round(size[1] / min(aspect, 1)))
+    shown = (round(size[0] * max(aspect, Fraction(1))), round(size[1] / min(aspect, Fraction(1))))
     shape = b"".join(_element(name, side.to_bytes(4)) for name, side in zip(_SHAPE, shown, strict=False))
     with path.open("r+b") as file:
         header = file.read(_HEADER)
