@@ -8,6 +8,7 @@ command is used, and imports torch only when it runs: ``--help`` is instant.
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -52,6 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"flashvsr {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     parsers = {name: commands.add_parser(name, help=summary) for name, summary in COMMANDS.items()}
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
     if arguments is None:
         arguments = sys.argv[1:]
     if not any(name in os.environ for name in ALLOCATOR):

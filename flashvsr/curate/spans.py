@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from flashvsr.video.crop import NO_CROP, UNALIGNED, Crop
-from flashvsr.video.info import VideoError, plain_errors
+from flashvsr.video.info import VideoError, file_url, plain_errors
 from flashvsr.video.pixels import ToRGB, bit_depth, frame_colors, resolve_colors
 from flashvsr.video.tags import LENIENT
 from flashvsr.video.tone_map import tone_map
@@ -28,7 +28,7 @@ def open_picture(path: str) -> Iterator[tuple[Any, Any]]:
     Raises:
         VideoError: If there is none, and for any error of FFmpeg inside the block.
     """
-    with plain_errors(f"cannot read {path}", "damaged"), av.open(path, "r", **LENIENT) as container:
+    with plain_errors(f"cannot read {path}", "damaged"), av.open(file_url(path), "r", **LENIENT) as container:
         for stream in container.streams.video:
             if not int(stream.disposition) & int(av.stream.Disposition.attached_pic):
                 if stream.codec_context is None:

@@ -98,7 +98,7 @@ def make_shards(
         ShardError: If ``out`` exists, no source can be used, two sources would get one key, or ``total_mib`` is
             exceeded.
     """
-    out = Path(out)
+    out = Path(out).resolve()  # a symbolic link stays one
     _check_target(out, overwrite)
     files = _interleave(_find(sources))
     if not files:

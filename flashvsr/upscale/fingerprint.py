@@ -7,11 +7,14 @@ guards against mix-ups, not against someone who wants to deceive.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+
+from flashvsr.video import is_pattern, numbered_images
 
 ENDS = 1 << 24  # bytes read at either end, of all files together
 SMALLEST_END = 1 << 10  # bytes read at either end of each file at least
@@ -34,10 +37,8 @@ def fingerprint_source(source: str) -> str:
     if source == "example:":
         return source
     path = Path(source)
-    before, number, _ = path.name.partition("%")
-    if number and not path.exists():
-        images = [image for image in path.parent.glob(f"*{path.suffix}") if image.name.startswith(before)]
-        return f"{path.name} {fingerprint_paths(images)}"
+    if is_pattern(path.name) and not path.exists():
+        return f"{path.name} {fingerprint_paths(image for _, image in numbered_images(path))}"
     if not path.exists():
         raise FileNotFoundError(f"{source} does not exist: check the name")
     return f"{path.name} {fingerprint_paths([path])}"
@@ -78,7 +79,7 @@ def fingerprint_paths(paths: Iterable[Path]) -> str:
     digest = hashlib.sha256()
     for name, file in sorted(files):
         length = file.stat().st_size
-        digest.update(f"{name}\0{length}\0".encode())
+        digest.update(os.fsencode(f"{name}\0{length}\0"))
         with file.open("rb") as content:
             digest.update(content.read(ends))
             content.seek(max(0, length - ends))

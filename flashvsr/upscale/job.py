@@ -20,7 +20,7 @@ from flashvsr.upscale.journal import Boundary, Journal, Record, ResumeError, has
 from flashvsr.upscale.pipeline import read_ahead
 from flashvsr.upscale.progress import Reporter, size
 from flashvsr.upscale.target import Target
-from flashvsr.video import VideoReader, VideoWriter, segment_suffix
+from flashvsr.video import VideoReader, VideoWriter, is_pipe, segment_suffix
 
 
 @dataclass
@@ -62,14 +62,14 @@ class Job:
     @property
     def resumable(self) -> bool:
         """Whether another run could go on from what this one leaves behind."""
-        return self.snapshots and "-" not in (self.source, self.target.name)
+        return self.snapshots and self.target.kind != "pipe" and not is_pipe(self.source)
 
     def check(self, *, resume: bool, overwrite: bool) -> bool:
         """Refuse what cannot work, before anything is opened; True if there is a partial folder to go on from."""
         if not self.segment_seconds > 0:
             raise ValueError(f"the length of a segment must be positive, got {self.segment_seconds} s")
         if resume and not self.resumable:
-            reason = "stdin and stdout pass only once" if self.snapshots else "there are no snapshots"
+            reason = "stdin, stdout and pipes pass only once" if self.snapshots else "there are no snapshots"
             raise ResumeError(f"this run cannot be resumed, {reason}: leave --resume out")
         if self.target.kind == "pipe":
             return False

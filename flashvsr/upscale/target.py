@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from flashvsr.video import is_pattern, numbered_images
+from flashvsr.video import image_name, is_pattern, numbered_images
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class Target:
         if str(output) == "-":
             return cls("-", "pipe")
         pattern = is_pattern(path.name)
+        if pattern:
+            image_name(path.name, 1)  # which refuses what it cannot number
         if not pattern and not path.is_dir() and (path.suffix or format != "auto"):
             return cls(str(output), "file")
         if format != "auto":
@@ -43,8 +45,9 @@ class Target:
 
     @property
     def path(self) -> Path:
-        """The name as a path."""
-        return Path(self.name)
+        """The name as a path; where it leads when it is a symbolic link, which stays one."""
+        path = Path(self.name)
+        return path.resolve() if path.is_symlink() else path
 
     @property
     def is_images(self) -> bool:
@@ -73,6 +76,8 @@ class Target:
         """
         if self.kind == "pipe":
             return
+        if self.path.exists() and not self.path.is_file() and not self.path.is_dir():
+            raise ValueError(f"{self.name} is a device or a pipe, not a file: write to - and lead that there with >")
         if self._would_replace(Path(source)):
             raise ValueError(f"{self.name} is both input and output: choose another output")
         if self.is_images and self._folder.exists() and not self._folder.is_dir():
@@ -87,7 +92,7 @@ class Target:
     @property
     def suffix(self) -> str:
         """The ending that tells a file's container; nothing for images, which are completed in a folder."""
-        return "" if self.is_images else self.path.suffix
+        return "" if self.is_images else Path(self.name).suffix
 
     @property
     def image_pattern(self) -> str:
@@ -144,4 +149,4 @@ class Target:
             if not 1 <= number <= frames:
                 image.unlink()  # of a longer series, which this one replaces
         for image in joined.iterdir():
-            image.replace(self._folder / image.name)
+            image.replace((self._folder / image.name).resolve())

@@ -6,7 +6,8 @@
 * ``VideoInfo``, ``VideoFrame``, ``VideoError``: what passes between them
 """
 
-from flashvsr.video.images import is_image_target, is_pattern, numbered_images
+from flashvsr.video.demux import is_pipe
+from flashvsr.video.images import image_name, is_image_target, is_pattern, numbered_images
 from flashvsr.video.info import Colors, Track, VideoError, VideoFrame, VideoInfo
 from flashvsr.video.reader import VideoReader
 from flashvsr.video.remux import join_segments
@@ -21,8 +22,10 @@ __all__ = [
     "VideoInfo",
     "VideoReader",
     "VideoWriter",
+    "image_name",
     "is_image_target",
     "is_pattern",
+    "is_pipe",
     "join_segments",
     "numbered_images",
     "segment_suffix",

@@ -11,7 +11,7 @@ from typing import Any
 import av
 
 from flashvsr.video.crop import UNALIGNED, container_crop
-from flashvsr.video.info import VideoError, VideoFrame, VideoInfo, plain_errors
+from flashvsr.video.info import VideoError, VideoFrame, VideoInfo, file_url, plain_errors
 from flashvsr.video.pixels import (
     ToRGB,
     bit_depth,
@@ -26,6 +26,7 @@ from flashvsr.video.timing import Clock
 from flashvsr.video.tracks import TrackQueue, describe_track
 
 _NO_TIMESTAMPS = 0x80  # AVFMT_NOTIMESTAMPS: raw H.264, HEVC and the like
+_AS_NAMED = {"pattern_type": "none"}  # a picture called a%d.png is not a series
 _TOLERANCE = Fraction(1, 4)  # seconds by which a file may end before the length that it states
 
 
@@ -115,7 +116,7 @@ class FileSource:
             if path.is_file() and path.stat().st_size == 0:
                 raise VideoError(f"{source} is empty (0 bytes)\nexpected a video file")
         with plain_errors(f"cannot read {self.name} as video", "it is not a video, or its beginning or end is missing"):
-            return av.open("pipe:0" if source == "-" else source, "r", **LENIENT)
+            return av.open("pipe:0" if source == "-" else file_url(source), "r", options=_AS_NAMED, **LENIENT)
 
     def _plainly(self) -> Any:
         return plain_errors(
@@ -177,7 +178,7 @@ class FileSource:
             pixel_aspect=1 / aspect if turned else aspect,
             rotation=rotation_degrees(matrix),
             tracks=tuple(describe_track(other) for other in self.tracks.streams),
-            is_pipe=source == "-",
+            is_pipe=is_pipe(source),
             mastering_display=mastering,
             content_light=light,
             source=self.name,
@@ -233,6 +234,12 @@ class FileSource:
             self.warnings.append(
                 f"{self.name}: timestamps jump back {self._clock.jumps} times; played one after the other"
             )
+
+
+def is_pipe(source: str | Path) -> bool:
+    """Whether an input passes only once: ``"-"``, a FIFO, a process substitution, a device."""
+    path = Path(source)
+    return str(source) == "-" or (path.exists() and not path.is_file() and not path.is_dir())
 
 
 def _hdr10_metadata(frame: av.VideoFrame) -> tuple[str | None, str | None]:

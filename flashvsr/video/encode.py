@@ -13,7 +13,7 @@ from typing import Any
 import av
 from torch import Tensor
 
-from flashvsr.video.info import VideoError, VideoInfo, plain_errors
+from flashvsr.video.info import VideoError, VideoInfo, file_url, plain_errors
 from flashvsr.video.pixel_shape import PixelShape
 from flashvsr.video.pixels import FromRGB, output_colors, tag
 from flashvsr.video.tags import Tags
@@ -232,7 +232,7 @@ def open_output(target: str | Path, format: str, time_base: Fraction) -> Any:
     with plain_errors(f"cannot write {name}", "check that the folder exists and may be written"):
         if name != "stdout":
             Path(name).open("wb").close()  # PyAV opens it only with the first packet: too late for a plain error
-        return av.open("pipe:1" if name == "stdout" else name, "w", format=format, container_options=options)
+        return av.open("pipe:1" if name == "stdout" else file_url(name), "w", format=format, container_options=options)
 
 
 def discard(container: Any, path: Path | None) -> None:

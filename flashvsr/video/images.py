@@ -7,30 +7,56 @@ from collections.abc import Iterator
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import av
 from torch import Tensor
 
-from flashvsr.video.info import Colors, VideoError, VideoFrame, VideoInfo, plain_errors
+from flashvsr.video.info import Colors, VideoError, VideoFrame, VideoInfo, file_url, plain_errors
 from flashvsr.video.pixels import FromRGB, ToRGB, bit_depth, frame_colors, resolve_colors
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
-_PATTERN = re.compile(r"%(?:0\d+)?d")
+_OF_SERIES = (*IMAGE_SUFFIXES, ".exr", ".dpx", ".tga", ".jp2", ".ppm", ".pgm", ".gif", ".avif")
+_NUMBER = re.compile(r"%%|%0(\d+)d|%d(?![A-Za-z])")  # or a percent sign; 50%done.png holds none
 _FULL = 2
 
 
 def is_pattern(name: str) -> bool:
     """Whether a name holds a printf number, such as ``frames/%05d.png``."""
-    return _PATTERN.search(Path(name).name) is not None
+    path = Path(name)
+    return path.suffix.lower() in _OF_SERIES and any(match[0] != "%%" for match in _NUMBER.finditer(path.name))
+
+
+def image_name(pattern: str, number: int) -> str:
+    """The file name that a printf pattern gives a number; ``%%`` stands for a percent sign.
+
+    Raises:
+        VideoError: If the name holds several numbers.
+    """
+    before, width, after = _parts(pattern)
+    return f"{before}{number:0{width}d}{after}"
+
+
+def _parts(pattern: str) -> tuple[str, int, str]:
+    """What stands before the number of a file name, its least width, and what stands behind."""
+    found = [match for match in _NUMBER.finditer(pattern) if match[0] != "%%"]
+    if len(found) != 1:
+        raise VideoError(
+            f"{pattern} holds {len(found)} numbers, expected one\nwrite %% for a percent sign that is none"
+        )
+    before, after = pattern[: found[0].start()], pattern[found[0].end() :]
+    return before.replace("%%", "%"), int(found[0][1] or 0), after.replace("%%", "%")
 
 
 def numbered_images(pattern: str | Path) -> list[tuple[int, Path]]:
     """Files that a printf pattern names, by number; a file whose number is padded otherwise is another series'."""
     folder, name = Path(pattern).parent, Path(pattern).name
-    before, after = (re.escape(part) for part in _PATTERN.split(name, maxsplit=1))
-    exact = re.compile(rf"{before}(\d+){after}")
+    before, _, after = _parts(name)
+    exact = re.compile(rf"{re.escape(before)}(\d+){re.escape(after)}")
     found = [(exact.fullmatch(path.name), path) for path in folder.iterdir()] if folder.is_dir() else []
-    return sorted((int(match[1]), path) for match, path in found if match and name % int(match[1]) == path.name)
+    return sorted(
+        (int(match[1]), path) for match, path in found if match and image_name(name, int(match[1])) == path.name
+    )
 
 
 def is_image_target(target: str | Path) -> bool:
@@ -117,12 +143,13 @@ class ImageSink:
         self._written: list[Path] = []
         self._format = "rgb48be" if deep else "rgb24"
         self._to_frame = FromRGB(self._format, Colors(primaries=1, transfer=13, matrix=1, range=_FULL))
+        image_name(Path(self._pattern).name, first_number)
         with plain_errors(f"cannot write to {Path(self._pattern).parent}", "check the name of the folder"):
             Path(self._pattern).parent.mkdir(parents=True, exist_ok=True)
 
     def write(self, pixels: Tensor, time: Fraction) -> None:
         """Write the next image; ``time`` is not kept."""
-        path = Path(self._pattern).parent / (Path(self._pattern).name % self._number)
+        path = Path(self._pattern).parent / image_name(Path(self._pattern).name, self._number)
         encoder = av.CodecContext.create("png", "w")
         assert isinstance(encoder, av.VideoCodecContext)
         encoder.height, encoder.width = pixels.shape[1:]
@@ -160,16 +187,22 @@ def _numbered(pattern: str) -> list[Path]:
     images = numbered_images(pattern)
     numbers = [number for number, _ in images]
     if not numbers:
-        raise VideoError(f"{pattern}: no file has such a name\nexpected {name % 1} and so on in {folder}")
+        raise VideoError(f"{pattern}: no file has such a name\nexpected {image_name(name, 1)} and so on in {folder}")
     if len(numbers) != numbers[-1] - numbers[0] + 1:
         missing = next(a + 1 for a, b in pairwise(numbers) if b != a + 1)
-        raise VideoError(f"{folder / (name % missing)} is missing, later numbers are there\ngive the whole series")
+        raise VideoError(
+            f"{folder / image_name(name, missing)} is missing, later numbers are there\ngive the whole series"
+        )
     return [path for _, path in images]
+
+
+def _opened(path: Path) -> Any:
+    return av.open(file_url(path), options={"pattern_type": "none"})
 
 
 def _read(path: Path) -> av.VideoFrame:
     """Decode one image file."""
-    with plain_errors(f"cannot read {path} as an image", "replace or remove it"), av.open(str(path)) as container:
+    with plain_errors(f"cannot read {path} as an image", "replace or remove it"), _opened(path) as container:
         frame = next(container.decode(video=0), None) if container.streams.video else None
     if frame is None:
         raise VideoError(f"cannot read {path} as an image: it holds no picture\nreplace or remove it")

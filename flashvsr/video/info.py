@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
+from pathlib import Path
 
 import av
 from torch import Tensor
@@ -18,6 +19,11 @@ class VideoError(Exception):
     The message is one or two lines: what is wrong, and what to do. Reading and writing raise nothing else
     for a bad file, a full disk, an unknown codec or a closed pipe.
     """
+
+
+def file_url(path: str | Path) -> str:
+    """A path as FFmpeg opens it whatever is in its name; without this ``a:b.mp4`` asks for a protocol ``a``."""
+    return f"file:{path}"
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 import av
 
 from flashvsr.video import matroska
-from flashvsr.video.info import VideoError, plain_errors
+from flashvsr.video.info import VideoError, file_url, plain_errors
 from flashvsr.video.tags import LENIENT
 
 _TOLERANCE = Fraction(1, 100)
@@ -55,7 +55,7 @@ class PixelShape:
 
 def _stated(path: Path) -> Fraction:
     try:
-        with plain_errors(f"cannot read {path}", "run again"), av.open(str(path), **LENIENT) as container:
+        with plain_errors(f"cannot read {path}", "run again"), av.open(file_url(path), **LENIENT) as container:
             return Fraction(container.streams.video[0].sample_aspect_ratio or 1)
     except (VideoError, IndexError):  # a raw stream that FFmpeg writes and does not know again
         return Fraction(1)

@@ -14,7 +14,7 @@ from av.bitstream import BitStreamFilterContext
 
 from flashvsr.video.demux import FileSource
 from flashvsr.video.encode import discard, keeps_times, open_output, pick_format
-from flashvsr.video.info import VideoError, plain_errors
+from flashvsr.video.info import VideoError, file_url, plain_errors
 from flashvsr.video.pixel_shape import PixelShape
 from flashvsr.video.pixels import output_colors, tag
 from flashvsr.video.timing import Ticks
@@ -62,7 +62,7 @@ def join_segments(
     output = open_output(target, container, plan.time_base)
     try:
         with plain_errors(f"cannot write {target}", "check the disk and the folder"):
-            warnings = _write(output, plan, segments, reader)
+            warnings = _write(output, Path(target), plan, segments, reader)
         if reader is not None:
             warnings += reader.tracks.tags.lost(Path(target), container)
     except BaseException:
@@ -125,7 +125,7 @@ def _plan(segments: Sequence[Path]) -> _Plan:
     return _Plan(time_base, shown, shown, delay)
 
 
-def _write(output: Any, plan: _Plan, segments: Sequence[Path], reader: FileSource | None) -> list[str]:
+def _write(output: Any, target: Path, plan: _Plan, segments: Sequence[Path], reader: FileSource | None) -> list[str]:
     """Mux pictures and tracks in step."""
     with _opened(segments[0]) as container:
         template = container.streams.video[0]
@@ -164,7 +164,7 @@ def _write(output: Any, plan: _Plan, segments: Sequence[Path], reader: FileSourc
         tracks.advance(None)
         warnings += tracks.warnings
     output.close()
-    return warnings + shape.finish(Path(output.name))
+    return warnings + shape.finish(target)
 
 
 def _timed(plan: _Plan, segments: Sequence[Path]) -> Iterator[tuple[Any, int, int, int]]:
@@ -201,7 +201,7 @@ def _frame_rate(plan: _Plan) -> Fraction:
 
 def _opened(path: Path) -> Any:
     with plain_errors(f"cannot read segment {path}", "run again without --resume"):
-        return av.open(str(path))
+        return av.open(file_url(path))
 
 
 def _pictures(container: Any) -> Iterator[Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import av
 
-from flashvsr.video.info import VideoError, plain_errors
+from flashvsr.video.info import VideoError, file_url, plain_errors
 
 # tags in another encoding than UTF-8 are no reason to refuse a video; PyAV 19 thinks so itself and took the option away
 LENIENT: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
@@ -86,7 +86,7 @@ class Tags:
 
 def _held(path: Path) -> tuple[dict[str, str], int]:
     try:
-        with plain_errors(f"cannot read {path}", "run again"), av.open(str(path), **LENIENT) as container:
+        with plain_errors(f"cannot read {path}", "run again"), av.open(file_url(path), **LENIENT) as container:
             return Tags.read(container, container.streams.video[0]).texts, len(container.chapters())
     except (VideoError, IndexError):  # a raw stream that FFmpeg writes and does not know again: it holds no tags
         return {}, 0

@@ -120,7 +120,7 @@ def test_a_file_goes_in_and_a_file_comes_out(model, clip, tmp_path, capsys):
         (["{clip}", "{tmp}/out.mp4", "--codec", "h266"], "unknown codec 'h266'"),
         (["{clip}", "{tmp}/out.mp4", "--format", "vhs"], "unknown format 'vhs'"),
         (["{clip}", "-", "--format", "mp4"], "mp4 cannot be written to a pipe"),
-        (["{clip}", "-", "--resume"], "cannot be resumed, stdin and stdout pass only once"),
+        (["{clip}", "-", "--resume"], "cannot be resumed, stdin, stdout and pipes pass only once"),
         (["{clip}", "{tmp}/out.mp4", "--scale", "0.1"], "scale must be"),
         (["{clip}", "{tmp}/out.mp4", "--scale", "nan"], "scale must be"),
         (["{clip}", "{tmp}/out.mp4", "--scale", "1e6"], "is larger than any encoder takes"),

@@ -1,3 +1,5 @@
+import os
+import subprocess
 from fractions import Fraction
 
 import pytest
@@ -160,7 +162,7 @@ def test_without_snapshots_nothing_is_left_behind(clip, tmp_path):
 
 @pytest.mark.parametrize(("source", "output"), [("-", "out.mp4"), ("in.mp4", "-")])
 def test_pipes_cannot_be_resumed(tmp_path, source, output):
-    with pytest.raises(ResumeError, match="cannot be resumed, stdin and stdout pass only once"):
+    with pytest.raises(ResumeError, match="cannot be resumed, stdin, stdout and pipes pass only once"):
         upscale_file(source, output if output == "-" else tmp_path / output, model=StandIn(), resume=True)
 
 
@@ -259,3 +261,24 @@ def test_what_cannot_be_joined_fails_before_the_first_frame(tmp_path, clip):
     with pytest.raises(VideoError, match=r"segments cannot be joined.*\n.*--no-resume"):
         upscale_file(clip, tmp_path / "out.mxf", model=model, codec="libx264", quiet=True)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("way", ["fifo", "process substitution"])
+def test_an_input_that_passes_once_is_read_once(tmp_path, clip, way):
+    source = write_clip(tmp_path / "in.mkv", 30)
+    if way == "fifo":
+        os.mkfifo(tmp_path / "fifo")
+        feeder = subprocess.Popen(["sh", "-c", f"cat '{source}' > '{tmp_path}/fifo'"])
+        name = str(tmp_path / "fifo")
+    else:
+        feeder = subprocess.Popen(["cat", str(source)], stdout=subprocess.PIPE)
+        name = f"/dev/fd/{feeder.stdout.fileno()}"
+    try:
+        result = upscale_file(name, tmp_path / "out.mkv", model=StandIn(), segment_seconds=0.3, quiet=True)
+        assert feeder.wait(20) == 0
+    finally:
+        feeder.kill()
+    assert result.frames == 30
+    assert audio_packets(tmp_path / "out.mkv") == audio_packets(source)
+    with pytest.raises(ResumeError, match="pass only once"):
+        upscale_file("/dev/null", tmp_path / "out2.mkv", model=StandIn(), resume=True, quiet=True)

@@ -1,8 +1,10 @@
+import os
 from pathlib import Path
 
 import pytest
 
 from flashvsr.upscale.target import Target
+from flashvsr.video import VideoError
 
 
 @pytest.mark.parametrize(
@@ -136,3 +138,46 @@ def test_a_replaced_series_keeps_no_old_image_and_every_other_file(tmp_path):
         "b09.png",
         "notes.txt",
     }
+
+
+def test_a_link_stays_and_what_it_points_to_is_replaced(tmp_path):
+    (tmp_path / "disk").mkdir()
+    for name in ("old.mp4", "new.mp4"):
+        (tmp_path / name).symlink_to(tmp_path / "disk" / name)
+    (tmp_path / "disk" / "old.mp4").write_bytes(b"old")
+    for name in ("old.mp4", "new.mp4"):  # the second leads to nothing yet
+        target = Target.parse(tmp_path / name)
+        target.check("in.mp4", overwrite=True)
+        assert target.partial == tmp_path / "disk" / f"{name}.partial"
+        (tmp_path / "joined.mp4").write_bytes(b"result")
+        target.place(tmp_path / "joined.mp4", 1)
+        assert (tmp_path / name).is_symlink()
+        assert (tmp_path / "disk" / name).read_bytes() == b"result"
+
+
+def test_links_among_images_stay(tmp_path):
+    (tmp_path / "frames").mkdir()
+    (tmp_path / "kept.png").write_bytes(b"old")
+    (tmp_path / "frames" / "00001.png").symlink_to(tmp_path / "kept.png")
+    (tmp_path / "joined").mkdir()
+    (tmp_path / "joined" / "00001.png").write_bytes(b"result")
+    Target.parse(tmp_path / "frames").place(tmp_path / "joined", 1)
+    assert (tmp_path / "frames" / "00001.png").is_symlink()
+    assert (tmp_path / "kept.png").read_bytes() == b"result"
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_devices_and_pipes_are_never_replaced(tmp_path, overwrite):
+    os.mkfifo(tmp_path / "fifo.mkv")
+    (tmp_path / "link.mkv").symlink_to(tmp_path / "fifo.mkv")
+    for output in (tmp_path / "fifo.mkv", tmp_path / "link.mkv", "/dev/null", "/dev/stdout"):
+        if output == "/dev/stdout" and Path(output).is_file():
+            continue  # led into a file
+        with pytest.raises(ValueError, match="is a device or a pipe, not a file: write to -"):
+            Target.parse(output).check("in.mp4", overwrite=overwrite)
+    assert not (tmp_path / "fifo.mkv").is_file()
+
+
+def test_a_pattern_with_two_numbers_is_refused_at_once():
+    with pytest.raises(VideoError, match="holds 2 numbers"):
+        Target.parse("a_%d_%03d.png")
