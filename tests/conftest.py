@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import socket
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -153,3 +156,56 @@ def shards(sources, tmp_path) -> Path:
     """What is in ``sources``, in shards."""
     make_shards([sources], tmp_path / "shards", ShardRules(max_mib=0.06))
     return tmp_path / "shards"
+
+
+@pytest.fixture(scope="session")
+def run_processes() -> Callable[..., None]:
+    """Run a script as each of `world` processes that train together, and wait for all: ``run_processes(script, out)``.
+
+    Scripts see what is in their own folder and in that of the tests (``processes.py``).
+    """
+
+    def run(script: Path, *arguments: object, world: int = 2) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        common = {
+            "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "GROUP_RANK": 0, "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test", "OMP_NUM_THREADS": 1, "PYTHONPATH": EXTRACT.parent,
+        }  # fmt: skip
+        command = [sys.executable, str(script), *(str(argument) for argument in arguments)]
+        processes = []
+        for rank in range(world):
+            where = {key: str(value) for key, value in (common | {"RANK": rank, "LOCAL_RANK": rank}).items()}
+            options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+            processes.append(subprocess.Popen(command, env={**os.environ, **where}, **options))
+        try:
+            outputs = [process.communicate(timeout=300)[0] for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+        assert all(process.returncode == 0 for process in processes), "\n".join(outputs)[-4000:]
+
+    return run
+
+
+@pytest.fixture
+def assert_trains_like_one_process(run_processes, tmp_path) -> Callable[..., None]:
+    """Run a script that ends with ``processes.save_changes`` as one process and as two, which change the same."""
+
+    def check(script: Path) -> None:
+        one, two = tmp_path / "one.pt", tmp_path / "two.pt"
+        run_processes(script, one, world=1)
+        run_processes(script, two, world=2)
+        expected, found = (torch.load(file, weights_only=True) for file in (one, two))
+        names = {run.split()[0] for run in expected}
+        assert set(found) == {f"{name} {strategy}" for name in names for strategy in ("ddp", "fsdp2")}
+        for run, changes in found.items():
+            alone = expected[f"{run.split()[0]} auto"]
+            assert changes.keys() == alone.keys()
+            assert sum(change.any().item() for change in alone.values()) > 4
+            for key, change in alone.items():
+                error = (changes[key] - change).norm()
+                assert error <= 1e-3 * change.norm() + 1e-6, f"{run}, {key}: {error} of {change.norm()}"
+
+    return check

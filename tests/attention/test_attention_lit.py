@@ -1,7 +1,3 @@
-import os
-import socket
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -106,31 +102,6 @@ def test_layers_that_do_not_fit_are_refused():
         RandomTokens(8, (3, 8, 8))
 
 
-def _spread(world: int, out: Path) -> dict[str, dict[str, torch.Tensor]]:
-    """What two steps changed on so many processes, by strategy."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    processes = []
-    for rank in range(world):
-        where = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "GROUP_RANK": 0}
-        where |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test", "OMP_NUM_THREADS": 1}
-        environment = {**os.environ, **{key: str(value) for key, value in where.items()}}
-        command = [sys.executable, str(Path(__file__).with_name("spread_attention.py")), str(out)]
-        processes.append(
-            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        )
-    outputs = [process.communicate(timeout=300)[0] for process in processes]
-    assert all(process.returncode == 0 for process in processes), "\n".join(outputs)[-4000:]
-    return torch.load(out, weights_only=True)
-
-
 @pytest.mark.slow  # three processes import Lightning
-def test_two_processes_of_ddp_and_of_fsdp2_distil_as_one_does_on_the_same_batch(tmp_path):
-    alone = _spread(1, tmp_path / "one.pt")["auto"]
-    assert all(change.any() for name, change in alone.items() if name != "v.bias")
-    for strategy, spread in _spread(2, tmp_path / "two.pt").items():
-        assert spread.keys() == alone.keys()
-        for name, expected in alone.items():
-            error = (spread[name] - expected).norm()
-            assert error <= 1e-3 * expected.norm() + 1e-7, f"{strategy}, {name}: {error}"
+def test_two_processes_of_ddp_and_of_fsdp2_distil_as_one_does_on_the_same_batch(assert_trains_like_one_process):
+    assert_trains_like_one_process(Path(__file__).with_name("spread_attention.py"))

@@ -1,7 +1,4 @@
 import math
-import os
-import socket
-import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -198,31 +195,5 @@ def test_arguments_that_contradict_one_another_are_refused():
 
 
 @pytest.mark.slow  # three Python processes start Lightning and train nine toys
-def test_two_processes_train_as_one_does_on_the_same_batch(tmp_path):
-    script = Path(__file__).with_name("toy_decoders.py")
-
-    def start(world: int, rank: int, port: int) -> subprocess.Popen:
-        environment = {
-            **os.environ, "WORLD_SIZE": str(world), "RANK": str(rank), "LOCAL_RANK": str(rank), "NODE_RANK": "0",
-            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1",
-        }  # fmt: skip
-        if world == 1:
-            for name in ("MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK", "NODE_RANK"):
-                environment.pop(name)
-        command = [sys.executable, str(script), str(tmp_path / f"{world}.pt")]
-        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    for process in (start(1, 0, port), start(2, 0, port), start(2, 1, port)):
-        output, _ = process.communicate(timeout=300)
-        assert process.returncode == 0, output
-    one, two = (torch.load(tmp_path / f"{world}.pt", weights_only=True) for world in (1, 2))
-    assert len(two) == 6
-    for run, changes in two.items():
-        expected = one[f"{run.split()[0]} auto"]
-        assert changes.keys() == expected.keys()
-        assert any(change.any() for change in changes.values())
-        for key in changes:
-            torch.testing.assert_close(changes[key], expected[key], rtol=1e-3, atol=1e-6)
+def test_two_processes_of_ddp_and_of_fsdp2_train_as_one_does_on_the_same_batch(assert_trains_like_one_process):
+    assert_trains_like_one_process(Path(__file__).with_name("spread_decoders.py"))

@@ -1,18 +1,9 @@
-"""Toy stages of decoder training, for test_decoders_lit.py and, run as a script, for one of several processes.
+"""Toy stages of decoder training."""
 
-As a script it trains each stage for two steps of plain gradient descent and saves by how much each value changed: the
-sum of the gradients times the rate.
-"""
-
-import os
-import sys
-import warnings
 from functools import partial
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.strategies import ModelParallelStrategy
-from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
 
 from flashvsr.decoders import TinyConditionalDecoder, TinyDecoder, TinyVAE
@@ -70,40 +61,3 @@ def fit(stage, batches, **arguments) -> Trainer:
     trainer = Trainer(accelerator="cpu", max_epochs=1, use_distributed_sampler=False, **quiet, **arguments)
     trainer.fit(stage, DataLoader(batches, batch_size=None))
     return trainer
-
-
-def _whole(x: torch.Tensor) -> torch.Tensor:
-    return x.detach().full_tensor() if isinstance(x, DTensor) else x.detach()
-
-
-def main(out: str) -> None:
-    world, rank = int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
-    warnings.filterwarnings("ignore")
-    changes = {}
-    for strategy in ("ddp", "fsdp2") if world > 1 else ("auto",):
-        for name in ("autoencoder", "conditional", "control"):
-            stage = make_stage(name)
-            before = {key: value.detach().clone() for key, value in stage.state_dict().items()}
-            share = 2 // world
-            batches = [
-                make_batch(range(2 * step + rank * share, 2 * step + (rank + 1) * share), images=True)
-                for step in range(2)
-            ]
-            fit(
-                stage,
-                batches,
-                devices=world,
-                strategy=ModelParallelStrategy(world, 1) if strategy == "fsdp2" else strategy,
-            )
-            assert any(isinstance(p, DTensor) for p in stage.parameters()) == (strategy == "fsdp2")
-            changes[f"{name} {strategy}"] = {
-                key: (_whole(value) - before[key]).contiguous() for key, value in stage.state_dict().items()
-            }
-    if rank == 0:
-        torch.save(changes, out)
-    if torch.distributed.is_initialized():  # else gloo's threads may still run when the process ends
-        torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

@@ -1,10 +1,6 @@
 """The stages: which networks a gradient reaches, alignment, checkpoints, precision, and two processes equal to one."""
 
 import copy
-import os
-import socket
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +8,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 from lightning.pytorch import Trainer
-from spread import NAMES
 from torch.utils.data import DataLoader
 from toy_stages import batch, make_stage, sample
 
@@ -302,35 +297,6 @@ def test_frames_that_do_not_fit_are_refused(tmp_path):
         _fit(make_stage("sparse"), [wrong], tmp_path)
 
 
-def _spread(world: int, out: Path) -> list[dict[str, torch.Tensor]]:
-    """Every stage under every strategy, on so many processes; what each training changed in each run."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, str(Path(__file__).parent / "spread.py"), str(out)]
-    processes = []
-    for rank in range(world):
-        where = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "GROUP_RANK": 0}
-        where |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test"}
-        where |= {"OMP_NUM_THREADS": 1}
-        environment = {**os.environ, **{key: str(value) for key, value in where.items()}}
-        processes.append(
-            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        )
-    outputs = [process.communicate(timeout=300)[0] for process in processes]
-    assert all(process.returncode == 0 for process in processes), "\n".join(outputs)[-4000:]
-    return torch.load(out, weights_only=True)
-
-
 @pytest.mark.slow  # three processes import Lightning and train five stages under two strategies
-def test_two_processes_of_ddp_and_of_fsdp2_train_every_stage_as_one_process_does(tmp_path):
-    one, two = _spread(1, tmp_path / "one.pt"), _spread(2, tmp_path / "two.pt")
-    for name in NAMES:
-        alone = one[f"{name} auto"]
-        for strategy in ("ddp_find_unused_parameters_true", "fsdp2"):
-            spread = two[f"{name} {strategy}"]
-            assert spread.keys() == alone.keys()
-            for key, expected in alone.items():
-                error = (spread[key] - expected).norm()
-                assert error <= 1e-3 * expected.norm() + 1e-7, f"{name}, {strategy}, {key}: {error}"
-        assert sum(change.any().item() for change in alone.values()) > 20
+def test_two_processes_of_ddp_and_of_fsdp2_train_every_stage_as_one_process_does(assert_trains_like_one_process):
+    assert_trains_like_one_process(Path(__file__).with_name("spread.py"))

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from two_processes import train
+from two_processes import STRATEGIES, train
 
 from flashvsr.models import component
 
@@ -19,25 +15,12 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on logge
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> Path:
+def trained(run_processes, tmp_path_factory) -> Path:
     """What two processes wrote; and one, in the folders ``one`` and ``one_averaged``."""
     out = tmp_path_factory.mktemp("trained")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    processes = []
-    for rank in (0, 1):
-        where = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "GROUP_RANK": 0}
-        where |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test", "OMP_NUM_THREADS": 1}
-        environment = {**os.environ, **{key: str(value) for key, value in where.items()}}
-        command = [sys.executable, str(Path(__file__).with_name("two_processes.py")), str(out)]
-        processes.append(
-            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        )
+    run_processes(Path(__file__).with_name("two_processes.py"), out)
     for averaged in (False, True):
         train(out, "one_averaged" if averaged else "one", "auto", averaged=averaged)
-    outputs = [process.communicate(timeout=300)[0] for process in processes]
-    assert all(process.returncode == 0 for process in processes), "\n".join(outputs)[-4000:]
     return out
 
 
@@ -45,7 +28,7 @@ def _weights(folder: Path) -> dict[str, torch.Tensor]:
     return component(folder, "decoder").state_dict()
 
 
-@pytest.mark.slow  # the fixture: two processes import Lightning and train six times
+@pytest.mark.slow  # the fixture: two processes import Lightning and train nine times
 @pytest.mark.parametrize(("strategy", "alone"), [("ddp", "one_averaged"), ("fsdp2", "one")])
 def test_the_exported_weights_are_those_of_one_process_on_the_same_batches(trained, strategy, alone):
     written = _weights(trained / f"{strategy}_whole")
@@ -56,7 +39,7 @@ def test_the_exported_weights_are_those_of_one_process_on_the_same_batches(train
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("strategy", list(STRATEGIES))
 def test_a_resumed_run_has_the_same_losses_and_exports_the_same_weights(trained, strategy):
     for rank in (0, 1):
         whole, resumed = json.loads((trained / f"{rank}.json").read_text())[strategy]

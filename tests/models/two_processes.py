@@ -4,7 +4,6 @@ It writes model folders, and what each run logged and what was refused as JSON, 
 """
 
 import json
-import os
 import sys
 import warnings
 from functools import partial
@@ -14,6 +13,7 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.strategies import ModelParallelStrategy
+from processes import QUIET, place
 from torch.utils.data import DataLoader
 
 from flashvsr.decoders import TinyDecoder, TinyVAE
@@ -62,18 +62,8 @@ def train(out: Path, name: str, strategy, *, world: int = 1, rank: int = 0, step
     keep = ModelCheckpoint(out / "checkpoints", filename=name, save_on_train_epoch_end=True)
     callbacks = [EMAWeightAveraging(decay=0.5)] if averaged else []
     stage = make_stage()
-    trainer = Trainer(
-        accelerator="cpu",
-        devices=world,
-        strategy=strategy,
-        max_steps=steps,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        callbacks=[*callbacks, keep, export],
-    )
+    more = {"num_sanity_val_steps": 0, "callbacks": [*callbacks, keep, export], **QUIET}
+    trainer = Trainer(devices=world, strategy=strategy, max_steps=steps, **more)
     loader = DataLoader(batches(world, rank), batch_size=None)
     # validated too: without, Lightning takes an epoch that has ended for one that goes on, and begins it once more
     trainer.fit(stage, loader, loader, ckpt_path=ckpt, weights_only=True)
@@ -88,16 +78,23 @@ def refusal(out: Path, name: str, strategy, **arguments) -> str:
     return "nothing was refused"
 
 
+STRATEGIES = {
+    "ddp": lambda world: "ddp",
+    "fsdp2": lambda world: ModelParallelStrategy(world, 1),
+    "fsdp2_one_file": lambda world: ModelParallelStrategy(world, 1, save_distributed_checkpoint=False),
+}
+
+
 def main(out: Path) -> None:
-    world, rank = int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
+    world, rank = place()
     warnings.filterwarnings("ignore")
     said = {}
-    for name, strategy in (("ddp", lambda: "ddp"), ("fsdp2", lambda: ModelParallelStrategy(world, 1))):
+    for name, strategy in STRATEGIES.items():
         more = {"world": world, "rank": rank, "averaged": name == "ddp"}
-        whole = train(out, f"{name}_whole", strategy(), **more)
-        train(out, f"{name}_stopped", strategy(), steps=2, **more)
+        whole = train(out, f"{name}_whole", strategy(world), **more)
+        train(out, f"{name}_stopped", strategy(world), steps=2, **more)
         checkpoint = out / "checkpoints" / f"{name}_stopped.ckpt"
-        said[name] = whole, train(out, f"{name}_resumed", strategy(), ckpt=checkpoint, **more)
+        said[name] = whole, train(out, f"{name}_resumed", strategy(world), ckpt=checkpoint, **more)
     more = {"world": world, "rank": rank}
     said["tensor_parallel"] = refusal(out, "tensor_parallel", ModelParallelStrategy(1, world), **more)
     (out / f"{rank}.json").write_text(json.dumps(said))
