@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from flashvsr.decoders import TinyConditionalDecoder, TinyDecoderState
-from flashvsr.decoders.blocks import MemBlock, TinyNetwork
-from flashvsr.decoders.growth import TimeGrow, upsampling_kernels
+from flashvsr.decoders.blocks import MemBlock, TimeGrow, upsampling_kernels
+from flashvsr.decoders.tiny import TinyNetwork
 from flashvsr.kernels.convolutions import band_rows, enlarge, picture_in_bands
 
 NANO, RELEASED = (96, 64, 32, 16), (512, 256, 128, 128)

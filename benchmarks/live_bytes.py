@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 from flashvsr.attention import layers
 from flashvsr.bench import PARTS
-from flashvsr.decoders import blocks
+from flashvsr.decoders import blocks, tiny
 from flashvsr.kernels import convolutions as convolutions
 from flashvsr.models import FlashVSR, dit_blocks
 from flashvsr.models.builders import lr_projection_1b, tiny_conditional_decoder_1b, video_dit_1b
@@ -69,6 +69,7 @@ def stand_in_for_kernels() -> None:
         (layers, "rms_norm", lambda x, weight, eps: torch.empty_like(x)),
         (dit_blocks, "add_norm_", lambda x, y, *norm: y),
         (blocks, "conv_relu", conv_relu),
+        (tiny, "conv_relu", conv_relu),
         (convolutions, "conv_relu", conv_relu),
     ]
     for module, name, stand_in in stand_ins:

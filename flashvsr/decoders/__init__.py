@@ -5,9 +5,8 @@ the start of a clip, and any split of a clip into calls gives the same frames.
 """
 
 from flashvsr.decoders.color import adain_color, wavelet_color
-from flashvsr.decoders.tiny import TinyDecoder
+from flashvsr.decoders.tiny import TinyDecoder, TinyDecoderState
 from flashvsr.decoders.tiny_conditional import TinyConditionalDecoder
-from flashvsr.decoders.tiny_state import TinyDecoderState
 from flashvsr.decoders.tiny_vae import TinyEncoderState, TinyVAE
 from flashvsr.decoders.wan_blocks import WanVAEState
 from flashvsr.decoders.wan_vae import WanVAE

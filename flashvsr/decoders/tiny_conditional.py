@@ -8,8 +8,8 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from flashvsr.decoders.blocks import FRAMES_PER_LATENT, LEAD_FRAMES, TinyNetwork, check_latents, needs_grad
-from flashvsr.decoders.tiny_state import TinyDecoderState
+from flashvsr.decoders.blocks import FRAMES_PER_LATENT, LEAD_FRAMES, check_latents, needs_grad
+from flashvsr.decoders.tiny import TinyDecoderState, TinyNetwork
 
 _CELL = 8  # pixels per latent cell, in height and width
 

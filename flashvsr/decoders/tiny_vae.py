@@ -10,8 +10,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from flashvsr.decoders.blocks import FRAMES_PER_LATENT, LEAD_FRAMES, MemBlock, check_latents, initialise, needs_grad
-from flashvsr.decoders.tiny import TinyDecoder
-from flashvsr.decoders.tiny_state import TinyDecoderState
+from flashvsr.decoders.tiny import TinyDecoder, TinyDecoderState
 from flashvsr.state import ConsumableState
 
 _MOMENTUM = 0.01  # of the running statistics, once that many updates have been averaged evenly

@@ -57,7 +57,7 @@ def _fused_unavailable(x: Tensor) -> str | None:
 
 
 def enlarge(x: Tensor, kernel: Tensor) -> Tensor:
-    """Apply one of :func:`~flashvsr.decoders.growth.upsampling_kernels` to `[N, C, h, w]`: `[N, O, 2h, 2w]`."""
+    """Apply one of :func:`~flashvsr.decoders.blocks.upsampling_kernels` to `[N, C, h, w]`: `[N, O, 2h, 2w]`."""
     return functional.conv_transpose2d(x, kernel, stride=2, padding=1)
 
 

@@ -1,4 +1,4 @@
-"""The Lightning callback that leaves a model folder of what was trained."""
+"""The Lightning callback that leaves a model folder of what was trained, built as its recipe says."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from flashvsr.models.export import trained_component
+from flashvsr.models.class_paths import build, is_reference
 from flashvsr.models.folder import Component, save_model_folder
-from flashvsr.models.loading import DTYPES, find_model
+from flashvsr.models.loading import DTYPES, described_component, find_model
 from flashvsr.models.lora import merged_state_dict
 from flashvsr.models.sampler import DEFAULT_SHIFT, FlowSchedule
+from flashvsr.models.weight_files import build_empty, load_tensors
+
+OURS = "flashvsr.models."
 
 
 class ExportModelFolder(Callback):
@@ -94,7 +97,7 @@ class ExportModelFolder(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check everything while nothing is lost yet."""
-        if stage != "fit" or _trial(trainer):
+        if stage != "fit" or _is_trial(trainer):
             return
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         if any(isinstance(callback, WeightAveraging) for callback in callbacks[callbacks.index(self) :]):
@@ -109,12 +112,12 @@ class ExportModelFolder(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the folder."""
-        if not _trial(trainer):
+        if not _is_trial(trainer):
             self._export(trainer, pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Write the folder when the user stops a run that has made at least one step."""
-        if not isinstance(exception, KeyboardInterrupt) or trainer.global_step == 0 or _trial(trainer):
+        if not isinstance(exception, KeyboardInterrupt) or trainer.global_step == 0 or _is_trial(trainer):
             return
         averaging = [c for c in trainer.callbacks if isinstance(c, WeightAveraging)]  # type: ignore[attr-defined]
         for callback in averaging:
@@ -126,7 +129,7 @@ class ExportModelFolder(Callback):
     def _export(self, trainer: Trainer, pl_module: LightningModule) -> None:
         recipe = self.recipe or {}
         whole = {
-            name: whole_tensors(getattr(pl_module, attribute), keep=trainer.is_global_zero)
+            name: gather_tensors(getattr(pl_module, attribute), keep=trainer.is_global_zero)
             for name, attribute in self.components.items()
         }
         if trainer.is_global_zero:
@@ -147,11 +150,11 @@ class ExportModelFolder(Callback):
         trainer.strategy.barrier("ExportModelFolder")
 
 
-def _trial(trainer: Any) -> bool:
+def _is_trial(trainer: Any) -> bool:
     return bool(trainer.fast_dev_run)
 
 
-def whole_tensors(module: nn.Module, *, keep: bool = True) -> dict[str, Tensor]:
+def gather_tensors(module: nn.Module, *, keep: bool = True) -> dict[str, Tensor]:
     """Parameters and buffers of a module on the CPU, gathered where they are sharded.
 
     Args:
@@ -167,3 +170,38 @@ def whole_tensors(module: nn.Module, *, keep: bool = True) -> dict[str, Tensor]:
         if keep:
             whole[name] = gathered.detach().to("cpu", copy=True)
     return whole
+
+
+def trained_component(part: Mapping[str, Any], tensors: Mapping[str, Tensor], source: str) -> Component:
+    """The component of a network that a recipe made and a stage trained.
+
+    Args:
+        part: What the recipe says of it, ``{"class_path": ..., "init_args": ...}``: a class or builder that a model
+            folder may name, or one of ``component``, ``load_wan_base`` and ``with_lora`` of ``flashvsr.models``.
+        tensors: Its trained parameters and buffers, whole, without adapters.
+        source: What errors call them.
+
+    Returns:
+        The component, built anew with those weights: what is written can be read.
+
+    Raises:
+        ValueError: If a model folder may not hold it, or the tensors do not fit.
+    """
+    class_path, init_args = plain_part(part)
+    module = build_empty(lambda: build(class_path, init_args))
+    return Component(class_path, init_args, load_tensors(module, tensors, source))
+
+
+def plain_part(part: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """Class path and arguments of the network itself, without what loads or wraps it."""
+    class_path, init_args = part["class_path"], part.get("init_args") or {}
+    name = class_path.removeprefix(OURS) if class_path.startswith(OURS) else ""
+    match name.rpartition(".")[2]:
+        case "component":
+            described = described_component(init_args["folder"], init_args["name"], init_args.get("overrides"))
+            return described.class_path, described.init_args
+        case "load_wan_base":
+            return f"{OURS}video_dit_1b", {key: init_args[key] for key in ("attention",) if key in init_args}
+        case "with_lora":
+            return plain_part(next(value for value in init_args.values() if is_reference(value)))
+    return class_path, init_args

@@ -4,8 +4,7 @@ from torch import nn
 from torch.nn import functional
 
 from flashvsr.decoders import TinyDecoder, TinyDecoderState
-from flashvsr.decoders.blocks import MemBlock
-from flashvsr.decoders.growth import TimeGrow, upsampling_kernels
+from flashvsr.decoders.blocks import MemBlock, TimeGrow, upsampling_kernels
 from flashvsr.kernels.convolutions import enlarge
 
 

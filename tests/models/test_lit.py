@@ -11,9 +11,8 @@ from torch import nn
 from flashvsr.attention import FullAttention, LocalSparseAttention
 from flashvsr.decoders import TinyDecoder
 from flashvsr.models import FlowSchedule, VideoDiT, component
-from flashvsr.models.export import plain_part, trained_component
 from flashvsr.models.folder import Component, read_model_folder, save_model_folder
-from flashvsr.models.lit import ExportModelFolder, whole_tensors
+from flashvsr.models.lit import ExportModelFolder, gather_tensors, plain_part, trained_component
 from flashvsr.training.callbacks import AtomicCheckpointIO, Throughput, WeightAverage
 
 SIZES = {"dim": 32, "layers": 1, "heads": 2, "ffn_dim": 48, "text_dim": None}
@@ -217,11 +216,11 @@ def test_the_average_lies_on_the_gpu_that_trains():
 
 def test_gathered_tensors_are_copies():
     module = nn.Linear(2, 2)
-    whole = whole_tensors(module)
+    whole = gather_tensors(module)
     with torch.no_grad():
         module.weight.add_(1)
     assert not torch.equal(whole["weight"], module.weight)
-    assert whole_tensors(module, keep=False) == {}
+    assert gather_tensors(module, keep=False) == {}
 
 
 def test_arguments_out_of_range_are_refused():
