@@ -37,6 +37,12 @@ RECIPES = ("fit", "validate")
 """Commands whose arguments are those of a recipe: they are parsed by Lightning."""
 
 
+def import_from_working_directory() -> None:
+    """Let modules of the working directory be imported, as `python -m` does; the command does it for trusted code."""
+    if os.getcwd() not in sys.path:  # noqa: PTH109 - sys.path holds strings
+        sys.path.insert(0, os.getcwd())  # noqa: PTH109
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
@@ -67,6 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parsers[chosen].description = command.__doc__
         command.add_arguments(parsers[chosen])
     args = parser.parse_args(arguments)
+    if getattr(args, "trust_code", False):
+        import_from_working_directory()
     try:
         status = import_module(f"flashvsr.cli.{args.command}").run(args)
         sys.stdout.flush()

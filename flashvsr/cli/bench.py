@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="GIB",
         help="of the GPU for keys and values, the rest is the host's (default: 24)",
     )
+    add("--trust-code", action="store_true", help="run code outside flashvsr that the folder names")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
     add("--dtype", choices=["auto", "fp32", "bf16", "fp16"], default="auto", help="of the computation (default: auto)")
     add("--json", metavar="PATH", type=Path, help="write the figures here, too")
@@ -42,7 +43,18 @@ def run(args: argparse.Namespace) -> int:
     from flashvsr.bench import bench
     from flashvsr.models.loading import load
 
-    names = ("version", "prompt", "decoder", "impl", "sparse_ratio", "fp8", "cache_gib", "device", "dtype")
+    names = (
+        "version",
+        "prompt",
+        "decoder",
+        "impl",
+        "sparse_ratio",
+        "fp8",
+        "cache_gib",
+        "device",
+        "dtype",
+        "trust_code",
+    )
     try:
         system = load(args.model, **{name: getattr(args, name) for name in names})
         result = bench(system, height=height, width=width, chunks=args.chunks)

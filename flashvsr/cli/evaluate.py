@@ -79,6 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...; of models and metrics (default: auto)")
     add("--dtype", choices=["auto", "fp32", "bf16", "fp16"], default="auto", help="of the models (default: auto)")
     add("--impl", default="auto", metavar="NAME", help="attention implementation (default: auto)")
+    add("--trust-code", action="store_true", help="run code outside flashvsr that model folders name")
     result = parser.add_argument_group("results")
     add = result.add_argument
     add(

@@ -64,12 +64,15 @@ def _with_ablations(name: str, folder: ModelFolder, args: argparse.Namespace) ->
     which = DECODERS.get(args.decoder) or ("decoder" if "decoder" in folder.components else "vae")
     if "dit" not in folder.components and which == "vae":
         raise ValueError(f"{folder.path} has neither a transformer nor a decoder that sees the LR frames")
-    decoder = folder.component(which).build(**placed).requires_grad_(False)
+    trust = {"trust_code": args.trust_code}
+    decoder = folder.component(which).build(**placed, **trust).requires_grad_(False)
     wanted = folder.color if args.color == "auto" else args.color
     color = ColorMatch(wanted)
     if "dit" not in folder.components:
         return {f"{name} (decoder alone)": WholeClip(decoder, None, stream_noise, color=color, **placed)}
-    projection, dit = (folder.component(part).build(**placed).requires_grad_(False) for part in ("projection", "dit"))
+    projection, dit = (
+        folder.component(part).build(**placed, **trust).requires_grad_(False) for part in ("projection", "dit")
+    )
     for layer in dit.modules():
         if isinstance(layer, LocalSparseAttention) and args.impl != "auto":
             layer.impl = args.impl

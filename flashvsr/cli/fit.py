@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from argparse import ArgumentError
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -10,9 +11,11 @@ from typing import Any, NoReturn
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from flashvsr.cli.recipe_arguments import with_files
-from flashvsr.cli.recipe_checks import Started, check_run, try_optimizers
-from flashvsr.cli.recipe_errors import shorten
+from flashvsr.cli import import_from_working_directory
+from flashvsr.cli.recipe_arguments import RecipeArguments
+from flashvsr.cli.recipe_checks import Started, check_run, prepare_components, try_optimizers
+from flashvsr.cli.recipe_diff import changes
+from flashvsr.cli.recipe_errors import nearest_key, shorten
 from flashvsr.data.shards import ShardError
 from flashvsr.models.lit import ExportModelFolder
 
@@ -30,7 +33,8 @@ class RecipeParser(LightningArgumentParser):
         """Print what is wrong and where, and exit with status 2; the parser of a part hands it on."""
         if not self.exit_on_error:
             super().error(message, ex)
-        sys.stderr.write(f"{self.prog}: error: {shorten(message)}\n")
+        known = [action.dest for action in self._actions]
+        sys.stderr.write(f"{self.prog}: error: {shorten(message)}{nearest_key(message, known)}\n")
         raise SystemExit(2)
 
 
@@ -44,8 +48,11 @@ class RecipeCLI(LightningCLI):
 
     def __init__(self, command: str, arguments: Sequence[str]) -> None:
         self.command = command
+        self.said = RecipeArguments(arguments)
+        if self.said.trust_code:
+            import_from_working_directory()
         super().__init__(
-            args=with_files(arguments),
+            args=self.said.arguments,
             run=False,
             parser_class=RecipeParser,
             parser_kwargs={"parser_mode": "omegaconf+", "prog": f"flashvsr {command}"},
@@ -54,18 +61,23 @@ class RecipeCLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add ``--ckpt_path``."""
+        """Add ``--ckpt_path`` and ``--trust-code``."""
         parser.add_argument("--ckpt_path", type=str | None, default=None, help="Checkpoint to go on from, or 'last'.")
+        parser.add_argument(
+            "--trust-code", type=bool, nargs="?", const=True, default=False,
+            help="Let model folders and overrides name classes outside flashvsr, of the working directory too.",
+        )  # fmt: skip
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the arguments; Lightning would warn that they are not those of the process."""
         self.config = parser.parse_args(args)
 
     def before_instantiate_classes(self) -> None:
-        """Overwrite the saved recipe of a run only to go on with it."""
+        """Check networks from model folders; overwrite the saved recipe of a run only to go on with it."""
         ckpt_path = self.config.ckpt_path
         if ckpt_path is not None and ckpt_path not in KEYWORDS and not Path(ckpt_path).exists():
             raise FileNotFoundError(f"--ckpt_path: there is no {ckpt_path}")
+        prepare_components(self.config.model, self.config.trust_code)
         self.save_config_kwargs = {"overwrite": ckpt_path is not None or self.command != "fit"}
 
     def after_instantiate_classes(self) -> None:
@@ -75,13 +87,34 @@ class RecipeCLI(LightningCLI):
         for callback in trainer.callbacks:
             if isinstance(callback, ExportModelFolder):
                 callback.recipe = recipe
+                callback.trust_code |= self.config.trust_code
                 callback.overwrite |= self.config.ckpt_path is not None  # its own
         if self.command == "fit":
             try_optimizers(recipe)
             if not trainer.fast_dev_run:
                 check_run(trainer, self.model, self.config.ckpt_path)
+            if len(self.said.recipes) > 1 and trainer.is_global_zero:
+                self._tell_changes()
         self.started = Started()
         trainer.callbacks.append(self.started)
+
+    def _tell_changes(self) -> None:
+        """Print what files and arguments change against the first file."""
+        base, *others = self.said.recipes
+        self.parser.exit_on_error = False
+        try:
+            alone = self.parser.parse_args(["-c", base])
+        except ArgumentError:
+            print(f"{base} is no recipe without {' and '.join(others)}: what they change is not shown", flush=True)
+            return
+        finally:
+            self.parser.exit_on_error = True
+        lines = [
+            line
+            for key in ("seed_everything", "trainer", "model", "data")
+            for line in changes(alone.as_dict().get(key), self.config.as_dict().get(key), key)
+        ]
+        print(f"{base} is changed by {' and '.join(others)}:", *lines, sep="\n  ", flush=True)
 
     def start(self) -> None:
         """Run the trainer."""

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import inspect
+from argparse import ArgumentError
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
+from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
+from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from flashvsr.cli.recipe_errors import shorten
+from flashvsr.cli.recipes import made_by
+from flashvsr.models.class_paths import check_allowed
+from flashvsr.models.folder import Component
 from flashvsr.models.lit import ExportModelFolder
+from flashvsr.models.loading import described_component, find_model
+
+COMPONENT = ("flashvsr.models.component", "flashvsr.models.loading.component")
+"""Class paths of a network that comes from a model folder."""
 
 
 class Started(Callback):
@@ -62,8 +74,10 @@ def try_optimizers(recipe: Mapping[str, Any]) -> None:
             raise ValueError(f"{key}: {class_path}: {error}") from error
 
 
-def _parts(said: Any, key: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
+def _parts(said: Any, key: str) -> Iterator[tuple[str, str, Any]]:
     """Everything with a class path, under its key."""
+    if isinstance(said, Namespace):
+        said = vars(said)
     if isinstance(said, Mapping):
         if isinstance(said.get("class_path"), str):
             yield key.removesuffix(".init_args"), said["class_path"], said.get("init_args") or {}
@@ -72,6 +86,47 @@ def _parts(said: Any, key: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
     elif isinstance(said, list | tuple):
         for index, value in enumerate(said):
             yield from _parts(value, f"{key}.{index}")
+
+
+def prepare_components(model: Namespace, trust_code: bool) -> None:
+    """Hand trust to the networks that come from model folders, and check what a recipe changes of them.
+
+    Args:
+        model: What the recipe says of the model, parsed; changed in place.
+        trust_code: Whether the recipe is trusted.
+
+    Raises:
+        FileNotFoundError: If a folder is not there.
+        ValueError: If an override is unknown or of the wrong type.
+    """
+    for key, class_path, init_args in _parts(model, "model"):
+        if class_path not in COMPONENT:
+            continue
+        init_args["trust_code"] = init_args.get("trust_code") or trust_code
+        try:
+            find_model(init_args["folder"])
+        except FileNotFoundError as error:
+            command = made_by(str(init_args["folder"]))
+            hint = f"\n`{command}` makes it" if command else ""
+            raise FileNotFoundError(f"{key}: {error}{hint}") from error
+        if init_args.get("overrides"):
+            described = described_component(init_args["folder"], init_args["name"], init_args["overrides"])
+            _check_types(f"{key}.overrides", described, init_args["trust_code"])
+
+
+def _check_types(key: str, described: Component, trust_code: bool) -> None:
+    """Check the arguments of a network as those of a recipe are checked."""
+    try:
+        check_allowed(described.class_path, described.init_args, trust_code=trust_code)
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from error
+    parser = LightningArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(nn.Module, "part", fail_untyped=False)
+    try:
+        parser.parse_object({"part": {"class_path": described.class_path, "init_args": dict(described.init_args)}})
+    except ArgumentError as error:
+        message = shorten(str(error))
+        raise ValueError(f"{key}{message.removeprefix('part')}" if message.startswith("part") else message) from error
 
 
 def check_run(trainer: Trainer, model: LightningModule, ckpt_path: str | None) -> None:

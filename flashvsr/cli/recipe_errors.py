@@ -5,11 +5,17 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
+from collections.abc import Iterable
 from importlib import import_module
 
 KEY = re.compile(r'Parser key "([^"]+)":')
 CLASS = re.compile(r"Problem with given class_path '([^']+)':")
 UNKNOWN = re.compile(r"Option '([^']+)' is not accepted|Key '([^']+)' is not expected")
+GIVEN_CLASS = re.compile(r"Got value: Namespace\(class_path='([^']+)'")
+MISSPELLED = re.compile(
+    r"^(?:unrecognized arguments: --([^\s=]+)|Group '([^']+)' does not accept option '([^']+)'"
+    r"|Key '([^']+)' is not expected)"
+)
 NOISE = re.compile(
     r"Does not validate against any of the Union subtypes|Subtypes:|Errors:|Given value type:|Given value:"
     r"|Expected a <class 'NoneType'>|Not a valid subclass of|Subclass types expect|a class path \(str\)|a dict with"
@@ -53,12 +59,32 @@ def shorten(message: str) -> str:
             given = value[1]
     _, keys, where, what = best
     said = what if len(what) <= LONGEST else f"{what[:LONGEST]} ..."
+    if given_class := GIVEN_CLASS.search(what):  # of a factory, whose class stands in the value alone
+        where, said = given_class[1], said.partition(" Got value: Namespace(")[0].rstrip(".")
     if where is not None and (unknown := UNKNOWN.search(what)):
-        said = f"{where} takes no {unknown[1] or unknown[2]!r}{_choices(where, unknown[1] or unknown[2])}"
+        name = (unknown[1] or unknown[2]).partition(".")[0]
+        said = f"{where} takes no {name!r}{_choices(where, name)}"
     else:
         said = said if given is None or "Got value" in said or "Import path" in said else f"{said}. Got value: {given}"
         said = said if where is None else f"{where}: {said}"
     return f"{'.'.join(keys)}: {said}" if keys else said
+
+
+def nearest_key(message: str, keys: Iterable[str]) -> str:
+    """What to add to an error of a key that is not there.
+
+    Args:
+        message: Of jsonargparse.
+        keys: Those that there are, such as ``trainer.max_steps``.
+
+    Returns:
+        A question for the nearest of them; empty for another error, or when none is near.
+    """
+    found = MISSPELLED.search(message)
+    if found is None:
+        return ""
+    near = difflib.get_close_matches(".".join(filter(None, found.groups())), list(keys), 1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _choices(class_path: str, given: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -91,6 +92,17 @@ def summary(recipe: Path) -> str:
     """What a recipe does: the first line of its header."""
     with recipe.open() as lines:
         return next(lines).removeprefix("#").strip()
+
+
+def made_by(folder: str) -> str | None:
+    """The command that leaves a model folder, as the header of a packaged recipe says; None if none does."""
+    for name in recipe_names():
+        header = [line for line in find_recipe(name).read_text().splitlines() if line.startswith("#")]
+        leaves = rf"Leaves (the model folder )?{re.escape(folder)}(?![\w/])"
+        commands = [line.lstrip("# ") for line in header if "flashvsr fit -c" in line]
+        if commands and re.search(leaves, "\n".join(header)):
+            return re.split(r" +[\[#]", commands[0])[0]
+    return None
 
 
 def copy_recipes(name: str, target: Path | None = None) -> Path:

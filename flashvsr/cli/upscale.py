@@ -62,6 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="GIB",
         help="GPU memory for keys and values, the rest goes to the host's: same frames (default: 24; inf for all)",
     )
+    add("--trust-code", action="store_true", help="run code outside flashvsr that the model folder names")
     video = parser.add_argument_group("video")
     add = video.add_argument
     add(

@@ -45,16 +45,71 @@ def is_reference(value: Any) -> bool:
     return isinstance(value, Mapping) and "class_path" in value and value.keys() <= {"class_path", "init_args"}
 
 
+def merge_arguments(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments with others on top of them, down into the parts they describe.
+
+    Args:
+        base: Arguments by name.
+        changes: Arguments that replace them. A part ``{"class_path": ..., "init_args": ...}`` of the same class, or
+            without its class path, keeps the arguments that are not named; one of another class replaces the whole. The
+            arguments of a part may stand without the word ``init_args``.
+
+    Returns:
+        All of them.
+    """
+    merged = dict(base)
+    for key, value in changes.items():
+        merged[key] = _merge(base.get(key), value)
+    return merged
+
+
+def _merge(old: Any, new: Any) -> Any:
+    if not is_reference(old):
+        return merge_arguments(old, new) if isinstance(old, Mapping) and isinstance(new, Mapping) else new
+    if isinstance(new, str):
+        new = {"class_path": new}
+    if not isinstance(new, Mapping):
+        return new
+    if new.get("class_path", old["class_path"]) != old["class_path"]:
+        return new
+    init_args = {key: value for key, value in new.items() if key not in ("class_path", "init_args")}
+    init_args.update(new.get("init_args") or {})
+    return {"class_path": old["class_path"], "init_args": merge_arguments(old.get("init_args") or {}, init_args)}
+
+
+def foreign_classes(class_path: str, init_args: Mapping[str, Any] | None = None) -> list[str]:
+    """Class paths outside this library that an object is made of, its own and those of its arguments."""
+    found = [] if class_path.startswith(OURS) else [class_path]
+    for value in (init_args or {}).values():
+        if is_reference(value):
+            found += foreign_classes(value["class_path"], value.get("init_args"))
+    return found
+
+
+def check_allowed(class_path: str, init_args: Mapping[str, Any] | None = None, *, trust_code: bool = False) -> None:
+    """Check whether :func:`build` may use a class and those of its arguments, building nothing.
+
+    Raises:
+        ValueError: If one is refused or does not exist.
+    """
+    _find(class_path, trust_code)
+    for value in (init_args or {}).values():
+        if is_reference(value):
+            check_allowed(value["class_path"], value.get("init_args"), trust_code=trust_code)
+
+
 def _resolve(class_path: str, init_args: Mapping[str, Any], trust_code: bool) -> Any:
     target = _find(class_path, trust_code)
     known = inspect.signature(target).parameters
     for key in init_args:
         if key not in known:
             raise ValueError(f"{class_path} takes no {key!r}; it takes {', '.join(known) or 'no arguments'}")
-    arguments = {
-        key: _resolve(value["class_path"], value.get("init_args") or {}, trust_code) if is_reference(value) else value
-        for key, value in init_args.items()
-    }
+    arguments = {}
+    for key, value in init_args.items():
+        if isinstance(value, Mapping) and set(value) == {"init_args"}:
+            raise ValueError(f"{class_path}: {key} has init_args and no class_path, and there is none that it changes")
+        nested = is_reference(value)
+        arguments[key] = _resolve(value["class_path"], value.get("init_args") or {}, trust_code) if nested else value
     return partial(target, **arguments) if _missing(target, arguments) else target(**arguments)
 
 
@@ -70,7 +125,7 @@ def _find(class_path: str, trust_code: bool) -> Callable[..., Any]:
     if not trust_code and not class_path.startswith(OURS):
         raise ValueError(
             f"{class_path} is not part of flashvsr and could run any code; if you trust where it comes from, pass "
-            "trust_code=True"
+            "--trust-code (trust_code=True in Python)"
         )
     refusal = f"{class_path} is neither a network of flashvsr nor one of its builders"
     if not trust_code and not class_path.startswith(NETWORKS):

@@ -6,6 +6,7 @@
     steps: 1                      # sampling steps; a stream needs 1
     shift: 5.0                    # of the noise levels of those steps; left out for 5
     color: adain                  # colour correction the model wants; left out for adain
+    foreign: [mine.MyDecoder]     # classes outside flashvsr, which need trust to be built; left out without any
     components:
       projection:                 # weights: projection.safetensors
         class_path: flashvsr.models.LRProjection
@@ -36,7 +37,7 @@ import yaml
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from flashvsr.models.class_paths import build
+from flashvsr.models.class_paths import build, foreign_classes
 from flashvsr.models.sampler import DEFAULT_SHIFT
 from flashvsr.models.weight_files import build_empty, load_tensors, read_tensors
 
@@ -147,7 +148,7 @@ def read_model_folder(path: str | Path) -> ModelFolder:
     if not isinstance(said, dict) or said.get("format") != FORMAT:
         found = said.get("format") if isinstance(said, dict) else None
         raise ValueError(f"{file} has format {found!r}; this version of flashvsr reads format {FORMAT}")
-    _check_keys(file, "", said, required=("format", "steps", "components"), optional=("color", "shift"))
+    _check_keys(file, "", said, required=("format", "steps", "components"), optional=("color", "shift", "foreign"))
     _check_keys(file, "components.", said["components"], optional=COMPONENTS)
     if not isinstance(said["steps"], int) or said["steps"] < 1:
         raise ValueError(f"{file}: steps is a whole number of at least 1, got {said['steps']!r}")
@@ -211,12 +212,15 @@ def save_model_folder(
         new.mkdir(mode=0o755)
         entries: dict[str, Any] = {}
         for name, component in components.items():
-            entries[name] = {"class_path": component.class_path, "init_args": _plain(component.init_args)}
+            entries[name] = {"class_path": component.class_path, "init_args": plain_values(component.init_args)}
             _write(new / f"{name}.safetensors", component.tensors(), dtype)
         if prompt is not None:
             entries["prompt"] = {"shape": list(prompt.shape)}
             _write(new / "prompt.safetensors", {"prompt": prompt}, dtype)
-        said = {"format": FORMAT, "steps": steps, "shift": shift, "color": color, "components": entries}
+        foreign = {name for part in components.values() for name in foreign_classes(part.class_path, part.init_args)}
+        said: dict[str, Any] = {"format": FORMAT, "steps": steps, "shift": shift, "color": color}
+        said |= {"foreign": sorted(foreign)} if foreign else {}
+        said["components"] = entries
         (new / DESCRIPTION).write_text(yaml.safe_dump(said, sort_keys=False))
         if path.exists():
             _replace_model(path, new)
@@ -264,8 +268,8 @@ def _check_keys(
             raise ValueError(f"{file}: {where}{key} is missing")
 
 
-def _plain(value: Any) -> Any:
+def plain_values(value: Any) -> Any:
     """Tuples as lists, all the way down, as YAML has no tuples."""
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+        return {key: plain_values(item) for key, item in value.items()}
+    return [plain_values(item) for item in value] if isinstance(value, list | tuple) else value

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.utilities import rank_zero_info
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from flashvsr.models.class_paths import build, is_reference
-from flashvsr.models.folder import Component, save_model_folder
+from flashvsr.models.folder import Component, plain_values, save_model_folder
 from flashvsr.models.loading import DTYPES, described_component, find_model
 from flashvsr.models.lora import merged_state_dict
 from flashvsr.models.sampler import DEFAULT_SHIFT, FlowSchedule
@@ -40,6 +41,8 @@ class ExportModelFolder(Callback):
             ``"adain"`` without one.
         overwrite: Replace a model that is in the folder; other files in it stay. A run that ``flashvsr fit`` resumes
             may replace its own.
+        trust_code: Allow networks of classes outside this library; model.yaml lists them, and whoever loads the folder
+            has to trust it, too. ``flashvsr fit --trust-code`` sets it.
 
     Attributes:
         recipe: How each attribute is built, by name: ``{"class_path": ..., "init_args": ...}``. ``flashvsr fit`` takes
@@ -59,6 +62,7 @@ class ExportModelFolder(Callback):
         dtype: str | None = None,
         color: str | None = None,
         overwrite: bool = False,
+        trust_code: bool = False,
     ) -> None:
         allowed = ("projection", "dit", "decoder", "vae")
         for name in components:
@@ -68,6 +72,7 @@ class ExportModelFolder(Callback):
             raise ValueError(f"dtype is None or one of {', '.join(DTYPES)}; got {dtype!r}")
         self.folder, self.components, self.base = Path(folder), components, base
         self.steps, self.dtype, self.color, self.overwrite = steps, dtype, color, overwrite
+        self.trust_code = trust_code
         self.recipe: Mapping[str, Any] | None = None
 
     def check(self) -> None:
@@ -77,7 +82,7 @@ class ExportModelFolder(Callback):
             FileExistsError: If the folder exists and may not be replaced.
             NotADirectoryError: If it is a file.
             FileNotFoundError: If `base` is not there.
-            ValueError: If `recipe` does not say how a component is built.
+            ValueError: If `recipe` does not say how a component is built, or a model folder may not hold it.
         """
         if self.folder.exists() and not self.overwrite:
             raise FileExistsError(
@@ -94,6 +99,10 @@ class ExportModelFolder(Callback):
                     f"ExportModelFolder does not know how {attribute!r} is built: the recipe has no class_path for it "
                     "(without `flashvsr fit`, set its attribute `recipe`)"
                 )
+            try:
+                check_component(part, trust_code=self.trust_code)
+            except ValueError as error:
+                raise ValueError(f"{self.folder} could not hold the trained {attribute}: {error}") from error
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check everything while nothing is lost yet."""
@@ -142,7 +151,9 @@ class ExportModelFolder(Callback):
                 shift = schedule.shift
             for name, attribute in self.components.items():
                 plain = merged_state_dict(getattr(pl_module, attribute), whole[name])
-                made[name] = trained_component(recipe[attribute], plain, f"the trained {attribute}")
+                made[name] = trained_component(
+                    recipe[attribute], plain, f"the trained {attribute}", trust_code=self.trust_code
+                )
             dtype = None if self.dtype is None else DTYPES[self.dtype]
             options: dict[str, Any] = {"shift": shift, "color": self.color or color, "dtype": dtype}
             save_model_folder(self.folder, made, prompt=prompt, steps=self.steps, overwrite=self.overwrite, **options)
@@ -172,7 +183,27 @@ def gather_tensors(module: nn.Module, *, keep: bool = True) -> dict[str, Tensor]
     return whole
 
 
-def trained_component(part: Mapping[str, Any], tensors: Mapping[str, Tensor], source: str) -> Component:
+def check_component(part: Mapping[str, Any], *, trust_code: bool = False) -> None:
+    """Find out, before anything is trained, whether :func:`trained_component` can describe a network.
+
+    Args:
+        part: What the recipe says of it.
+        trust_code: Allow classes outside this library.
+
+    Raises:
+        ValueError: If a model folder may not hold it, or an argument of it cannot be written there.
+    """
+    class_path, init_args = plain_part(part)
+    build_empty(lambda: build(class_path, init_args, trust_code=trust_code))
+    try:
+        yaml.safe_dump(plain_values(init_args))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{class_path}: an argument is nothing that a model folder can hold: {error}") from error
+
+
+def trained_component(
+    part: Mapping[str, Any], tensors: Mapping[str, Tensor], source: str, *, trust_code: bool = False
+) -> Component:
     """The component of a network that a recipe made and a stage trained.
 
     Args:
@@ -180,6 +211,7 @@ def trained_component(part: Mapping[str, Any], tensors: Mapping[str, Tensor], so
             folder may name, or one of ``component``, ``load_wan_base`` and ``with_lora`` of ``flashvsr.models``.
         tensors: Its trained parameters and buffers, whole, without adapters.
         source: What errors call them.
+        trust_code: Allow classes outside this library.
 
     Returns:
         The component, built anew with those weights: what is written can be read.
@@ -188,7 +220,7 @@ def trained_component(part: Mapping[str, Any], tensors: Mapping[str, Tensor], so
         ValueError: If a model folder may not hold it, or the tensors do not fit.
     """
     class_path, init_args = plain_part(part)
-    module = build_empty(lambda: build(class_path, init_args))
+    module = build_empty(lambda: build(class_path, init_args, trust_code=trust_code))
     return Component(class_path, init_args, load_tensors(module, tensors, source))
 
 

@@ -14,6 +14,7 @@ from flashvsr.attention import LocalSparseAttention
 from flashvsr.attention.ops import IMPLS
 from flashvsr.decoders import TinyConditionalDecoder
 from flashvsr.kernels import unavailable
+from flashvsr.models.class_paths import merge_arguments
 from flashvsr.models.decoder_system import DecoderSystem
 from flashvsr.models.dit import VideoDiT
 from flashvsr.models.folder import DESCRIPTION, Component, ModelFolder, read_model_folder
@@ -143,15 +144,25 @@ def find_model(
     raise FileNotFoundError(f"{path} is no model folder: it holds neither {DESCRIPTION} nor files of FlashVSR")
 
 
-def component(folder: str | Path, name: str, *, overrides: dict | None = None, dtype: str = "fp32") -> nn.Module:
+def component(
+    folder: str | Path,
+    name: str,
+    *,
+    overrides: dict | None = None,
+    dtype: str = "fp32",
+    trust_code: bool = False,
+) -> nn.Module:
     """One trained network of a model, to go on training: in a recipe, ``class_path: flashvsr.models.component``.
 
     Args:
-        folder: A name or folder, as in :func:`load`; nothing but networks of this library is built from it.
+        folder: A name or folder, as in :func:`load`.
         name: ``projection``, ``dit``, ``decoder`` or ``vae``.
-        overrides: Arguments other than those it was trained with, whole: another attention layer with the same
-            parameters, for instance ``{"attention": {"class_path": ..., "init_args": {...}}}``.
+        overrides: Arguments other than those it was trained with: another attention layer with the same parameters,
+            for instance ``{"attention": {"class_path": ..., "init_args": {...}}}``. A part of the same class, or
+            without a class path, keeps the arguments that are not named, see
+            :func:`~flashvsr.models.class_paths.merge_arguments`.
         dtype: Of its parameters, ``"fp32"``, ``"bf16"`` or ``"fp16"``.
+        trust_code: Allow the folder and `overrides` to name classes outside this library.
 
     Returns:
         A new module in training mode.
@@ -162,13 +173,13 @@ def component(folder: str | Path, name: str, *, overrides: dict | None = None, d
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype is one of {', '.join(DTYPES)}; got {dtype!r}")
-    return described_component(folder, name, overrides).build(dtype=DTYPES[dtype]).train()
+    return described_component(folder, name, overrides).build(dtype=DTYPES[dtype], trust_code=trust_code).train()
 
 
 def described_component(folder: str | Path, name: str, overrides: Mapping[str, Any] | None = None) -> Component:
     """How :func:`component` builds its module, and from which weights; raises what it raises."""
     described = find_model(folder).component(name)
-    return replace(described, init_args={**described.init_args, **(overrides or {})})
+    return replace(described, init_args=merge_arguments(described.init_args, overrides or {}))
 
 
 def choose_device(device: torch.device | str) -> torch.device:

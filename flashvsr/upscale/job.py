@@ -132,7 +132,7 @@ class Job:
             **{
                 name: value if value is None else str(value)
                 for name, value in self.loading.items()
-                if name != "cache_gib"
+                if name not in ("cache_gib", "trust_code")
             },
             "device": _device(system).type,
             "dtype": str(getattr(system, "dtype", self.loading["dtype"])),

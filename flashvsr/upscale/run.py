@@ -50,6 +50,7 @@ def upscale_file(
     sparse_ratio: float | None = None,
     fp8: bool = False,
     cache_gib: float | None = None,
+    trust_code: bool = False,
     codec: str = "auto",
     crf: float = 16,
     format: str = "auto",
@@ -75,7 +76,7 @@ def upscale_file(
         model: ``"nano"``, a model folder (ours or an official download), or a system: any object whose
             ``stream(height=, width=, scale=, seed=, state=)`` works like that of `flashvsr.FlashVSR`. For a system the
             options that shape loading (``version``, ``prompt``, ``decoder``, ``color``, ``device``, ``dtype``,
-            ``impl``, ``sparse_ratio``, ``fp8``, ``cache_gib``) are not used.
+            ``impl``, ``sparse_ratio``, ``fp8``, ``cache_gib``, ``trust_code``) are not used.
         version: Release of an official folder, ``"v1"`` or ``"v1.1"``; None tells it by hash.
         prompt: Prompt tensor of an official folder; None looks for it in the folder.
         scale: Enlargement; the output has ``round(scale * height)`` rows.
@@ -89,6 +90,7 @@ def upscale_file(
         fp8: Compute two thirds of the transformer's products in 8-bit floats: faster and less exact.
         cache_gib: GiB of a GPU's memory for keys and values; the rest of them lies in the host's memory, which
             changes no frame. None is 24, which only frames of about 4K exceed; ``math.inf`` keeps all on the GPU.
+        trust_code: Allow a model folder to name classes outside this library.
         codec: ``"auto"``, or a video encoder by its FFmpeg name.
         crf: Quality of the encoder, lower is better.
         format: Container; ``"auto"`` goes by the ending, Matroska for stdout.
@@ -114,12 +116,13 @@ def upscale_file(
     """
     began = time.monotonic()
     loading = {"version": version, "prompt": prompt, "decoder": decoder, "color": color, "sparse_ratio": sparse_ratio}
+    placing = {"device": device, "dtype": dtype, "impl": impl, "fp8": fp8, "cache_gib": cache_gib}
     with reporter(quiet=quiet) as report:
         job = Job(
             source=str(input),
             target=Target.parse(output, format),
             model=model,
-            loading={**loading, "device": device, "dtype": dtype, "impl": impl, "fp8": fp8, "cache_gib": cache_gib},
+            loading={**loading, **placing, "trust_code": trust_code},
             streaming={"scale": scale, "seed": seed},
             encoding={"codec": codec, "crf": crf, "format": format},
             fps=fps,
