@@ -115,27 +115,48 @@ def animate(
     if factor > 1:
         size = (max(width, round(photo.width / factor)), max(height, round(photo.height / factor)))
         photo = photo.resize(size, Image.Resampling.BICUBIC)
+    matrices, still = place_views((photo.height, photo.width), frames, crop, rng, motion)
+    if still:
+        left, top = (int(corner) for corner in matrices[0, :, 2])
+        piece = _to_tensor(photo.crop((left, top, left + width, top + height)))
+        return piece.expand(frames, -1, -1, -1).contiguous()
+    return _warp(photo, matrices, crop)
+
+
+def place_views(
+    size: tuple[int, int], frames: int, crop: tuple[int, int], rng: np.random.Generator, motion: CameraMotion
+) -> tuple[NDArray[np.float64], bool]:
+    """Where on a photograph the camera looks.
+
+    Args:
+        size: Rows and columns of the photograph, at least those of the crop.
+        frames: Length of the clip.
+        crop: Rows and columns of the clip.
+        rng: Everything random comes from here.
+        motion: Strengths.
+
+    Returns:
+        Maps from pixels of the clip to pixels of the photograph, (x, y), `[frames, 2, 3]`; and whether they are one
+        shift by whole pixels for all frames.
+    """
     path = camera_path(motion, frames, rng)
     matrices, low, high = _views(path, crop)
-    slack = np.array([photo.width, photo.height]) - (high - low)
+    slack = np.array([size[1], size[0]]) - (high - low)
     for _ in range(_TRIES):
         if (slack >= 0).all():
             break
         path = path * _CALMER
         matrices, low, high = _views(path, crop)
-        slack = np.array([photo.width, photo.height]) - (high - low)
+        slack = np.array([size[1], size[0]]) - (high - low)
     else:
         matrices, low, high = _views(np.zeros_like(path), crop)
-        slack = np.array([photo.width, photo.height]) - (high - low)
+        slack = np.array([size[1], size[0]]) - (high - low)
     place = rng.uniform(0, 1, 2) * slack - low
     if not path.any() or (slack <= 0).all():
         place = np.round(place)  # a view that stands still needs no interpolation
     matrices[:, :, 2] += place
-    if not matrices[:, :, :2].std(axis=0).any() and np.ptp(matrices[:, :, 2], axis=0).max() == 0:
-        left, top = (int(corner) for corner in matrices[0, :, 2])
-        still = _to_tensor(photo.crop((left, top, left + width, top + height)))
-        return still.expand(frames, -1, -1, -1).contiguous()
-    return _warp(photo, matrices, crop)
+    still = not matrices[:, :, :2].std(axis=0).any() and np.ptp(matrices[:, :, 2], axis=0).max() == 0
+    return matrices, bool(still)
 
 
 def _views(

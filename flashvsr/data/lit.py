@@ -9,11 +9,12 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from flashvsr.data.batches import BatchLoader, SingleClipPlans, to_float, upsample
 from flashvsr.data.echo import EchoBuffer, EchoLoader
-from flashvsr.data.samples import ClipDataset
+from flashvsr.data.memory import FootageInMemory, load_footage
+from flashvsr.data.samples import ClipDataset, DrawnNumbers
 from flashvsr.data.sampling import EpochPlan, validation_plans
 from flashvsr.data.settings import EpochOptions, LoaderOptions, PhotoOptions, ValidationOptions, rows_and_columns
 from flashvsr.data.shards import Entry, ShardError, ShardIndex, usable
@@ -76,6 +77,8 @@ class ShardDataModule(L.LightningDataModule):
         super().__init__()
         if (degradation is None) == (device_degradation is None):
             raise ValueError(f"{_WORKER_DEGRADES}, not {'none' if degradation is None else 'both'}")
+        if loader.memory is not None and device_degradation is None:
+            raise ValueError("loader.memory makes clips on the device: give device_degradation, not degradation")
         if min(batch_size, frames) < 1:
             raise ValueError(f"batch_size={batch_size}, frames={frames}: both count from 1")
         self._train, self._val = train, val
@@ -87,6 +90,7 @@ class ShardDataModule(L.LightningDataModule):
         self._epoch, self._photos, self._validation, self._loader_options = epoch, photos, validation, loader
         self._start, self._echoed = (0, 0), 0  # (epoch, batch) that comes next, steps taken of it
         self._buffer = EchoBuffer(epoch.pool, seed, epoch.turn)
+        self._footage: FootageInMemory | None = None
         self._found: dict[str, tuple[ShardIndex, list[Entry], list[Entry]]] = {}
         self.broken: Counter[str] = Counter()
 
@@ -123,7 +127,14 @@ class ShardDataModule(L.LightningDataModule):
             position=lambda: self._start,
             before=self._missing,
         )
-        dataset = self._dataset(index, videos, photos, crop=self._crop, augment=True)
+        memory = self._loader_options.memory
+        if memory is None:
+            dataset: Dataset = self._dataset(index, videos, photos, crop=self._crop, augment=True)
+        elif self._footage is None:
+            device = "cpu" if self.trainer is None else self.trainer.strategy.root_device
+            self._footage = load_footage(index, videos, photos, device, self._photos.motion, memory)
+        if memory is not None:
+            dataset = DrawnNumbers()
         loader = BatchLoader(self._loader(dataset, SingleClipPlans(plan)), self._batch_size)
         repeats = self._epoch.echo > 1 or self._epoch.pool > 1 or self._epoch.turn
         return EchoLoader(loader, self._epoch.echo, self._echoed, self._missing()) if repeats else loader
@@ -144,7 +155,7 @@ class ShardDataModule(L.LightningDataModule):
         if self.trainer is not None and not self.trainer.training:
             return self._finish(self._degraded(batch))
         for made in (*batch.pop("before", ()), batch):
-            if "hr" in made:
+            if "seed" in made:
                 self._buffer.add(self._prepared(self._degraded(made)))
         drawn = self._finish(self._buffer.draw(position, self._echoed))
         self._echoed = (self._echoed + 1) % self._epoch.echo
@@ -207,7 +218,7 @@ class ShardDataModule(L.LightningDataModule):
             cache_mib=self._loader_options.cache_mib,
         )
 
-    def _loader(self, dataset: ClipDataset, plans: Sampler) -> DataLoader:
+    def _loader(self, dataset: Dataset, plans: Sampler) -> DataLoader:
         return DataLoader(
             dataset,
             batch_size=None,
@@ -239,15 +250,20 @@ class ShardDataModule(L.LightningDataModule):
         epoch, number = self._start
         return 0 if len(self._buffer) else min(self._epoch.pool - 1, epoch * self._epoch.batches + number)
 
-    def _degraded(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """``hr``, ``lr`` and ``seed`` of what a worker sent, and the images' likewise, all uint8."""
-        degraded = {name: batch[name] for name in ("hr", "seed")}
-        if self._device_degradation is not None:
-            with torch.no_grad():
-                degraded["lr"] = self._device_degradation(batch["hr"], batch["seed"])
-        else:
-            degraded["lr"] = batch["lr"]
-        return degraded | ({"image": self._degraded(batch["image"])} if "image" in batch else {})
+    def _degraded(self, batch: dict[str, Any], image: bool = False) -> dict[str, Any]:
+        """``hr``, ``lr`` and ``seed`` of what the loader sent, and the images' likewise, all uint8."""
+        hr = batch["hr"] if "hr" in batch else self._drawn(batch, image)
+        with torch.no_grad():
+            lr = batch["lr"] if self._device_degradation is None else self._device_degradation(hr, batch["seed"])
+        degraded = {"hr": hr, "seed": batch["seed"], "lr": lr}
+        return degraded | ({"image": self._degraded(batch["image"], image=True)} if "image" in batch else {})
+
+    def _drawn(self, batch: dict[str, Any], image: bool) -> torch.Tensor:
+        """Clips or images out of the footage in memory."""
+        assert self._footage is not None
+        photo, number, seed = (batch[name].tolist() for name in ("photo", "number", "seed"))
+        frames, crop = (1, self._image_crop) if image else (self._frames, self._crop)
+        return self._footage.batch(photo, number, seed, frames, crop)
 
     def _prepared(self, batch: dict[str, Any]) -> dict[str, Any]:
         """A degraded batch, and what the stage computes once of it for all steps that will see it."""

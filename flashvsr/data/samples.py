@@ -122,6 +122,21 @@ class ClipDataset(Dataset):
         return clip.flip(dims) if dims else clip
 
 
+class DrawnNumbers(Dataset):
+    """What a plan names, as tensors: for footage that is on the device already."""
+
+    def __getitem__(self, plan: BatchPlan) -> dict[str, Any]:
+        """Of clips, and under ``image`` of images, `[B]` each: ``photo``, ``number`` and ``seed``."""
+        batch: dict[str, Any] = _numbers(plan.clips)
+        if plan.images:
+            batch["image"] = _numbers(plan.images)
+        return batch | {"position": (plan.epoch, plan.batch), "broken": []}
+
+
+def _numbers(draws: tuple[Draw, ...]) -> dict[str, Tensor]:
+    return {name: torch.tensor([getattr(draw, name) for draw in draws]) for name in ("photo", "number", "seed")}
+
+
 def _stack(clips: list[Tensor]) -> Tensor:
     """Clips `[T,3,H,W]` to `[B,3,T,H,W]`."""
     return torch.stack(clips).transpose(1, 2).contiguous()

@@ -89,6 +89,29 @@ class ValidationOptions:
 
 
 @dataclass(frozen=True)
+class MemoryOptions:
+    """Training footage that is decoded once and stays on the device, where clips are drawn and degraded.
+
+    Attributes:
+        shrink: Clips and photographs are shrunk by a factor drawn between these before they are cropped, as far as
+            they are larger than the crop: footage was compressed, and is sharp only when it is smaller.
+        threads: That decode at the start.
+
+    Raises:
+        ValueError: For factors below 1 or in the wrong order, or without a thread.
+    """
+
+    shrink: tuple[float, float] = (1.0, 1.0)
+    threads: int = 8
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.shrink[0] <= self.shrink[1]:
+            raise ValueError(f"shrink={self.shrink}: expected (lowest, highest), both at least 1")
+        if self.threads < 1:
+            raise ValueError(f"threads={self.threads}: expected 1 or more")
+
+
+@dataclass(frozen=True)
 class LoaderOptions:
     """The processes that make clips.
 
@@ -97,6 +120,8 @@ class LoaderOptions:
         prefetch: Clips that each worker makes ahead.
         cache_mib: Memory for decoded photographs in each worker.
         cache_dir: For shards fetched from URLs; None: in the folder of temporary files.
+        memory: Make training clips on the device, from footage that is decoded once, and leave the workers to the
+            validation; needs ``device_degradation``. None: the workers decode each clip anew.
 
     Raises:
         ValueError: If a number is negative.
@@ -106,6 +131,7 @@ class LoaderOptions:
     prefetch: int = 2
     cache_mib: int = 256
     cache_dir: str | None = None
+    memory: MemoryOptions | None = None
 
     def __post_init__(self) -> None:
         if min(self.workers, self.prefetch, self.cache_mib) < 0:

@@ -11,7 +11,8 @@ from flashvsr.data.degrade.blur import BlurWalk, apply_blur
 from flashvsr.data.degrade.clip import to_bytes
 from flashvsr.data.degrade.codec import through_codec
 from flashvsr.data.degrade.draw import ClipDraw, PresetSampler, RoundDraw
-from flashvsr.data.degrade.jpeg import simulate_jpeg
+from flashvsr.data.degrade.jpeg import JpegWalk, simulate_jpeg
+from flashvsr.data.degrade.noise import NoiseWalk
 from flashvsr.data.degrade.resize import low_size, resize
 from flashvsr.data.degrade.settings import Blur, DegradationRound
 from flashvsr.streaming import resize_bicubic
@@ -34,6 +35,8 @@ class BatchDegradation:
     Args:
         preset: As for `Degradation`; likewise ``first``, ``second``, ``sinc`` and ``clean_fraction``.
         threads: Clips encoded at the same time.
+        drift: Whether numbers drift from frame to frame. False: those of the first frame stay for the clip, which saves
+            the host most of its work.
 
     Raises:
         ValueError: If a preset is unknown, probabilities do not make sense or ``threads`` is not positive.
@@ -48,11 +51,12 @@ class BatchDegradation:
         sinc: Blur | None = None,
         clean_fraction: float = 0.0,
         threads: int = 4,
+        drift: bool = True,
     ) -> None:
         if threads < 1:
             raise ValueError(f"threads={threads}: expected at least 1")
         self.presets = PresetSampler(preset, first, second, sinc, clean_fraction)
-        self.threads = threads
+        self.threads, self.drift = threads, drift
 
     @torch.no_grad()
     def __call__(self, hr: Tensor, seeds: Tensor) -> Tensor:
@@ -86,35 +90,39 @@ class BatchDegradation:
         if recipe is None:
             return pool.submit(resize_bicubic(to_bytes(frames), size).cpu)
         draw = ClipDraw(recipe, seed, height=height, width=width)
-        middle = _spoil(frames, draw.rounds[0])
-        low = resize(_spoil(middle, draw.rounds[1]), size, draw.final_method)
-        done = to_bytes(_blur(low, draw.sinc)).cpu()
+        middle = self._spoil(frames, draw.rounds[0])
+        low = resize(self._spoil(middle, draw.rounds[1]), size, draw.final_method)
+        done = to_bytes(self._blur(low, draw.sinc)).cpu()
         codec = draw.rounds[0].codec
         if not codec.active:
             return pool.submit(done.clone)
         bits = codec.bits * size[0] * size[1] / (middle.shape[-2] * middle.shape[-1])
         return pool.submit(_encoded, done, codec.codec, max(1, round(bits)))
 
-
-def _spoil(frames: Tensor, draw: RoundDraw) -> Tensor:
-    """Blur, resize, noise and JPEG of one round: `[T, 3, H, W]` to whole numbers in 0..255 of another size."""
-    frames = _blur(frames, draw.blur)
-    if draw.resize.active:
-        frames = resize(frames, draw.resize.next_size(*frames.shape[-2:]), draw.resize.method)
-    if draw.noise.active:
-        strength = torch.tensor([next(draw.noise) for _ in frames]).to(frames.device)
-        generator = torch.Generator(frames.device).manual_seed(draw.noise.seed)
-        frames = draw.noise.apply(frames, strength, generator)
-    frames = frames.clamp(0, 255).round_()
-    if draw.jpeg.active:
-        frames = simulate_jpeg(frames, torch.tensor([next(draw.jpeg) for _ in frames]).to(frames.device))
-    return frames
-
-
-def _blur(frames: Tensor, walk: BlurWalk) -> Tensor:
-    if not walk.active:
+    def _spoil(self, frames: Tensor, draw: RoundDraw) -> Tensor:
+        """Blur, resize, noise and JPEG of one round: `[T, 3, H, W]` to whole numbers in 0..255 of another size."""
+        frames = self._blur(frames, draw.blur)
+        if draw.resize.active:
+            frames = resize(frames, draw.resize.next_size(*frames.shape[-2:]), draw.resize.method)
+        if draw.noise.active:
+            strength = torch.tensor(self._numbers(draw.noise, len(frames))).to(frames.device)
+            generator = torch.Generator(frames.device).manual_seed(draw.noise.seed)
+            frames = draw.noise.apply(frames, strength, generator)
+        frames = frames.clamp(0, 255).round_()
+        if draw.jpeg.active:
+            quality = torch.tensor(self._numbers(draw.jpeg, len(frames))).to(frames.device)
+            frames = simulate_jpeg(frames, quality)
         return frames
-    return apply_blur(frames, torch.stack([next(walk) for _ in frames]).to(frames.device))
+
+    def _blur(self, frames: Tensor, walk: BlurWalk) -> Tensor:
+        if not walk.active:
+            return frames
+        kernels = [next(walk) for _ in frames] if self.drift else [next(walk)]
+        return apply_blur(frames, torch.stack(kernels).to(frames.device))
+
+    def _numbers(self, walk: NoiseWalk | JpegWalk, count: int) -> list[float]:
+        """Of every frame."""
+        return [next(walk) for _ in range(count)] if self.drift else [next(walk)] * count
 
 
 def _encoded(frames: Tensor, codec: str, bits: int) -> Tensor:
