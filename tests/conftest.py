@@ -96,7 +96,8 @@ def write_av() -> Callable[..., Path]:
         with av.open(str(path), "w", format=format) as container:
             video = container.add_stream(codec, rate=25)
             video.width, video.height, video.pix_fmt = 64, 48, pixel_format
-            video.codec_context.time_base = Fraction(1, 1000)
+            if codec != "mpeg2video":  # which takes the usual rates only
+                video.codec_context.time_base = Fraction(1, 1000)
             sound = container.add_stream(audio, rate=48000) if audio else None
             if sound is not None:
                 sound.codec_context.layout = "mono"
@@ -125,6 +126,7 @@ def _tone(number: int, start: Fraction, sample_format: str) -> av.AudioFrame:
     tone = np.sin(phase)[None] * 0.5
     samples = {
         "fltp": lambda: tone.astype(np.float32),
+        "s16": lambda: (tone * 32767).astype(np.int16),
         "u8": lambda: (tone * 127 + 128).astype(np.uint8),
     }[sample_format]()
     frame = av.AudioFrame.from_ndarray(samples, format=sample_format, layout="mono")

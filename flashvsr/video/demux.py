@@ -22,11 +22,12 @@ from flashvsr.video.pixels import (
     side_data,
 )
 from flashvsr.video.tags import LENIENT, Tags
-from flashvsr.video.timing import Clock
+from flashvsr.video.timing import Clock, Joins
 from flashvsr.video.tracks import TrackQueue, describe_track
 
 _NO_TIMESTAMPS = 0x80  # AVFMT_NOTIMESTAMPS: raw H.264, HEVC and the like
 _AS_NAMED = {"pattern_type": "none"}  # a picture called a%d.png is not a series
+_CLOCK_RESTARTS = 0x200  # AVFMT_TS_DISCONT: MPEG transport and program streams, Ogg and the like
 _TOLERANCE = Fraction(1, 4)  # seconds by which a file may end before the length that it states
 
 
@@ -57,6 +58,7 @@ class FileSource:
             self._crop = container_crop(self._stream)
             time_base, self._rate = self._time_base_and_rate(fps)
             self._clock = Clock(time_base, self._rate)
+            self._joins = Joins(restarts=bool(self._container.format.flags & _CLOCK_RESTARTS))
             self._time = Fraction(0)
             self._decoded = self._decode()
             first = self._first_frame()
@@ -97,7 +99,7 @@ class FileSource:
         while (packet := self.tracks.pop()) is not None:
             yield packet
         with self._plainly():
-            for packet in self._container.demux():
+            for packet in self._demuxed():
                 if packet.stream.index != self._stream.index:
                     self.tracks.push(packet)
                     if (kept := self.tracks.pop()) is not None:
@@ -188,8 +190,7 @@ class FileSource:
         """Frames in order; packets of other tracks go to the queue on the way."""
         started = False
         with self._plainly():
-            for packet in self._container.demux():
-                self._note(packet)
+            for packet in self._demuxed():
                 if packet.stream.index != self._stream.index:
                     self.tracks.push(packet)
                     continue
@@ -201,6 +202,23 @@ class FileSource:
                     continue  # a stream that was cut may start between key frames: wait for the first
                 started = started or bool(frames)
                 yield from frames
+
+    def _demuxed(self) -> Iterator[Any]:
+        """All packets, on one clock where recordings were joined."""
+        for packet in self._container.demux():
+            self._note(packet)
+            stamp = packet.pts if packet.dts is None else packet.dts
+            if stamp is not None and not self._raw:
+                time = stamp * packet.time_base
+                if packet.stream.type in ("video", "audio"):
+                    duration = (packet.duration or 0) * packet.time_base
+                    shift = self._joins.shift(packet.stream.index, time, duration)
+                else:
+                    shift = self._joins.nearest(time)
+                ticks = round(shift / packet.time_base)
+                packet.pts = None if packet.pts is None else packet.pts + ticks
+                packet.dts = None if packet.dts is None else packet.dts + ticks
+            yield packet
 
     def _note(self, packet: Any) -> None:
         if packet.pts is not None and packet.time_base:
@@ -230,9 +248,9 @@ class FileSource:
             self.warnings.append(
                 f"{self.name} is damaged near {float(self._damaged_at):.2f} s: frames there may be wrong"
             )
-        if self._clock.jumps:
+        if self._joins.count:
             self.warnings.append(
-                f"{self.name}: timestamps jump back {self._clock.jumps} times; played one after the other"
+                f"{self.name}: its clock jumps ({self._joins.count}x): its recordings are played one after another"
             )
 
 

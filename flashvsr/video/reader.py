@@ -26,7 +26,7 @@ class VideoReader:
     Which picture: the first video track that is not a cover, even when a larger one follows. Rotation, mirroring and
     cropping (of the codec and of the container) are applied to the pixels. Colours that are not tagged are read as
     `pixels.resolve_colors` says. Interlaced video is treated as progressive. Times are as in the file, relative to the
-    first frame; `timing.Clock` says what happens to missing, repeated and backward ones.
+    first frame; `timing.Clock` says what happens to missing and repeated ones, `timing.Joins` to joined recordings.
 
     Args:
         source: A file; ``"-"`` for stdin; a folder of images (natural order); a printf pattern such as

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from flashvsr.video import VideoError, VideoInfo, VideoReader
-from flashvsr.video.timing import Clock
 
 
 def read(source, **options):
@@ -99,23 +98,6 @@ def test_a_rate_for_a_file_with_timestamps_is_not_used_and_says_so(tmp_path, wri
     assert "not used" in warnings[0]
     with pytest.raises(VideoError, match="frame rate 0"):
         VideoReader(path, fps=Fraction(0))
-
-
-def test_the_clock_is_strictly_increasing_whatever_the_timestamps():
-    clock = Clock(Fraction(1, 100), Fraction(25))
-    assert [clock.tick(pts) for pts in (70, 74, 74, 78, 76, None, 90)] == [0, 4, 5, 8, 9, 13, 20]
-    assert clock.jumps == 0
-
-
-def test_a_jump_back_goes_on_after_the_frame_before():
-    clock = Clock(Fraction(1, 100), Fraction(25))
-    assert [clock.tick(pts) for pts in (500, 504, 508, 0, 4, 8)] == [0, 4, 8, 12, 16, 20]
-    assert clock.jumps == 1
-
-
-def test_a_clock_without_timestamps_counts_frames():
-    clock = Clock(Fraction(1001, 24000), Fraction(24000, 1001))
-    assert [clock.tick(None) for _ in range(4)] == [0, 1, 2, 3]
 
 
 def test_what_is_wrong_with_a_file_is_said_in_two_lines(tmp_path, write_av):

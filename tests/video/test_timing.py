@@ -1,0 +1,138 @@
+"""Clocks of files: what is repaired, what is kept."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from itertools import pairwise
+
+import av
+import pytest
+
+from flashvsr.video import VideoReader, VideoWriter, join_segments
+from flashvsr.video.timing import Clock, Joins
+
+
+def test_the_clock_is_strictly_increasing_whatever_the_timestamps():
+    clock = Clock(Fraction(1, 100), Fraction(25))
+    assert [clock.tick(pts) for pts in (70, 74, 74, 78, 76, None, 90)] == [0, 4, 5, 8, 9, 13, 20]
+
+
+def test_a_clock_without_timestamps_counts_frames():
+    clock = Clock(Fraction(1001, 24000), Fraction(24000, 1001))
+    assert [clock.tick(None) for _ in range(4)] == [0, 1, 2, 3]
+
+
+def shifted(packets, *, restarts=True):
+    """Times of packets, given as (track, time, duration) in seconds, after their shifts."""
+    joins = Joins(restarts=restarts)
+    return [round(float(time + joins.shift(track, Fraction(time), Fraction(step))), 3) for track, time, step in packets]
+
+
+@pytest.mark.parametrize("start", [0, 3.4, 90, 100000])
+def test_a_clock_that_jumps_goes_on_where_it_was(start):
+    packets = [(0, 4 + n / 25, 0.04) for n in range(5)] + [(0, start + n / 25, 0.04) for n in range(5)]
+    assert shifted(packets) == pytest.approx([4 + n / 25 for n in range(10)])
+
+
+def test_tracks_of_one_recording_are_shifted_alike_in_whatever_order_they_jump():
+    first = [(0, n / 2, 0.5) for n in range(8)], [(1, n / 4, 0.25) for n in range(17)]  # the sound is longer
+    second = [(0, 100 + n / 2, 0.5) for n in range(4)], [(1, 100 + n / 4, 0.25) for n in range(8)]
+    for order in ((0, 1), (1, 0)):
+        packets = first[0] + first[1] + second[order[0]] + second[order[1]]
+        times = shifted(packets)
+        starts = {
+            track: next(t for (n, time, _), t in zip(packets, times, strict=True) if n == track and time == 100)
+            for track in (0, 1)
+        }
+        assert starts[0] == starts[1] == (4.0, 4.25)[order[0]]
+
+
+def test_packets_of_the_old_recording_that_come_late_stay_where_they_are():
+    packets = [(0, 0, 1), (1, 0, 1), (0, 1, 1), (0, 50, 1), (1, 1, 1), (1, 50, 1), (0, 51, 1)]
+    assert shifted(packets) == [0, 0, 1, 2, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("times", "restarts"),
+    [
+        ([0, 0.04, 9.9, 9.94], True),
+        ([0, 15, 30, 45], True),
+        ([0, 0.04, 600, 600.04], False),
+        ([5, 5.2, 4.9, 5.3], False),
+    ],
+)
+def test_pauses_and_slow_rates_are_no_jumps(times, restarts):
+    step = Fraction(times[1]) - Fraction(times[0])
+    assert shifted([(0, time, step) for time in times], restarts=restarts) == times
+
+
+def test_subtitles_follow_the_recording_that_is_played():
+    joins = Joins(restarts=True)
+    for time in (0, 1, 2, 3, 100, 101):
+        joins.shift(0, Fraction(time), Fraction(1))
+    assert 101 + joins.nearest(Fraction(101)) == 5
+    assert 3 + joins.nearest(Fraction(3)) == 3
+
+
+def written(reader, target, *, whole):
+    """Copy a video, in one pass or by way of segments."""
+    info = reader.info
+    options = {"width": info.width, "height": info.height, "info": info}
+    if whole:
+        with reader, VideoWriter(target, copy_tracks_from=reader, **options) as writer:
+            for frame in reader:
+                writer.write(frame.pixels, frame.time)
+        return
+    segment = target.with_suffix(".nut")
+    with reader, VideoWriter(segment, **options) as writer:
+        for frame in reader:
+            writer.write(frame.pixels, frame.time)
+    join_segments([segment], target, source=info.source)
+
+
+def seconds(path, kind):
+    """Times of the frames or packets of a file, in order of presentation."""
+    with av.open(str(path)) as container:
+        stream = getattr(container.streams, kind)[0]
+        return sorted(packet.pts * packet.time_base for packet in container.demux(stream) if packet.size)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("ending", ["mkv", "mp4", "ts"])
+@pytest.mark.parametrize(
+    ("format", "codecs", "starts"),
+    [
+        ("mpegts", ("libx264", "aac"), (0, 86)),
+        ("mpegts", ("libx264", "aac"), (90, 0)),
+        ("mpegts", ("libx264", "aac"), (1, "7/5")),
+        ("mpegts", ("mpeg2video", "mp2"), (5, 0)),
+        ("vob", ("mpeg2video", "ac3"), (0, 0)),
+        ("vob", ("mpeg2video", "mp2"), (40, 3)),
+    ],
+)
+def test_joined_recordings_play_one_after_the_other_in_sync(tmp_path, write_av, format, codecs, starts, ending, whole):
+    parts = []
+    for number, start in enumerate(starts):
+        start = Fraction(start)
+        path = write_av(
+            tmp_path / f"{number}.{format}",
+            frames=50,
+            codec=codecs[0],
+            audio=codecs[1],
+            video_start=start,
+            audio_start=start,
+            format=format,
+        )
+        parts.append(path.read_bytes())
+    source = tmp_path / "joined"
+    source.write_bytes(b"".join(parts))
+    out = tmp_path / f"out.{ending}"
+    reader = VideoReader(source)
+    written(reader, out, whole=whole)
+    assert any("clock jumps" in warning for warning in reader.warnings)
+    pictures, sounds = seconds(out, "video"), seconds(out, "audio")
+    assert len(pictures) == 100
+    assert all(0.03 < b - a < 0.1 for a, b in pairwise(pictures))
+    assert pictures[-1] - pictures[0] == pytest.approx(99 / 25, abs=0.06)
+    assert [b - a for a, b in pairwise(sounds) if not 0 <= b - a < 0.1] == []
+    assert sounds[-1] - pictures[-1] == pytest.approx(sounds[0] - pictures[0], abs=0.1)
