@@ -13,6 +13,7 @@ import av
 from flashvsr.video.info import Track
 from flashvsr.video.tags import Tags, track_tags
 
+_EQUAL_TIMES = 0x20000  # AVFMT_TS_NONSTRICT: packets of a track may have the same time
 _COPIED = ("audio", "subtitle", "attachment")
 
 
@@ -99,6 +100,7 @@ class TrackCopier:
         self._pending: Any | None = None
         self._targets: dict[int, Any] = {}
         self._last_dts: dict[int, int] = {}
+        self._equal_times = bool(container.format.flags & _EQUAL_TIMES)
         self.warnings: list[str] = []
         for stream in queue.streams:
             self._add(stream)
@@ -131,15 +133,20 @@ class TrackCopier:
         else:
             self._targets[stream.index] = _add_copy(self._container, stream)
 
-    def _mux(self, packet: Any, dts: int) -> None:
-        index = packet.stream_index  # not packet.stream, which is gone when the reader has closed the file
-        offset = round(self._shift / packet.time_base)
-        pts = (packet.pts if packet.pts is not None else dts) + offset
-        # a muxer refuses times that do not increase; damaged files hold such
-        dts = max(dts + offset, self._last_dts.get(index, dts + offset - 1) + 1)
-        self._last_dts[index] = dts
-        packet.dts, packet.pts = dts, max(pts, dts)
-        packet.stream = self._targets[index]
+    def _mux(self, packet: Any, stamp: int) -> None:
+        target = self._targets[packet.stream_index]  # packet.stream is gone when the reader has closed the file
+        # On the output's own clock, which is often the finer one: equal times (TrueHD has 1.2 packets per millisecond
+        # of Matroska) are moved apart by a tick where a container refuses them, and the packets after lie right again.
+        unit = target.time_base
+        dts = round((stamp * packet.time_base + self._shift) / unit)
+        pts = dts if packet.pts is None else round((packet.pts * packet.time_base + self._shift) / unit)
+        last = self._last_dts.get(target.index)
+        if last is not None:
+            dts = max(dts, last if self._equal_times or target.type == "subtitle" else last + 1)
+        self._last_dts[target.index] = dts
+        duration = round((packet.duration or 0) * packet.time_base / unit)
+        packet.stream = target
+        packet.dts, packet.pts, packet.duration, packet.time_base = dts, max(pts, dts), duration, unit
         self._container.mux(packet)
 
 
