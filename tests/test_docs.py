@@ -239,3 +239,10 @@ def test_the_description_on_a_package_index_links_into_no_repository():
 def test_every_part_has_a_page_of_the_api():
     parts = {path.parent.name for path in PACKAGE.glob("*/__init__.py")} - {"cli", "kernels"}
     assert parts <= {page.stem for page in (ROOT / "docs" / "api").glob("*.md")}
+
+
+def test_the_page_of_ablations_names_all_that_are_shipped():
+    spans = spans_of(ROOT / "docs" / "ablations.md")
+    assert {file.stem for file in (ROOT / "recipes" / "ablations").glob("*.yaml")} == {
+        span.removeprefix("ablations/") for span in spans if span.startswith("ablations/")
+    }
