@@ -173,7 +173,7 @@ def bench(system: FlashVSR | DecoderSystem, *, height: int, width: int, chunks: 
             torch.cuda.synchronize()  # nothing is left of what came before
         clock.start(name)
         clock.start(f"{name} chunk")
-        stream.push(video[:first], show=partial(_stop_once, clock, name))
+        stream.push(video[:first], on_frames=partial(_stop_once, clock, name))
         clock.stop(f"{name} chunk")
         if name != "first":  # only the last stream's steady chunks follow; the others free their state
             stream.push(video[first:])

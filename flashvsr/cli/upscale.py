@@ -12,13 +12,16 @@ import errno
 import re
 import signal
 import sys
+from dataclasses import fields
 from fractions import Fraction
+from typing import Any, TypeVar
 
+Options = TypeVar("Options", bound=Any)
 NO_IMPL = re.compile(r"impl '\w+' cannot run here: ")  # how flashvsr.attention refuses, with a plain RuntimeError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what ``flashvsr upscale`` takes; the names are those of `flashvsr.upscale_file`."""
+    """Declare what ``flashvsr upscale`` takes, named as in `upscale_file`, `LoadOptions` and `EncodeOptions`."""
     add = parser.add_argument
     add("input", metavar="INPUT", help="video file, image folder, printf pattern, - for stdin, or example:")
     add("output", metavar="OUTPUT", help="video file, image folder, printf pattern, or - for stdout")
@@ -106,12 +109,23 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from flashvsr.upscale import upscale_file
+    from flashvsr.upscale import EncodeOptions, LoadOptions, upscale_file
     from flashvsr.video import VideoError
 
-    options = {name: value for name, value in vars(args).items() if name not in ("command", "input", "output")}
     try:
-        upscale_file(args.input, args.output, **options)
+        upscale_file(
+            args.input,
+            args.output,
+            model=args.model,
+            loading=_chosen(LoadOptions, args),
+            scale=args.scale,
+            seed=args.seed,
+            encoding=_chosen(EncodeOptions, args),
+            overwrite=args.overwrite,
+            resume=args.resume,
+            segment_seconds=args.segment_seconds if args.snapshots else None,
+            quiet=args.quiet,
+        )
     except (VideoError, OSError, ValueError, MemoryError, RuntimeError) as error:
         message = _message(error)
         if message is None:
@@ -119,6 +133,11 @@ def _run(args: argparse.Namespace) -> int:
         _complain(message, error)
         return 1
     return 0
+
+
+def _chosen(options: type[Options], args: argparse.Namespace) -> Options:
+    """The options of a dataclass that were given on the command line."""
+    return options(**{field.name: getattr(args, field.name) for field in fields(options)})
 
 
 def _rate(text: str) -> Fraction | None:

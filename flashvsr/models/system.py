@@ -122,7 +122,7 @@ class FlashVSR(nn.Module):
         state: SystemState | None = None,
         *,
         content: tuple[int, int] | None = None,
-        show: Callable[[Tensor], None] | None = None,
+        on_frames: Callable[[Tensor], object] | None = None,
     ) -> tuple[Tensor, SystemState]:
         """Process one chunk.
 
@@ -133,8 +133,8 @@ class FlashVSR(nn.Module):
             state: Of the previous chunk, consumed; None at the start.
             content: Height and width of what is not padding, from the top left; colours are matched over it. None for
                 all.
-            show: Called with the frames of each latent as soon as they are decoded, the first one alone and then four
-                at a time, before the next latent is.
+            on_frames: Called with the frames of each latent as soon as they are decoded, the first one alone and then
+                four at a time, before the next latent is.
 
         Returns:
             Frames `[B, 3, T', H, W]` in [-1, 1], 21 at the start, then 8; and the new state. The last 4 LR frames are
@@ -161,14 +161,14 @@ class FlashVSR(nn.Module):
         seen = lr if past is None else torch.cat((past.lr, lr), 2)
         shown, ahead = seen[:, :, : -self.geometry.lookahead], seen[:, :, -self.geometry.lookahead :]
         decoder = past.decoder if past else None
-        lengths = [shown.shape[2]] if show is None else self._frames_of_latents(shown.shape[2], latents.shape[2])
+        lengths = [shown.shape[2]] if on_frames is None else self._frames_of_latents(shown.shape[2], latents.shape[2])
         parts = []
         for part, those in zip(latents.chunk(len(lengths), 2), shown.split(lengths, 2), strict=True):
             frames, decoder = self.decoder(part, those, decoder)
             parts.append(self.color(frames, those, content))
-            if show is not None:
-                show(parts[-1])
-        frames = parts[0] if show is None else torch.cat(parts, 2)
+            if on_frames is not None:
+                on_frames(parts[-1])
+        frames = parts[0] if on_frames is None else torch.cat(parts, 2)
         return frames, SystemState(projection, dit, decoder, ahead.clone())
 
     def _frames_of_latents(self, frames: int, latents: int) -> list[int]:

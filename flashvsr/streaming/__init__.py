@@ -13,7 +13,8 @@ and optionally
 * ``device`` and ``dtype`` of what ``step`` is given (default: CPU, float32), and ``pixel_dtype``, if `lr` has another;
 * a parameter ``content`` of ``step``: it then gets the (height, width) in pixels of the top-left part that is not
   padding, for statistics such as colour;
-* a parameter ``show`` of ``step``: a function to call with frames `[1, 3, T', H, W]` of a chunk as they come, or None;
+* a parameter ``on_frames`` of ``step``: a function to call with frames `[1, 3, T', H, W]` of a chunk as they come, or
+  None;
 * ``load_state(saved)``, which rebuilds the state from what :meth:`Stream.state_dict` kept of it, on the right device
   and without changing or keeping ``saved``. A state may be None, a number, a string, a tensor, dicts, lists and tuples
   of those, or any object with ``state_dict()``.
@@ -26,6 +27,17 @@ from flashvsr.streaming.clip import upscale
 from flashvsr.streaming.frames import Canvas, resize_bicubic
 from flashvsr.streaming.geometry import Geometry
 from flashvsr.streaming.noise import chunk_noise
-from flashvsr.streaming.stream import Stream, System
+from flashvsr.streaming.protocols import FrameStream, StreamingModel, System
+from flashvsr.streaming.stream import Stream
 
-__all__ = ["Canvas", "Geometry", "Stream", "System", "chunk_noise", "resize_bicubic", "upscale"]
+__all__ = [
+    "Canvas",
+    "FrameStream",
+    "Geometry",
+    "Stream",
+    "StreamingModel",
+    "System",
+    "chunk_noise",
+    "resize_bicubic",
+    "upscale",
+]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from flashvsr.streaming.stream import Stream, System
+from flashvsr.streaming.protocols import System
+from flashvsr.streaming.stream import Stream
 
 
 def upscale(system: System, video: Tensor, *, scale: float = 4, seed: int = 0, noise: Tensor | None = None) -> Tensor:

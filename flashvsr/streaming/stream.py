@@ -5,26 +5,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from flashvsr.streaming.frames import Canvas, to_device
-from flashvsr.streaming.geometry import Geometry
 from flashvsr.streaming.noise import chunk_noise
-
-
-class System(Protocol):
-    """What a stream needs of a model; :mod:`flashvsr.streaming` says the rest."""
-
-    @property
-    def geometry(self) -> Geometry:
-        """Chunk lengths and legal sizes."""
-
-    @property
-    def step(self) -> Callable[..., tuple[Tensor, Any]]:
-        """``step(lr, noise, state) -> (frames, state)``."""
+from flashvsr.streaming.protocols import System
 
 
 class Stream:
@@ -74,6 +62,7 @@ class Stream:
         noise: Tensor | None = None,
         state: dict[str, Any] | None = None,
     ) -> None:
+        self._run_chunk: Callable[..., tuple[Tensor, Any]] = system.step  # takes options, too
         self._system = system
         self._geometry = system.geometry
         self._device = torch.device(getattr(system, "device", "cpu"))
@@ -84,7 +73,7 @@ class Stream:
         self.output_size, self.padded_size = self._canvas.output_size, self._canvas.padded_size
         taken = inspect.signature(system.step).parameters
         self._step_options: dict[str, Any] = {"content": self.output_size} if "content" in taken else {}
-        self._shows_parts = "show" in taken
+        self._gives_parts = "on_frames" in taken
         self._seed = seed
         self._noise = noise
         self._ahead: Tensor | None = None  # noise of the next chunk
@@ -110,13 +99,14 @@ class Stream:
             self._restore(state)
         self._draw_ahead()
 
-    def push(self, frames: Tensor, *, show: Callable[[Tensor], object] | None = None) -> Tensor:
+    def push(self, frames: Tensor, *, on_frames: Callable[[Tensor], object] | None = None) -> Tensor:
         """Add frames and return those that are finished.
 
         Args:
             frames: `[T, 3, h, w]`, uint8 or floating point in [0, 1], on any device; T may be 0.
-            show: Called with finished frames, slices of what is returned, as they come: four at a time from a system
-                that can, else a chunk at a time. The first ones are there before the rest of their chunk is decoded.
+            on_frames: Called with finished frames, slices of what is returned, as they come: four at a time from a
+                system that can, else a chunk at a time. The first ones are there before the rest of their chunk is
+                decoded.
 
         Returns:
             `[T', 3, H, W]`, the next 0..n output frames, in the dtype and range and on the device of ``frames``.
@@ -134,7 +124,7 @@ class Stream:
         if len(frames):
             self._last = frames[-1:].clone()
         self.frames_in += len(frames)
-        return self._run(waiting, show=show)
+        return self._run(waiting, on_frames=on_frames)
 
     def finish(self) -> Tensor:
         """Return the frames still missing and close the stream.
@@ -221,7 +211,9 @@ class Stream:
                 f"noise must be [1, {wanted[1]}, latents, {height}, {width}] for this size, got {list(noise.shape)}"
             )
 
-    def _run(self, frames: Tensor, limit: int | None = None, show: Callable[[Tensor], object] | None = None) -> Tensor:
+    def _run(
+        self, frames: Tensor, limit: int | None = None, on_frames: Callable[[Tensor], object] | None = None
+    ) -> Tensor:
         """Step through all complete chunks of ``frames``, keep the rest waiting, return at most ``limit`` frames."""
         chunks, outputs, needed = 0, 0, self._geometry.lr_frames(self._chunk)
         while needed <= len(frames):
@@ -234,13 +226,13 @@ class Stream:
         for _ in range(chunks):
             stop = start + self._geometry.lr_frames(self._chunk)
             with torch.inference_mode():
-                done += self._step(frames[start:stop], out[done:], show)
+                done += self._step(frames[start:stop], out[done:], on_frames)
             start = stop
         self._waiting = frames[start:].clone()  # a view would keep the caller's whole piece alive
         self.frames_out += done
         return out
 
-    def _step(self, frames: Tensor, out: Tensor, show: Callable[[Tensor], object] | None) -> int:
+    def _step(self, frames: Tensor, out: Tensor, on_frames: Callable[[Tensor], object] | None) -> int:
         """Run one chunk, write as many of its frames as fit into ``out`` and say how many those are."""
         lr = self._canvas.to_model(frames)
         noise = to_device(self._next_noise(), self._device).to(self._dtype)
@@ -251,12 +243,12 @@ class Stream:
             piece = out[written : written + part.shape[2]]
             self._canvas.to_public(part, piece)
             written += len(piece)
-            if show is not None and len(piece):
-                show(piece)
+            if on_frames is not None and len(piece):
+                on_frames(piece)
 
-        in_parts = show is not None and self._shows_parts
-        options = {**self._step_options, "show": finish} if in_parts else self._step_options
-        result, self._state = self._system.step(lr, noise, self._state, **options)
+        in_parts = on_frames is not None and self._gives_parts
+        options = {**self._step_options, "on_frames": finish} if in_parts else self._step_options
+        result, self._state = self._run_chunk(lr, noise, self._state, **options)
         expected = (1, 3, self._geometry.output_frames(self._chunk), *self.padded_size)
         if tuple(result.shape) != expected:
             raise ValueError(f"step returned frames of shape {list(result.shape)}, expected {list(expected)}")

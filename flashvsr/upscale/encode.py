@@ -75,7 +75,7 @@ def encode_segments(
     journal: Journal,
     open_segment: Callable[[], tuple[Path, VideoWriter]],
     first: tuple[Path, VideoWriter],
-    tell_snapshot: Callable[[Boundary, int], None],
+    on_snapshot: Callable[[Boundary, int], None],
 ) -> None:
     """Write pieces into segments, and make each one count as soon as it is closed.
 
@@ -84,7 +84,7 @@ def encode_segments(
         journal: The partial folder.
         open_segment: Starts the next segment.
         first: The segment that is open already.
-        tell_snapshot: Told where each snapshot is and its size in bytes.
+        on_snapshot: Told where each snapshot is and its size in bytes.
     """
     path, writer = first
     while True:
@@ -93,7 +93,7 @@ def encode_segments(
         if cut.state is None:
             journal.finish(path, cut.boundary)
             return
-        tell_snapshot(cut.boundary, journal.close_segment(path, cut.boundary, cut.state))
+        on_snapshot(cut.boundary, journal.close_segment(path, cut.boundary, cut.state))
         path, writer = open_segment()
 
 

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from flashvsr.streaming import FrameStream
 from flashvsr.upscale.encode import Cut, Piece, encode_segments, encode_whole
 from flashvsr.upscale.journal import Boundary, Journal
 from flashvsr.upscale.pipeline import read_ahead, write_behind
@@ -21,7 +21,12 @@ WRITE_BEHIND = 1  # pieces of up to 21 frames of the output's size: one waits wh
 
 
 def flow_whole(
-    reader: VideoReader, stream: Any, writer: VideoWriter, *, device: torch.device, tell: Callable[[int], None]
+    reader: VideoReader,
+    stream: FrameStream,
+    writer: VideoWriter,
+    *,
+    device: torch.device,
+    on_progress: Callable[[int], None],
 ) -> int:
     """Upscale a whole video into one file or pipe.
 
@@ -30,7 +35,7 @@ def flow_whole(
         stream: Of the model, not used yet.
         writer: Where they go; closed at the end, or aborted.
         device: Of the model.
-        tell: Told how many frames are finished, now and then.
+        on_progress: Told how many frames are finished, now and then.
 
     Returns:
         Frames written.
@@ -39,19 +44,21 @@ def flow_whole(
         write_behind(partial(encode_whole, writer=writer), size=WRITE_BEHIND) as put,
         read_ahead(partial(_read, reader, device), size=READ_AHEAD) as frames,
     ):
-        return upscale_frames(frames, stream, put, start=Boundary(), segment_seconds=None, tell=tell).frames_out
+        return upscale_frames(
+            frames, stream, put, start=Boundary(), segment_seconds=None, on_progress=on_progress
+        ).frames_out
 
 
 def flow_segments(
     reader: VideoReader,
-    stream: Any,
+    stream: FrameStream,
     journal: Journal,
     open_segment: Callable[[], tuple[Path, VideoWriter]],
     *,
     device: torch.device,
     segment_seconds: float,
-    tell: Callable[[int], None],
-    tell_snapshot: Callable[[Boundary, int], None],
+    on_progress: Callable[[int], None],
+    on_snapshot: Callable[[Boundary, int], None],
 ) -> int:
     """Upscale what is left of a video into segments of a partial folder.
 
@@ -62,34 +69,32 @@ def flow_segments(
         open_segment: Starts the next segment.
         device: Of the model.
         segment_seconds: Length of a segment, in video time.
-        tell: Told how many frames are finished, now and then.
-        tell_snapshot: Told where each snapshot is and its size in bytes, from another thread.
+        on_progress: Told how many frames are finished, now and then.
+        on_snapshot: Told where each snapshot is and its size in bytes, from another thread.
 
     Returns:
         Frames in all segments.
     """
     start = journal.record.boundary
     first = open_segment()  # here, so that an unknown codec fails before the first chunk is computed
-    encode = partial(
-        encode_segments, journal=journal, open_segment=open_segment, first=first, tell_snapshot=tell_snapshot
-    )
+    encode = partial(encode_segments, journal=journal, open_segment=open_segment, first=first, on_snapshot=on_snapshot)
     with (
         write_behind(encode, size=WRITE_BEHIND) as put,
         read_ahead(partial(_read, reader, device), size=READ_AHEAD) as frames,
     ):
-        end = upscale_frames(frames, stream, put, start=start, segment_seconds=segment_seconds, tell=tell)
+        end = upscale_frames(frames, stream, put, start=start, segment_seconds=segment_seconds, on_progress=on_progress)
         put(Cut(end, state=None))
     return end.frames_out
 
 
 def upscale_frames(
     frames: Iterable[VideoFrame],
-    stream: Any,
+    stream: FrameStream,
     put: Callable[[Piece | Cut], None],
     *,
     start: Boundary,
     segment_seconds: float | None,
-    tell: Callable[[int], None],
+    on_progress: Callable[[int], None],
 ) -> Boundary:
     """Push frames one at a time and pass on what comes out, with the times of the frames that went in.
 
@@ -102,7 +107,7 @@ def upscale_frames(
         put: Takes the pieces and cuts.
         start: Where an earlier run ended.
         segment_seconds: Length of a segment in video time; None makes no cuts.
-        tell: Told how many frames are finished.
+        on_progress: Told how many frames are finished.
 
     Returns:
         The end of the clip.
@@ -120,7 +125,7 @@ def upscale_frames(
         put(Piece.fetch(out, times))
         given += len(out)
         opened = times[0] if opened is None else opened
-        tell(given)
+        on_progress(given)
         return times[-1] - opened
 
     for frame in frames:

@@ -13,10 +13,12 @@ from typing import Any
 import torch
 
 from flashvsr import __version__
+from flashvsr.streaming import FrameStream, StreamingModel
 from flashvsr.upscale.encode import join, try_join
 from flashvsr.upscale.fingerprint import fingerprint_model, fingerprint_source
 from flashvsr.upscale.flow import flow_segments, flow_whole
 from flashvsr.upscale.journal import Boundary, Journal, Record, ResumeError, has_journal
+from flashvsr.upscale.options import EncodeOptions, LoadOptions
 from flashvsr.upscale.pipeline import read_ahead
 from flashvsr.upscale.progress import Reporter, size
 from flashvsr.upscale.target import Target
@@ -25,18 +27,17 @@ from flashvsr.video import VideoReader, VideoWriter, is_pipe, segment_suffix
 
 @dataclass
 class Job:
-    """One run and its options, grouped by whom they concern.
+    """One run, its settings, and what has come of it so far.
 
     Attributes:
         source: The input.
         target: The output.
-        model: Name or folder of a model, or a system.
-        loading: Options of `flashvsr.load`.
-        streaming: ``scale`` and ``seed``.
-        encoding: ``codec``, ``crf`` and ``format``.
-        fps: Frame rate of an input that has none; None takes the default.
-        segment_seconds: Video time between two snapshots.
-        snapshots: Whether to keep what another run needs to go on.
+        model: Name or folder of a model, or a model that opens streams.
+        loading: How a name or folder is loaded.
+        encoding: How the output is encoded.
+        scale: Enlargement.
+        seed: Of the noise.
+        segment_seconds: Video time between two snapshots; None keeps nothing that another run could go on from.
         report: Where to say what happens.
         progress: Told the frames finished and the estimated total.
         frames: Frames in the output, so far.
@@ -46,13 +47,12 @@ class Job:
 
     source: str
     target: Target
-    model: Any
-    loading: dict[str, Any]
-    streaming: dict[str, Any]
-    encoding: dict[str, Any]
-    fps: Fraction | None
-    segment_seconds: float
-    snapshots: bool
+    model: str | Path | StreamingModel
+    loading: LoadOptions
+    encoding: EncodeOptions
+    scale: float
+    seed: int
+    segment_seconds: float | None
     report: Reporter
     progress: Callable[[int, int | None], None] | None
     frames: int = 0
@@ -62,14 +62,15 @@ class Job:
     @property
     def resumable(self) -> bool:
         """Whether another run could go on from what this one leaves behind."""
-        return self.snapshots and self.target.kind != "pipe" and not is_pipe(self.source)
+        return self.segment_seconds is not None and self.target.kind != "pipe" and not is_pipe(self.source)
 
     def check(self, *, resume: bool, overwrite: bool) -> bool:
         """Refuse what cannot work, before anything is opened; True if there is a partial folder to go on from."""
-        if not self.segment_seconds > 0:
+        if self.segment_seconds is not None and not self.segment_seconds > 0:
             raise ValueError(f"the length of a segment must be positive, got {self.segment_seconds} s")
         if resume and not self.resumable:
-            reason = "stdin, stdout and pipes pass only once" if self.snapshots else "there are no snapshots"
+            none_kept = self.segment_seconds is None
+            reason = "there are no snapshots" if none_kept else "stdin, stdout and pipes pass only once"
             raise ResumeError(f"this run cannot be resumed, {reason}: leave --resume out")
         if self.target.kind == "pipe":
             return False
@@ -97,31 +98,31 @@ class Job:
             joined = journal.joined(self.target.suffix)
             if journal.record.stage == "running":
                 reader = reader or self._open_reader(skip=journal.record.boundary.frames_in)
-                if journal.record.resumable:
-                    self._flow_segments(reader, system, journal)
+                if journal.record.resumable and self.segment_seconds is not None:
+                    self._flow_segments(reader, system, journal, self.segment_seconds)
                 else:
                     self._flow_whole(reader, system, joined)
                     journal.mark_joined(joined)
             if journal.record.stage == "written":
-                self.warnings += join(journal, self.target, self.source, format=self.encoding["format"])
+                self.warnings += join(journal, self.target, self.source, format=self.encoding.format)
             self.target.place(joined, self.frames)
 
     def _open_reader(self, skip: int) -> VideoReader:
         # In a thread of its own, for nothing interrupts a read from a pipe that nobody feeds.
         def produce(put: Callable[[VideoReader], None]) -> None:
-            put(VideoReader(self.source, fps=self.fps, skip=skip))
+            put(VideoReader(self.source, fps=self.encoding.fps, skip=skip))
 
         with read_ahead(produce, size=1) as opened:
             return next(opened)
 
-    def _load(self) -> Any:
+    def _load(self) -> StreamingModel:
         if not isinstance(self.model, str | Path):
             return self.model
         from flashvsr.models.loading import load
 
-        return load(self.model, **self.loading)
+        return load(self.model, **vars(self.loading))
 
-    def _open_journal(self, system: Any, goes_on: bool) -> Journal:
+    def _open_journal(self, system: StreamingModel, goes_on: bool) -> Journal:
         folder = self.target.partial
         if not self.resumable:
             return Journal.create(folder, {}, resumable=False)
@@ -131,40 +132,45 @@ class Job:
             "model": fingerprint_model(self.model),
             **{
                 name: value if value is None else str(value)
-                for name, value in self.loading.items()
+                for name, value in vars(self.loading).items()
                 if name not in ("cache_gib", "trust_code")
             },
             "device": _device(system).type,
-            "dtype": str(getattr(system, "dtype", self.loading["dtype"])),
-            "scale": float(self.streaming["scale"]),
-            "seed": self.streaming["seed"],
-            "codec": self.encoding["codec"],
-            "crf": float(self.encoding["crf"]),
-            "format": self.encoding["format"],
-            "fps": None if self.fps is None else str(self.fps),
-            "length of a segment": float(self.segment_seconds),
+            "dtype": str(getattr(system, "dtype", self.loading.dtype)),
+            "scale": float(self.scale),
+            "seed": self.seed,
+            "codec": self.encoding.codec,
+            "crf": float(self.encoding.crf),
+            "format": self.encoding.format,
+            "fps": None if self.encoding.fps is None else str(self.encoding.fps),
+            "length of a segment": None if self.segment_seconds is None else float(self.segment_seconds),
         }
         return Journal.resume(folder, settings) if goes_on else Journal.create(folder, settings)
 
-    def _open_stream(self, reader: VideoReader, system: Any, state: dict[str, Any] | None) -> Any:
+    def _open_stream(self, reader: VideoReader, system: StreamingModel, state: dict[str, Any] | None) -> FrameStream:
         height, width = reader.info.height, reader.info.width
-        return system.stream(height=height, width=width, state=state, **self.streaming)
+        return system.stream(height=height, width=width, scale=self.scale, seed=self.seed, state=state)
 
     def _open_writer(self, reader: VideoReader, target: str | Path, **options: Any) -> VideoWriter:
-        scale, info = self.streaming["scale"], reader.info
+        scale, info = self.scale, reader.info
         width, height = round(scale * info.width), round(scale * info.height)
-        return VideoWriter(target, width=width, height=height, info=info, **{**self.encoding, **options})
+        encoding = {"codec": self.encoding.codec, "crf": self.encoding.crf, "format": self.encoding.format}
+        return VideoWriter(target, width=width, height=height, info=info, **{**encoding, **options})
 
-    def _flow_whole(self, reader: VideoReader, system: Any, target: str | Path) -> None:
+    def _flow_whole(self, reader: VideoReader, system: StreamingModel, target: str | Path) -> None:
         stream = self._open_stream(reader, system, None)
         if self.target.is_images:
             target = Path(target) / self.target.image_pattern
         writer = self._open_writer(reader, target, copy_tracks_from=reader)
         with self._measure():
-            self.frames = flow_whole(reader, stream, writer, device=_device(system), tell=self._teller(reader))
+            self.frames = flow_whole(
+                reader, stream, writer, device=_device(system), on_progress=self._progress_of(reader)
+            )
         self.warnings += [*reader.warnings, *writer.warnings]
 
-    def _flow_segments(self, reader: VideoReader, system: Any, journal: Journal) -> None:
+    def _flow_segments(
+        self, reader: VideoReader, system: StreamingModel, journal: Journal, segment_seconds: float
+    ) -> None:
         stream = self._open_stream(reader, system, journal.load_state())
         # What the final container does not take must fail now, not when hours later the segments are joined.
         trial = self._open_writer(reader, journal.joined(self.target.suffix))
@@ -173,7 +179,7 @@ class Job:
             path = journal.new_segment(segment_suffix(trial.codec))
             with self._open_writer(reader, path, codec=trial.codec, format="auto") as writer:
                 writer.write(torch.zeros(3, writer.height, writer.width), Fraction(0))
-            try_join(path, journal.joined(self.target.suffix), format=self.encoding["format"])
+            try_join(path, journal.joined(self.target.suffix), format=self.encoding.format)
 
         def open_segment() -> tuple[Path, VideoWriter]:
             if not self.target.is_images:
@@ -189,23 +195,23 @@ class Job:
                 journal,
                 open_segment,
                 device=_device(system),
-                segment_seconds=self.segment_seconds,
-                tell=self._teller(reader),
-                tell_snapshot=self._tell_snapshot,
+                segment_seconds=segment_seconds,
+                on_progress=self._progress_of(reader),
+                on_snapshot=self._report_snapshot,
             )
         self.warnings += [*reader.warnings, *trial.warnings]
 
-    def _teller(self, reader: VideoReader) -> Callable[[int], None]:
+    def _progress_of(self, reader: VideoReader) -> Callable[[int], None]:
         self.report.start(self.frames, reader.info.frames)
 
-        def tell(done: int) -> None:
+        def on_progress(done: int) -> None:
             self.report.update(done)
             if self.progress is not None:
                 self.progress(done, reader.info.frames)
 
-        return tell
+        return on_progress
 
-    def _tell_snapshot(self, boundary: Boundary, count: int) -> None:
+    def _report_snapshot(self, boundary: Boundary, count: int) -> None:
         where = f"{self.target.partial}, after {boundary.frames_out} frames"
         self.report.line(f"snapshot of {size(count)} in {where}; --no-resume turns it off")
 
@@ -216,6 +222,6 @@ class Job:
         self.fps_reached = (self.frames - before) / (time.monotonic() - began)
 
 
-def _device(system: Any) -> torch.device:
+def _device(system: StreamingModel) -> torch.device:
     """Where a system computes; on the CPU when it does not say, as `Stream` has it."""
     return torch.device(getattr(system, "device", "cpu"))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
+from flashvsr.streaming import StreamingModel
 from flashvsr.upscale.job import Job
+from flashvsr.upscale.options import EncodeOptions, LoadOptions
 from flashvsr.upscale.progress import duration, reporter
 from flashvsr.upscale.target import Target
 
@@ -37,28 +37,14 @@ def upscale_file(
     input: str | Path,
     output: str | Path,
     *,
-    model: Any = "nano",
-    version: str | None = None,
-    prompt: str | Path | None = None,
+    model: str | Path | StreamingModel = "nano",
+    loading: LoadOptions = LoadOptions(),
     scale: float = 4,
     seed: int = 0,
-    decoder: str = "tiny",
-    color: str = "auto",
-    device: str = "auto",
-    dtype: str = "auto",
-    impl: str = "auto",
-    sparse_ratio: float | None = None,
-    fp8: bool = False,
-    cache_gib: float | None = None,
-    trust_code: bool = False,
-    codec: str = "auto",
-    crf: float = 16,
-    format: str = "auto",
-    fps: Fraction | None = None,
+    encoding: EncodeOptions = EncodeOptions(),
     overwrite: bool = False,
     resume: bool = False,
-    snapshots: bool = True,
-    segment_seconds: float = 60,
+    segment_seconds: float | None = 60,
     quiet: bool = False,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> UpscaleResult:
@@ -74,31 +60,15 @@ def upscale_file(
             ``"example:"`` for a short clip rendered by code.
         output: Video file, image folder (a name without an ending), printf pattern, or ``"-"`` for stdout.
         model: ``"nano"``, a model folder (ours or an official download), or a system: any object whose
-            ``stream(height=, width=, scale=, seed=, state=)`` works like that of `flashvsr.FlashVSR`. For a system the
-            options that shape loading (``version``, ``prompt``, ``decoder``, ``color``, ``device``, ``dtype``,
-            ``impl``, ``sparse_ratio``, ``fp8``, ``cache_gib``, ``trust_code``) are not used.
-        version: Release of an official folder, ``"v1"`` or ``"v1.1"``; None tells it by hash.
-        prompt: Prompt tensor of an official folder; None looks for it in the folder.
+            ``stream(height=, width=, scale=, seed=, state=)`` works like that of `flashvsr.FlashVSR`.
+        loading: How a model is loaded from its name or folder: decoder, device, dtype and so on. Not used for a system.
         scale: Enlargement; the output has ``round(scale * height)`` rows.
         seed: Of the noise; the same seed gives the same frames.
-        decoder: ``"tiny"`` or ``"full"`` (the Wan2.1 VAE).
-        color: ``"adain"``, ``"wavelet"`` or ``"none"``; ``"auto"`` is what the model wants.
-        device: ``"auto"`` or a device of PyTorch.
-        dtype: ``"auto"``, ``"fp32"``, ``"bf16"`` or ``"fp16"``.
-        impl: Attention implementation, ``"auto"`` or a name.
-        sparse_ratio: Density of attention, lower is faster; None keeps the model's own.
-        fp8: Compute two thirds of the transformer's products in 8-bit floats: faster and less exact.
-        cache_gib: GiB of a GPU's memory for keys and values; the rest of them lies in the host's memory, which
-            changes no frame. None is 24, which only frames of about 4K exceed; ``math.inf`` keeps all on the GPU.
-        trust_code: Allow a model folder to name classes outside this library.
-        codec: ``"auto"``, or a video encoder by its FFmpeg name.
-        crf: Quality of the encoder, lower is better.
-        format: Container; ``"auto"`` goes by the ending, Matroska for stdout.
-        fps: Frame rate of an input without timestamps; None takes what it states, else 25.
+        encoding: Codec, quality, container, and the frame rate of an input that states none.
         overwrite: Replace an existing output, and start over when an earlier run left a partial folder.
         resume: Go on from the partial folder, if there is one.
-        snapshots: Keep what ``resume`` needs. False saves the disk space; a killed run then starts over.
-        segment_seconds: Length of video between two snapshots.
+        segment_seconds: Length of video between two snapshots, which ``resume`` needs. None keeps none, which saves the
+            disk space; a killed run then starts over.
         quiet: Show nothing. Otherwise a bar on stderr when that is a terminal, else a line about every ten seconds.
         progress: Called with the frames finished and the estimated total (None: unknown) as they come.
 
@@ -115,19 +85,16 @@ def upscale_file(
         KeyboardInterrupt: When interrupted. What can be resumed is kept; a note on the error says where.
     """
     began = time.monotonic()
-    loading = {"version": version, "prompt": prompt, "decoder": decoder, "color": color, "sparse_ratio": sparse_ratio}
-    placing = {"device": device, "dtype": dtype, "impl": impl, "fp8": fp8, "cache_gib": cache_gib}
     with reporter(quiet=quiet) as report:
         job = Job(
             source=str(input),
-            target=Target.parse(output, format),
+            target=Target.parse(output, encoding.format),
             model=model,
-            loading={**loading, **placing, "trust_code": trust_code},
-            streaming={"scale": scale, "seed": seed},
-            encoding={"codec": codec, "crf": crf, "format": format},
-            fps=fps,
+            loading=loading,
+            encoding=encoding,
+            scale=scale,
+            seed=seed,
             segment_seconds=segment_seconds,
-            snapshots=snapshots,
             report=report,
             progress=progress,
         )

@@ -15,6 +15,7 @@ import torch
 import flashvsr.upscale
 from flashvsr.cli import main
 from flashvsr.streaming import Geometry, Stream
+from flashvsr.upscale import EncodeOptions, LoadOptions
 
 # The command with a model that needs no weights, as slow as the first argument says.
 WITH_STANDIN = """
@@ -237,8 +238,19 @@ def test_every_option_of_the_command_is_one_of_the_function(monkeypatch):
     monkeypatch.setattr(flashvsr.upscale, "upscale_file", lambda *paths, **options: seen.update(options))
     assert main(["upscale", "a.mp4", "b.mp4", "--fps", "24000/1001"]) == 0
     assert set(parameters) - set(seen) == {"input", "output", "progress"}
-    assert seen.pop("fps") == Fraction(24000, 1001)
+    assert seen.pop("encoding") == EncodeOptions(fps=Fraction(24000, 1001))
     assert all(parameters[name].default == value for name, value in seen.items())
+
+
+def test_options_of_loading_and_encoding_arrive(monkeypatch):
+    seen = {}
+    monkeypatch.setattr(flashvsr.upscale, "upscale_file", lambda *paths, **options: seen.update(options))
+    assert (
+        main(["upscale", "a.mp4", "b.mp4", "--impl", "gather", "--cache-gib", "3", "--crf", "20", "--no-resume"]) == 0
+    )
+    assert seen["loading"] == LoadOptions(impl="gather", cache_gib=3)
+    assert seen["encoding"] == EncodeOptions(crf=20)
+    assert seen["segment_seconds"] is None
 
 
 def test_it_pipes(clip, tmp_path):

@@ -29,7 +29,7 @@ def test_system_shows_the_frames_of_each_latent_as_it_is_decoded():
     system, video = _system(), torch.rand(33, 3, 32, 32)
     shown: list[torch.Tensor] = []
     plain, parts = (system.stream(height=32, width=32) for _ in range(2))
-    frames = parts.push(video, show=shown.append)
+    frames = parts.push(video, on_frames=shown.append)
     assert [len(part) for part in shown] == [1, 4, 4, 4, 4, 4, 4, 4]
     assert torch.equal(frames, torch.cat(shown))
     torch.testing.assert_close(frames, plain.push(video), rtol=0, atol=1e-5)

@@ -176,10 +176,10 @@ def test_padding_is_made_known_to_a_step_that_asks_for_the_content():
 
 def test_frames_are_shown_as_they_come_and_returned_together():
     class InParts(StandIn):
-        def step(self, lr, noise, state, show=None):
+        def step(self, lr, noise, state, on_frames=None):
             frames, state = super().step(lr, noise, state)
-            for part in frames.split([1, *[4] * 5] if frames.shape[2] == 21 else [4, 4], 2) if show else ():
-                show(part)
+            for part in frames.split([1, *[4] * 5] if frames.shape[2] == 21 else [4, 4], 2) if on_frames else ():
+                on_frames(part)
             return frames, state
 
     video = clip(33, 18, 20)
@@ -187,7 +187,7 @@ def test_frames_are_shown_as_they_come_and_returned_together():
     for system, lengths in ((InParts(0.1), [1, 4, 4, 4, 4, 4, 4, 4]), (StandIn(0.1), [21, 8])):
         shown = []
         stream = Stream(system, height=18, width=20, seed=3)
-        returned = stream.push(video, show=shown.append)
+        returned = stream.push(video, on_frames=shown.append)
         assert [len(part) for part in shown] == lengths
         assert torch.equal(torch.cat(shown), returned)
         assert torch.equal(torch.cat([returned, stream.finish()]), expected)

@@ -7,7 +7,7 @@ import torch
 from standin import StandIn, audio_packets, read_frames, same_video, write_clip
 
 from flashvsr import upscale_file
-from flashvsr.upscale import ResumeError
+from flashvsr.upscale import EncodeOptions, LoadOptions, ResumeError
 from flashvsr.video import VideoError, VideoReader
 
 
@@ -19,11 +19,10 @@ def whole(clip, tmp_path_factory):
     return output
 
 
-def _interrupt(clip, output, steps=4, error=KeyboardInterrupt, **options):
+def _interrupt(clip, output, steps=4, error=KeyboardInterrupt, segment_seconds=0.5):
     with pytest.raises(error):
-        upscale_file(
-            clip, output, model=StandIn(error=error("stop"), steps=steps), segment_seconds=0.5, quiet=True, **options
-        )
+        model = StandIn(error=error("stop"), steps=steps)
+        upscale_file(clip, output, model=model, segment_seconds=segment_seconds, quiet=True)
 
 
 def test_frames_and_times_and_sound_come_through(clip, tmp_path):
@@ -60,7 +59,7 @@ def test_a_folder_as_output_keeps_all_that_the_run_does_not_write(tmp_path, monk
     (tmp_path / "link").symlink_to(folder)
     before = source.read_bytes()
     monkeypatch.chdir(folder if output[0] == "." else tmp_path)
-    upscale_file(source, output, model=StandIn(), overwrite=True, snapshots=snapshots, quiet=True)
+    upscale_file(source, output, model=StandIn(), overwrite=True, segment_seconds=60 if snapshots else None, quiet=True)
     images = ["00001.png", "00002.png", "00003.png"]
     assert sorted(path.name for path in folder.iterdir()) == [*images, "in.mp4", "sub"]
     assert source.read_bytes() == before and (folder / "sub" / "notes.txt").read_text() == "kept"
@@ -117,7 +116,7 @@ def test_resuming_where_nothing_was_left_starts_from_the_beginning(clip, whole, 
     ("options", "named"),
     [
         ({"seed": 1}, r"another seed \(then 0, now 1\)"),
-        ({"impl": "gather"}, r"another impl \(then auto, now gather\)"),
+        ({"loading": LoadOptions(impl="gather")}, r"another impl \(then auto, now gather\)"),
         ({"scale": 2}, r"another scale \(then 4.0, now 2.0\)"),
         ({"segment_seconds": 1.0}, r"another length of a segment"),
         ({"model": torch.nn.Identity()}, "another model"),
@@ -153,9 +152,9 @@ def test_what_an_earlier_run_left_is_neither_used_nor_dropped_unasked(clip, whol
 
 
 def test_without_snapshots_nothing_is_left_behind(clip, tmp_path):
-    _interrupt(clip, tmp_path / "out.mp4", snapshots=False)
+    _interrupt(clip, tmp_path / "out.mp4", segment_seconds=None)
     assert not list(tmp_path.iterdir())
-    upscale_file(clip, tmp_path / "out.mp4", model=StandIn(), snapshots=False, quiet=True)
+    upscale_file(clip, tmp_path / "out.mp4", model=StandIn(), segment_seconds=None, quiet=True)
     assert audio_packets(tmp_path / "out.mp4") == audio_packets(clip)
     assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]
 
@@ -195,8 +194,8 @@ def test_a_truncated_file_is_an_error_and_leaves_no_output(clip, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"codec": "h266"}, "unknown codec"),
-        ({"codec": "libx264", "name": "out.webm"}, "webm"),
+        ({"encoding": EncodeOptions("h266")}, "unknown codec"),
+        ({"encoding": EncodeOptions("libx264"), "name": "out.webm"}, "webm"),
         ({"name": "o.xyz"}, "xyz"),
     ],
 )
@@ -243,15 +242,21 @@ def test_a_track_that_does_not_fit_is_a_warning_of_one_line(clip, tmp_path, caps
 
 def test_frames_without_times_take_the_rate_asked_for(clip, tmp_path):
     upscale_file(clip, tmp_path / "frames", model=StandIn(), scale=1, quiet=True)
-    upscale_file(tmp_path / "frames", tmp_path / "out.mp4", model=StandIn(), fps=Fraction(24000, 1001), quiet=True)
+    upscale_file(
+        tmp_path / "frames",
+        tmp_path / "out.mp4",
+        model=StandIn(),
+        encoding=EncodeOptions(fps=Fraction(24000, 1001)),
+        quiet=True,
+    )
     assert read_frames(tmp_path / "out.mp4")[1] == read_frames(clip)[1]
 
 
 @pytest.mark.parametrize(("ending", "codec"), [("mov", "prores_ks"), ("mkv", "rawvideo"), ("avi", "utvideo")])
 def test_a_codec_of_editors_gives_the_same_file_with_segments_and_without(tmp_path, ending, codec):
     clip, output, whole = write_clip(tmp_path / "in.mp4", 25), tmp_path / f"out.{ending}", tmp_path / f"whole.{ending}"
-    upscale_file(clip, output, model=StandIn(), codec=codec, segment_seconds=0.3, quiet=True)
-    upscale_file(clip, whole, model=StandIn(), codec=codec, snapshots=False, quiet=True)
+    upscale_file(clip, output, model=StandIn(), encoding=EncodeOptions(codec), segment_seconds=0.3, quiet=True)
+    upscale_file(clip, whole, model=StandIn(), encoding=EncodeOptions(codec), segment_seconds=None, quiet=True)
     assert len(read_frames(output)[1]) == 25
     assert same_video(output, whole)
 
@@ -259,7 +264,7 @@ def test_a_codec_of_editors_gives_the_same_file_with_segments_and_without(tmp_pa
 def test_what_cannot_be_joined_fails_before_the_first_frame(tmp_path, clip):
     model = StandIn(error=AssertionError("the model was used"))
     with pytest.raises(VideoError, match=r"segments cannot be joined.*\n.*--no-resume"):
-        upscale_file(clip, tmp_path / "out.mxf", model=model, codec="libx264", quiet=True)
+        upscale_file(clip, tmp_path / "out.mxf", model=model, encoding=EncodeOptions("libx264"), quiet=True)
     assert not list(tmp_path.iterdir())
 
 
