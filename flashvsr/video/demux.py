@@ -127,17 +127,25 @@ class FileSource:
         )
 
     def _first_picture(self) -> Any:
-        for stream in self._container.streams.video:
-            if not int(stream.disposition) & int(av.stream.Disposition.attached_pic):
+        for candidate in self._container.streams.video:
+            if not int(candidate.disposition) & int(av.stream.Disposition.attached_pic):
+                stream = self._moving(candidate)
                 if stream.codec_context is None:
                     raise VideoError(
                         f"{self.name}: its video codec is unknown to this build of FFmpeg\nconvert it first"
                     )
-                stream.thread_type = "AUTO"
+                # frames that Theora repeats are told by empty packets: threads must not delay those before
+                stream.thread_type = "SLICE" if stream.codec_context.name == "theora" else "AUTO"
                 stream.codec_context.flags |= UNALIGNED
                 return stream
         kinds = ", ".join(sorted({str(stream.type) for stream in self._container.streams})) or "nothing"
         raise VideoError(f"{self.name} has no video stream, only {kinds}\nexpected a file with a picture")
+
+    def _moving(self, first: Any) -> Any:
+        """The sequence of an animated AVIF or HEIF, whose first track is a still picture of it."""
+        longer = [stream for stream in self._container.streams.video if stream.frames > 1]
+        still = first.frames == 1 and first.duration is None
+        return longer[0] if still and longer else first
 
     def _time_base_and_rate(self, fps: Fraction | None) -> tuple[Fraction, Fraction | None]:
         stream = self._stream
@@ -189,10 +197,16 @@ class FileSource:
     def _decode(self) -> Iterator[av.VideoFrame]:
         """Frames in order; packets of other tracks go to the queue on the way."""
         started = False
+        last: av.VideoFrame | None = None
         with self._plainly():
             for packet in self._demuxed():
                 if packet.stream.index != self._stream.index:
                     self.tracks.push(packet)
+                    continue
+                if packet.size == 0 and packet.dts is not None:  # the frame before is shown again
+                    if last is not None and self._stream.codec_context.name == "theora":
+                        last.pts = packet.pts
+                        yield last
                     continue
                 try:
                     frames = packet.decode()
@@ -201,6 +215,7 @@ class FileSource:
                         raise
                     continue  # a stream that was cut may start between key frames: wait for the first
                 started = started or bool(frames)
+                last = frames[-1] if frames else last
                 yield from frames
 
     def _demuxed(self) -> Iterator[Any]:

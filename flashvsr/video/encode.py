@@ -13,12 +13,13 @@ from typing import Any
 import av
 from torch import Tensor
 
+from flashvsr.video.images import IMAGE_SUFFIXES
 from flashvsr.video.info import VideoError, VideoInfo, file_url, plain_errors
 from flashvsr.video.pixel_shape import PixelShape
 from flashvsr.video.pixels import FromRGB, output_colors, tag
 from flashvsr.video.tags import Tags
 from flashvsr.video.timing import Ticks
-from flashvsr.video.tracks import TrackCopier, TrackQueue
+from flashvsr.video.tracks import TrackCopier, TrackQueue, holds
 
 _FORMAT_NAMES = {"mkv": "matroska", "y4m": "yuv4mpegpipe", "ts": "mpegts", "m4v": "mp4"}
 _NEED_SEEKING = ("mp4", "mov", "ipod", "3gp", "3g2", "avi")
@@ -46,6 +47,11 @@ def pick_format(target: str | Path, format: str) -> str:
     """
     name = str(target)
     if format == "auto":
+        ending = Path(name).suffix.lower()
+        if ending in IMAGE_SUFFIXES:
+            raise VideoError(
+                f"{name} is one picture, not a video\nname a folder, or a pattern such as {Path(name).stem}_%05d.png"
+            )
         format = "matroska" if name == "-" else _by_ending(name)
     format = _FORMAT_NAMES.get(format, format)
     try:
@@ -119,7 +125,7 @@ class ContainerSink:
         self._rate = info.frame_rate or Fraction(25)
         self._time_base = info.time_base if keeps_times(format) else 1 / self._rate
         self._ticks = Ticks(self._time_base)
-        self._container = open_output(target, format, self._time_base)
+        self._container = open_output(target, format, self._time_base, shift=queue is not None)
         try:
             self._stream = self._add_picture(size, info, codec, crf)
             self._tracks = TrackCopier(self._container, queue) if queue is not None else None
@@ -173,6 +179,8 @@ class ContainerSink:
 
     def _add_picture(self, size: tuple[int, int], info: VideoInfo, codec: str, crf: float) -> Any:
         format = self._container.format.name
+        if not holds(format, av.Codec(codec, "w").canonical_name):
+            raise VideoError(f"{format} does not hold {codec} video\nuse another --codec or --format")
         if codec == "libsvtav1":
             os.environ.setdefault("SVT_LOG", "1")  # errors only: it writes to stderr, past FFmpeg's own log
         try:
@@ -212,13 +220,14 @@ class ContainerSink:
         )
 
 
-def open_output(target: str | Path, format: str, time_base: Fraction) -> Any:
+def open_output(target: str | Path, format: str, time_base: Fraction, *, shift: bool) -> Any:
     """Open a container for writing, with the settings that keep times exact and put the index of MP4 in front.
 
     Args:
         target: File name or ``"-"``; its folder must exist.
         format: From `pick_format`.
         time_base: Of the picture.
+        shift: Whether all times may move together, so that none is negative.
 
     Raises:
         VideoError: The file cannot be made.
@@ -226,7 +235,7 @@ def open_output(target: str | Path, format: str, time_base: Fraction) -> Any:
     options = {"strict": "-1"}  # 10-bit Y4M
     if format in _MP4_LIKE:
         options |= {"movflags": "faststart", "movie_timescale": str(max(1000, min(time_base.denominator, 1 << 30)))}
-    if format == "nut":
+    if format == "nut" and not shift:
         options["avoid_negative_ts"] = "disabled"  # the times of a segment are absolute
     name = "stdout" if str(target) == "-" else str(target)
     with plain_errors(f"cannot write {name}", "check that the folder exists and may be written"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import replace
 from typing import Any
@@ -17,6 +18,7 @@ from flashvsr.video.info import Colors, VideoError, VideoInfo
 # bicubic (4), full chroma interpolation in (0x4000) and out (0x2000), accurate rounding, the same on every CPU
 _SCALE_FLAGS = 4 | 0x2000 | 0x4000 | 0x40000 | 0x80000
 _UNSPECIFIED, _LIMITED, _FULL = 0, 1, 2
+_SWAPPED = re.compile(r"(rgb|bgr)(444|555|565)be")
 _STATE_THEIR_RANGE = ("h264", "hevc", "vvc", "av1", "vp9")
 _ALWAYS_FULL = ("mjpeg", "ljpeg", "jpegls")
 _LUMA_IS_LIMITED = ("h264", "hevc", "vvc", "av1", "vp8", "vp9", "mpeg1video", "mpeg2video", "mpeg4", "theora")
@@ -161,6 +163,8 @@ class ToRGB:
         Raises:
             VideoError: If the colour matrix is one that cannot be converted (ICtCp, YCgCo, constant luminance).
         """
+        if _SWAPPED.fullmatch(frame.format.name):  # swscale takes their bytes for those of the other order
+            frame = self._reformatter.reformat(frame, format=frame.format.name.replace("be", "le"))
         rgb = frame.format.is_rgb or frame.format.has_palette
         full = rgb or frame.format.name.startswith("yuvj") or self._colors.range == _FULL
         matrix = 1 if rgb else _swscale_matrix(self._colors.matrix)

@@ -59,7 +59,7 @@ def join_segments(
     if not keeps_times(container):
         plan = plan.at_one_rate()
     reader = FileSource(str(source)) if source is not None and Path(source).is_file() else None
-    output = open_output(target, container, plan.time_base)
+    output = open_output(target, container, plan.time_base, shift=reader is not None)
     try:
         with plain_errors(f"cannot write {target}", "check the disk and the folder"):
             warnings = _write(output, Path(target), plan, segments, reader)

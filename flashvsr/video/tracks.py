@@ -15,6 +15,29 @@ from flashvsr.video.tags import Tags, track_tags
 
 _EQUAL_TIMES = 0x20000  # AVFMT_TS_NONSTRICT: packets of a track may have the same time
 _COPIED = ("audio", "subtitle", "attachment")
+# What FFmpeg's muxers hold by a name that players know. They take everything, and call the rest private data.
+_KNOWN_TO = {
+    "mpegts": (
+        *(
+            "mpeg1video",
+            "mpeg2video",
+            "mpeg4",
+            "h264",
+            "hevc",
+            "vvc",
+            "cavs",
+            "avs2",
+            "avs3",
+            "dirac",
+            "vc1",
+            "jpeg2000",
+        ),
+        *("mp1", "mp2", "mp3", "aac", "aac_latm", "ac3", "eac3", "ac4", "dts", "truehd", "opus", "s302m"),
+        *("dvb_subtitle", "dvb_teletext", "hdmv_pgs_subtitle"),
+    )
+}
+_LAYOUTS = {"1 channels": "mono", "2 channels": "stereo"}  # of files that only count: MP4 does not take such
+_UNREADABLE = {"nut": ("wmav1", "wmav2", "wmapro", "wmavoice")}  # NUT drops what their decoders must know
 
 
 def describe_track(stream: Any) -> Track:
@@ -145,9 +168,16 @@ class TrackCopier:
             dts = max(dts, last if self._equal_times or target.type == "subtitle" else last + 1)
         self._last_dts[target.index] = dts
         duration = round((packet.duration or 0) * packet.time_base / unit)
+        if not duration and last is not None and target.type == "audio":
+            duration = dts - last  # MP4 would end the track where its last packet begins
         packet.stream = target
         packet.dts, packet.pts, packet.duration, packet.time_base = dts, max(pts, dts), duration, unit
         self._container.mux(packet)
+
+
+def holds(format: str, codec: str) -> bool:
+    """Whether players find a codec, by its canonical name, in this container, as far as its muxer does not tell."""
+    return codec in _KNOWN_TO.get(format, (codec,)) and codec not in _UNREADABLE.get(format, ())
 
 
 def _add_copy(container: Any, stream: Any) -> Any:
@@ -156,11 +186,16 @@ def _add_copy(container: Any, stream: Any) -> Any:
     copy = container.add_stream_from_template(stream, opaque=True)
     copy.metadata.update(track_tags(stream))
     copy.disposition = stream.disposition
+    if stream.type == "audio" and stream.codec_context.layout.name in _LAYOUTS:
+        copy.codec_context.layout = _LAYOUTS[stream.codec_context.layout.name]
     return copy
 
 
 def _takes(container: Any, stream: Any) -> bool:
     """Whether a container of this format can hold the stream: tried on an empty one in memory."""
+    codec = stream.codec_context.codec.canonical_name if stream.codec_context is not None else ""
+    if not holds(container.format.name, codec):
+        return False
     try:
         with av.open(io.BytesIO(), "w", format=container.format.name) as trial:
             _add_copy(trial, stream)
