@@ -187,7 +187,7 @@ def test_the_scripts_and_extras_of_a_page_exist(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_the_options_in_the_text_of_a_page_exist(page):
-    known = {"--ckpt_path", "--print_config", "--help", "--version", "--strict"}
+    known = {"--ckpt_path", "--print_config", "--seed_everything", "--help", "--version", "--strict"}
     for command in set(COMMANDS) - set(RECIPES):
         known |= options_of(parser_of(command))
     for span in spans_of(page):
