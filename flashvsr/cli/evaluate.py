@@ -105,7 +105,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evaluate, print the table, and return the exit status."""
     from flashvsr.cli.evaluate_results import results_folder
-    from flashvsr.cli.upscale import NO_IMPL
+    from flashvsr.kernels import ImplUnavailableError
     from flashvsr.video import VideoError
 
     try:
@@ -114,9 +114,7 @@ def run(args: argparse.Namespace) -> int:
     except (VideoError, ValueError, OSError) as error:
         print(f"flashvsr: {error}", file=sys.stderr)
         return 1
-    except RuntimeError as error:
-        if not NO_IMPL.match(str(error)):
-            raise
+    except ImplUnavailableError as error:
         print(f"flashvsr: {error}; --impl auto takes one that can", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import errno
-import re
 import signal
 import sys
 from dataclasses import fields
@@ -17,7 +16,6 @@ from fractions import Fraction
 from typing import Any, TypeVar
 
 Options = TypeVar("Options", bound=Any)
-NO_IMPL = re.compile(r"impl '\w+' cannot run here: ")  # how flashvsr.attention refuses, with a plain RuntimeError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -156,6 +154,8 @@ def _message(error: Exception) -> str | None:
     """What to tell about an expected error; None for one that is a defect of ours and deserves its traceback."""
     import torch
 
+    from flashvsr.kernels import ImplUnavailableError
+
     # PyTorch has its own class for an exhausted GPU, and a plain RuntimeError for exhausted main memory.
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
         reason = str(error).strip().split("\n")[0].split(". ")[0]
@@ -166,7 +166,7 @@ def _message(error: Exception) -> str | None:
         return "the disk is full: free some space, or write to another disk; --no-resume needs less"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}: check that the folder is there and may be written"
-    if NO_IMPL.match(str(error)):
+    if isinstance(error, ImplUnavailableError):
         return f"{error}; --impl auto takes one that can"
     if type(error) is RuntimeError or isinstance(error, NotImplementedError | RecursionError):
         return None
