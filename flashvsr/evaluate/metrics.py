@@ -19,12 +19,15 @@ from torchmetrics.functional.image import (
 )
 
 from flashvsr.evaluate.columns import NO_REFERENCE, check_metrics, columns_of
-from flashvsr.evaluate.scorers import VideoScorer, frame_scorer, one_number, pair_scorer
+from flashvsr.evaluate.features import kernel_distance, lite_features, stacked
+from flashvsr.evaluate.naturalness import SHORTEST, niqe
+from flashvsr.evaluate.scorers import VideoScorer, frame_scorer, one_number, pair_scorer, video_difference
 from flashvsr.evaluate.vmaf import Vmaf
 from flashvsr.evaluate.warping import PairWarp
 
 GROUND_TRUTH = "ground truth"
 WARP_UNIT = 1e3  # warping errors are given in thousandths
+KID_UNIT = 1e3  # likewise
 _MS_SSIM_SHORTEST = 176  # torchmetrics: five scales of an 11-pixel window
 
 
@@ -74,10 +77,12 @@ class ClipMeter:
         self._dover = dover if "dover" in metrics else None
         self._metrics, self._device = tuple(metrics), torch.device(device)
         self.notes: dict[str, str] = {}
+        self._methods = tuple(methods)
         names = (*methods, GROUND_TRUTH)
         self._values: dict[str, dict[str, list[Tensor]]] = {name: {} for name in names}
         self._vmaf = {name: Vmaf() for name in methods} if "vmaf" in metrics else {}
         self._before: dict[str, Tensor] = {}
+        self._patches: dict[str, list[Tensor]] = {name: [] for name in names} if "lite_kid" in metrics else {}
 
     @torch.inference_mode()
     def add(self, truth: Tensor | None, outputs: Mapping[str, Tensor]) -> None:
@@ -110,6 +115,8 @@ class ClipMeter:
                 return
             for name in outputs:
                 self._compare(name, unit[GROUND_TRUTH], unit[name])
+            for name, patches in self._patches.items():
+                patches.append(lite_features(str(self._device)).patches(unit[name]))
             for name, vmaf in self._vmaf.items():
                 vmaf.add(levels[GROUND_TRUTH], levels[name])
             if "warping" in self._metrics:
@@ -127,6 +134,12 @@ class ClipMeter:
         if self._dover is not None:
             for name, clip in frames.items():
                 self._note(name, "dover", one_number(self._dover(clip), "dover"))
+        truth = frames.get(GROUND_TRUTH)
+        if "cvvdp" in self._metrics and truth is not None:
+            difference = video_difference(str(self._device))
+            for name in self._methods:
+                score = difference(frames[name].to(self._device), truth.to(self._device))
+                self._note(name, "cvvdp", one_number(score, "cvvdp"))
 
     @torch.inference_mode()
     def result(self) -> dict[str, dict[str, float]]:
@@ -140,6 +153,7 @@ class ClipMeter:
             for name, vmaf in self._vmaf.items():
                 if "vmaf" not in self.notes:
                     self._values[name]["vmaf"] = [vmaf.result()]
+        self._kernel_distances()
         if "warping" in self._metrics and not self._values[GROUND_TRUTH].get("warp_error"):
             self.notes.setdefault("warp_error", "a single frame has no motion")
         figures: dict[str, dict[str, float]] = {}
@@ -168,6 +182,8 @@ class ClipMeter:
                 self._note(name, f"ssim_{kind}", structural_similarity(ours, theirs).mean())
             if "ms_ssim" in self._metrics:
                 self._multiscale(name, f"ms_ssim_{kind}", ours, theirs)
+        if "lite" in self._metrics:
+            self._note(name, "lite", one_number(lite_features(str(self._device)).distance(frame, truth), "lite"))
         for metric in ("lpips", "dists"):
             if metric in self._metrics:
                 score = pair_scorer(metric, str(self._device))(frame, truth)
@@ -175,10 +191,26 @@ class ClipMeter:
 
     def _judge(self, name: str, frame: Tensor) -> None:
         """Metrics of one frame that need no other."""
+        if "niqe_skvideo" in self._metrics:
+            if min(frame.shape[-2:]) < SHORTEST:
+                self.notes["niqe_skvideo"] = f"frames shorter than {SHORTEST} pixels are too small for its patches"
+            else:
+                self._note(name, "niqe_skvideo", one_number(niqe(255 * luma_bt601(frame)[0, 0]), "niqe_skvideo"))
         for metric in ("niqe", "musiq", "clipiqa"):
             if metric in self._metrics:
                 score = frame_scorer(metric, str(self._device))(frame)
                 self._note(name, metric, one_number(score, metric))
+
+    def _kernel_distances(self) -> None:
+        """Note the lite-KID of each method against the truth, over the parts of all frames."""
+        if not self._patches or "lite_kid" in self.notes:
+            return
+        found = {name: stacked(patches) for name, patches in self._patches.items()}
+        if len(found[GROUND_TRUTH]) < 2:
+            self.notes["lite_kid"] = "a clip has fewer than two parts of 64x64 pixels"
+            return
+        for name in self._methods:
+            self._values[name]["lite_kid"] = [KID_UNIT * kernel_distance(found[name], found[GROUND_TRUTH])]
 
     def _multiscale(self, name: str, column: str, ours: Tensor, theirs: Tensor) -> None:
         if min(ours.shape[-2:]) < _MS_SSIM_SHORTEST:

