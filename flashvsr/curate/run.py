@@ -12,14 +12,11 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from flashvsr.curate.duplicates import mark_duplicates
 from flashvsr.curate.engine import PipelineStage, RaySession, run_in_process, run_ray
 from flashvsr.curate.errors import CurateError
 from flashvsr.curate.isolation import WorkerCrashed, call_isolated
 from flashvsr.curate.journal import CurateJournal
-from flashvsr.curate.measure import measure
 from flashvsr.curate.plan import ShardClip, funnel, make_clips, make_shard_plans
-from flashvsr.curate.probe import probe
 from flashvsr.curate.results import (
     raw_totals,
     reject_unwritten,
@@ -30,10 +27,13 @@ from flashvsr.curate.results import (
 )
 from flashvsr.curate.rows import Row
 from flashvsr.curate.rules import CurateRules
-from flashvsr.curate.scenes import cut
-from flashvsr.curate.scorers import Scorers
 from flashvsr.curate.sources import find_sources
-from flashvsr.curate.write import write_shard
+from flashvsr.curate.stages.duplicates import mark_duplicates
+from flashvsr.curate.stages.measure import measure
+from flashvsr.curate.stages.probe import probe
+from flashvsr.curate.stages.scenes import cut
+from flashvsr.curate.stages.scorers import Scorers
+from flashvsr.curate.stages.write import write_shard
 
 MANIFEST = "manifest.jsonl"
 PLATFORM = sys.platform

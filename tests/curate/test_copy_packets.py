@@ -10,10 +10,10 @@ import pytest
 import torch
 from footage import RULES, pan, write_video
 
-from flashvsr.curate.copy_packets import _decoding_times, copy_packets
-from flashvsr.curate.probe import probe
 from flashvsr.curate.rows import Row
-from flashvsr.curate.scenes import cut
+from flashvsr.curate.stages.copy_packets import _decoding_times, copy_packets
+from flashvsr.curate.stages.probe import probe
+from flashvsr.curate.stages.scenes import cut
 from flashvsr.data.clips import decode_clip
 
 SIZE = (144, 192)

@@ -7,10 +7,10 @@ import numpy as np
 from footage import pan, texture
 from PIL import Image
 
-from flashvsr.curate.duplicates import hash_distances, mark_duplicates
-from flashvsr.curate.measure import hashes
 from flashvsr.curate.rows import Row
 from flashvsr.curate.rules import CurateRules
+from flashvsr.curate.stages.duplicates import hash_distances, mark_duplicates
+from flashvsr.curate.stages.measure import hashes
 
 RULES = CurateRules()
 

@@ -10,9 +10,9 @@ import pytest
 from footage import RULES, pan, texture, weave, write_video
 from PIL import Image
 
-from flashvsr.curate.probe import probe
 from flashvsr.curate.rows import Row
-from flashvsr.curate.scenes import cut
+from flashvsr.curate.stages.probe import probe
+from flashvsr.curate.stages.scenes import cut
 
 
 def looked_at(path):

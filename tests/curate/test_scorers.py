@@ -17,7 +17,7 @@ from flashvsr.curate.records import read_records
 from flashvsr.curate.rows import Row
 from flashvsr.curate.rules import Limit
 from flashvsr.curate.run import curate
-from flashvsr.curate.scorers import Scorers
+from flashvsr.curate.stages.scorers import Scorers
 
 LIMITS = RULES.thresholds | {"aesthetic": Limit(min=0.0), "musiq": Limit(min=0.0)}
 WITH_BOTH = replace(RULES, scorers=("aesthetic", "musiq"), thresholds=LIMITS)

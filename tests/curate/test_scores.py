@@ -5,9 +5,9 @@ import pytest
 from footage import pan, texture
 from PIL import Image
 
-from flashvsr.curate.motion import motion_dis, motion_of_flow
-from flashvsr.curate.probe import combing, letterbox
-from flashvsr.curate.scores import blockiness, sharpness, weight_free
+from flashvsr.curate.stages.motion import motion_dis, motion_of_flow
+from flashvsr.curate.stages.probe import combing, letterbox
+from flashvsr.curate.stages.scores import blockiness, sharpness, weight_free
 
 
 def luma_of(picture):

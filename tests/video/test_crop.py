@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from av.bitstream import BitStreamFilterContext
 
-from flashvsr.curate.spans import Pixels, frames_from, open_picture
+from flashvsr.curate.stages.spans import Pixels, frames_from, open_picture
 from flashvsr.data.clips import decode_clip
 from flashvsr.video import VideoReader
 from flashvsr.video.crop import Crop, container_crop

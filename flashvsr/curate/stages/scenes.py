@@ -13,7 +13,7 @@ from scenedetect.detectors import AdaptiveDetector
 
 from flashvsr.curate.rows import Row
 from flashvsr.curate.rules import CurateRules
-from flashvsr.curate.spans import length_of, open_picture
+from flashvsr.curate.stages.spans import length_of, open_picture
 from flashvsr.video.info import VideoError
 
 _STAGE = "scenes"

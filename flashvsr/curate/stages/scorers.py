@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from flashvsr.curate.errors import CurateError
-from flashvsr.curate.motion import motion_of_flow
 from flashvsr.curate.rows import Row
 from flashvsr.curate.rules import CurateRules
+from flashvsr.curate.stages.motion import motion_of_flow
 
 PYIQA_NAMES = {"aesthetic": "laion_aes", "musiq": "musiq"}
 _FLOW_SIDE = 360  # pixels: short side that RAFT sees

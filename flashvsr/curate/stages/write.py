@@ -16,15 +16,15 @@ from typing import Any
 
 from PIL import Image
 
-from flashvsr.curate.copy_packets import copy_packets
 from flashvsr.curate.isolation import WorkerCrashed, call_isolated
-from flashvsr.curate.measure import open_photo
 from flashvsr.curate.plan import ShardClip, ShardPlan
-from flashvsr.curate.probe import PHOTO_FORMATS, rate
 from flashvsr.curate.records import write_text
 from flashvsr.curate.rows import Row
 from flashvsr.curate.rules import CurateRules
-from flashvsr.curate.spans import Pixels, frames_from, open_picture
+from flashvsr.curate.stages.copy_packets import copy_packets
+from flashvsr.curate.stages.measure import open_photo
+from flashvsr.curate.stages.probe import PHOTO_FORMATS, rate
+from flashvsr.curate.stages.spans import Pixels, frames_from, open_picture
 from flashvsr.data.clip_encoder import ClipEncoder
 from flashvsr.data.shard_writer import ShardSample, add_member
 from flashvsr.video.crop import container_crop

@@ -12,12 +12,12 @@ import imagehash
 import numpy as np
 from PIL import Image, ImageOps
 
-from flashvsr.curate.motion import motion_dis
-from flashvsr.curate.probe import PHOTO_FORMATS
 from flashvsr.curate.rows import Row
 from flashvsr.curate.rules import CurateRules
-from flashvsr.curate.scores import weight_free
-from flashvsr.curate.spans import Pixels, frames_from, open_picture
+from flashvsr.curate.stages.motion import motion_dis
+from flashvsr.curate.stages.probe import PHOTO_FORMATS
+from flashvsr.curate.stages.scores import weight_free
+from flashvsr.curate.stages.spans import Pixels, frames_from, open_picture
 from flashvsr.video.crop import container_crop
 from flashvsr.video.info import VideoError
 

@@ -9,7 +9,7 @@ from typing import Any
 import av
 
 from flashvsr.curate.rows import Row
-from flashvsr.curate.spans import open_picture, seek
+from flashvsr.curate.stages.spans import open_picture, seek
 
 _EARLY = 1  # seconds before a clip to begin reading: MPEG-TS seeks past a key frame that is aimed at
 

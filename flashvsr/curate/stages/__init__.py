@@ -1,0 +1,1 @@
+"""What is done to each source in turn: probe, scenes, quality, motion, duplicates, write."""
