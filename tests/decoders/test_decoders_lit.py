@@ -11,6 +11,7 @@ from toy_decoders import fit, make_batch, make_stage, squared_error, toy_vae
 
 from flashvsr.decoders import TinyConditionalDecoder, TinyDecoder
 from flashvsr.decoders.lit import AutoencoderStage, DecoderStage
+from flashvsr.training import seeded_normal, seeded_uniform
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on loggers, workers and devices
 ADAM = partial(torch.optim.Adam, lr=0.01)
@@ -128,6 +129,17 @@ def test_every_sample_has_a_noise_level_of_its_own_up_to_the_highest():
     for wrong in (-0.1, 1.5):
         with pytest.raises(ValueError, match=f"latent_noise={wrong}"):
             make_stage("conditional", latent_noise=wrong)
+
+
+def test_the_noise_of_a_sample_is_that_of_all_stages_and_the_same_on_every_device():
+    stage, batch = make_stage("conditional", latent_noise=0.5), make_batch(range(3))
+    given = []
+    stage.decoder.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
+    _loss(stage, batch)
+    latents = stage.prepare(batch)["latents"]
+    noise = seeded_normal(batch["seed"], "video decoder", 0, size=latents.shape[1:])
+    level = 0.5 * seeded_uniform(batch["seed"], "video level", 0).view(-1, 1, 1, 1, 1)
+    torch.testing.assert_close(given[0], (1 - level) * latents + level * noise)
 
 
 def test_latents_that_come_with_a_batch_are_not_encoded_again():

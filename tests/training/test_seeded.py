@@ -27,6 +27,12 @@ def test_random_numbers_depend_on_seed_use_and_step_but_not_on_the_batch():
         assert not torch.isin(other, draw[1]).any()
 
 
+def test_random_numbers_stay_those_that_runs_were_trained_with():
+    expected = torch.tensor([[0.0451161153614521, 1.3699958324432373, -0.9540953040122986]])
+    torch.testing.assert_close(seeded_normal(torch.tensor([7]), "noise", 3, size=(3,)), expected)
+    torch.testing.assert_close(seeded_uniform(torch.tensor([7]), "noise", 3), torch.tensor([0.019605576992034912]))
+
+
 @pytest.mark.gpu
 def test_random_numbers_are_those_of_the_cpu():
     seeds = torch.tensor([1, 2**40])
