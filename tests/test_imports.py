@@ -84,7 +84,9 @@ def _run(code: str) -> str:
     return done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("part", ["attention", "decoders", "distill", "training", "kernels", "streaming", "models"])
+@pytest.mark.parametrize(
+    "part", ["attention", "decoders", "distill", "training", "kernels", "streaming", "models", "upscale"]
+)
 def test_parts_import_without_the_heavy_dependencies(part):
     loaded = _run(f"import sys, flashvsr.{part}; print(*[m for m in {HEAVY!r} if m in sys.modules])")
     assert loaded.strip() == ""
