@@ -274,7 +274,7 @@ def _write(folder: Path, samples: Iterator[ShardSample], rules: ShardRules) -> l
                 current.close()
                 names.append(f"shard-{len(names):05d}.tar")
                 target = folder / names[-1]
-                tar, filled = current.enter_context(tarfile.open(target, "w", format=tarfile.USTAR_FORMAT)), 0
+                tar, filled = current.enter_context(tarfile.open(target, "w", format=tarfile.PAX_FORMAT)), 0
             add_member(tar, f"{sample.key}.{sample.ending}", sample.media)
             add_member(tar, f"{sample.key}.json", json.dumps(sample.metadata, sort_keys=True).encode())
             filled += size

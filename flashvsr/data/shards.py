@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
+import math
 import mmap
 import os
 import tarfile
@@ -106,13 +107,18 @@ class ShardIndex:
 
     def _add(self, shard: str) -> None:
         groups: dict[str, dict[str, tarfile.TarInfo]] = {}
+        files: dict[str, tarfile.TarInfo] = {}
         try:
             with tarfile.open(self._files[shard], "r:") as tar:
                 for member in tar:
                     folder, _, name = member.name.rpartition("/")
                     key, _, ending = name.partition(".")
-                    if member.isfile() and ending:
-                        groups.setdefault(f"{folder}/{key}".lstrip("/"), {})[ending.lower()] = member
+                    # a hard link is a second name for the bytes of an earlier member
+                    files[member.name] = content = files.get(member.linkname, member) if member.islnk() else member
+                    if content.isfile() and ending:
+                        groups.setdefault(f"{folder}/{key}".lstrip("/"), {})[ending.lower()] = content
+                    elif content.islnk() or content.issym():
+                        self.problems.append(f"{shard}: {member.name} is a link to {member.linkname}: left out")
                 texts = {
                     key: file.read()
                     for key, group in groups.items()
@@ -144,10 +150,12 @@ def _entry(shard: str, key: str, group: dict[str, tarfile.TarInfo], text: bytes 
         fps = float(metadata["fps"]) if metadata.get("fps") else None
     except KeyError as error:
         raise ValueError(f"its json lacks {error}") from error
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(f"its json is damaged ({error})") from error
     if min(frames, *size.values()) < 1:
         raise ValueError(f"its json says {size['width']}x{size['height']}, {frames} frames")
+    if fps is not None and not 0 < fps < math.inf:
+        raise ValueError(f"its json says {fps} frames per second")
     picture = group[pictures[0]]
     return Entry(shard, key, pictures[0], picture.offset_data, picture.size, frames=frames, fps=fps, **size)
 

@@ -82,7 +82,7 @@ class Canvas:
         """Upsample and pad.
 
         Args:
-            frames: `[T, 3, h, w]`, uint8 or floating point in [0, 1], on any device.
+            frames: `[T, 3, h, w]`, uint8 or floating point in [0, 1], on any device. NaN becomes black, where it is.
 
         Returns:
             `[1, 3, T, H, W]` of the padded size, in [-1, 1].
@@ -93,7 +93,9 @@ class Canvas:
         for piece in self._pieces(len(frames)):  # the float32 intermediates stay small
             core = resize_bicubic(frames[piece], self._core_size)
             target = resize_bicubic(core, self.output_size)
-            unit = target.float().div_(255) if target.dtype == torch.uint8 else target.float().clamp(0, 1)
+            unit = (
+                target.float().div_(255) if target.dtype == torch.uint8 else target.float().nan_to_num_(0).clamp_(0, 1)
+            )
             lr[0, :, piece, :height, :width] = unit.mul_(2).sub_(1).transpose(0, 1)
         if padded[1] > width:
             lr[..., :height, width:] = lr[..., :height, self._mirror_columns]

@@ -198,7 +198,7 @@ class Stream:
             raise ValueError(f"this stream began with {self._last.dtype} frames, got {frames.dtype}: do not mix them")
         if frames.is_floating_point() and frames.device.type == "cpu" and frames.numel():
             low, high = frames.aminmax()  # on the CPU only: elsewhere looking would make the host wait
-            if low < -0.5 or high > 1.5:
+            if not (low >= -0.5 and high <= 1.5):  # which NaN is not, either
                 raise ValueError(
                     f"floating-point frames must be in [0, 1], got {low:.4g} to {high:.4g}: rescale, or pass uint8"
                 )

@@ -162,3 +162,15 @@ def test_real_hdr_is_mapped_to_an_ordinary_brightness(real_clips, tmp_path, name
     assert 60 < clip.mean() < 190
     assert clip.amax() > 200
     assert Fraction(entry.frames) > 3
+
+
+def test_a_long_or_undecodable_name_is_a_key_and_no_end_of_everything(sources, tmp_path):
+    long, odd = "n" * 240, "na\udcefve"
+    (sources / "photo.0.png").rename(sources / f"{long}.png")
+    (sources / "video" / "clip2.mp4").rename(sources / "video" / f"{long[:230]}.mp4")
+    (sources / "photo.1.png").rename(sources / f"{odd}.png")
+    make_shards([sources], tmp_path / "out", ShardRules())
+    index = ShardIndex(tmp_path / "out")
+    assert index.problems == []
+    assert {long, f"video__{long[:230]}-000", odd} <= {entry.key for entry in index.entries}
+    assert len(index.entries) == 7

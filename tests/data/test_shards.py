@@ -42,6 +42,9 @@ def test_bytes_come_back_as_they_were_written(tmp_path):
         ({"x.mp4": b"v", "x.json": b"[]"}, "damaged"),
         ({"x.mp4": b"v", "x.jpg": b"i", "x.json": GOOD}, "2 pictures"),
         ({"x.mp4": b"v", "x.json": GOOD.replace(b"9", b"0")}, "0 frames"),
+        ({"x.mp4": b"v", "x.json": GOOD.replace(b"64", b"1e400")}, "damaged"),
+        ({"x.mp4": b"v", "x.json": GOOD.replace(b"25", b"1e400")}, "inf frames per second"),
+        ({"x.mp4": b"v", "x.json": GOOD.replace(b"25", b"NaN")}, "nan frames per second"),
         ({}, "holds no samples"),
     ],
 )
@@ -53,6 +56,29 @@ def test_what_a_sample_lacks_is_said_and_the_others_stay(tmp_path, files, words)
     assert len(index.problems) == 1
     assert words in index.problems[0]
     assert "a.tar" in index.problems[0]
+
+
+def test_hard_links_are_samples_and_other_links_are_named(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name, data in {"x.mp4": b"video", "x.json": GOOD}.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+        for name, target, kind in (
+            ("y.mp4", "x.mp4", tarfile.LNKTYPE),
+            ("y.json", "x.json", tarfile.LNKTYPE),
+            ("z.mp4", "y.mp4", tarfile.LNKTYPE),
+            ("z.json", "y.json", tarfile.LNKTYPE),
+            ("v.mp4", "x.mp4", tarfile.SYMTYPE),
+            ("w.mp4", "gone.mp4", tarfile.LNKTYPE),
+        ):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, target
+            tar.addfile(member)
+    index = ShardIndex(tmp_path / "a.tar")
+    assert [entry.key for entry in index.entries] == ["x", "y", "z"]
+    assert {index.read(entry) for entry in index.entries} == {b"video"}
+    assert ["v.mp4 is a link to x.mp4" in index.problems[0], "w.mp4 is a link" in index.problems[1]] == [True, True]
 
 
 def test_members_that_could_run_code_are_passed_over(tmp_path):

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from flashvsr.streaming import resize_bicubic
-from flashvsr.streaming.frames import _mirrored
+from flashvsr.streaming.frames import Canvas, _mirrored
 
 
 def clip(frames, height, width):
@@ -45,3 +45,15 @@ def test_resize_is_not_the_sharper_cubic_of_plain_torch():
 def test_a_single_pixel_row_is_repeated_where_nothing_can_be_mirrored():
     assert _mirrored(1, 4).tolist() == [0, 0, 0]
     assert _mirrored(3, 9).tolist() == [1, 0, 1, 2, 1, 0]
+
+
+def test_nan_stays_near_where_it_is():
+    # as frames on a GPU reach it, where looking for NaN would make the host wait
+    frames = torch.full((2, 3, 32, 32), 0.5)
+    frames[0, 1, 4, 4] = torch.nan
+    target = Canvas(32, 32, 4, 16, torch.device("cpu"), torch.float32).to_model(frames)
+    assert target.isfinite().all()
+    changed = (target != Canvas(32, 32, 4, 16, torch.device("cpu"), torch.float32).to_model(frames.nan_to_num(0.5)))[0]
+    assert not changed[:, 1].any()
+    assert not changed[:, :, 32:].any()
+    assert not changed[:, :, :, 32:].any()

@@ -356,7 +356,15 @@ def test_frames_unlike_those_before_are_refused(frames, message):
         stream.push(frames)
 
 
-@pytest.mark.parametrize("frames", [clip(1, 20, 20).float(), clip(1, 20, 20).float() / 127.5 - 1])
+@pytest.mark.parametrize(
+    "frames",
+    [
+        clip(1, 20, 20).float(),
+        clip(1, 20, 20).float() / 127.5 - 1,
+        torch.full((1, 3, 20, 20), 0.5).index_fill(3, torch.tensor(7), torch.nan),
+        torch.full((1, 3, 20, 20), 0.5).index_fill(3, torch.tensor(7), torch.inf),
+    ],
+)
 def test_floating_point_frames_in_another_range_are_refused(frames):
     with pytest.raises(ValueError, match=r"must be in \[0, 1\], got"):
         Stream(StandIn(), height=20, width=20).push(frames)

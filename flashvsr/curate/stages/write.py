@@ -56,7 +56,7 @@ def write_shard(plan: ShardPlan, rules: CurateRules, out: Path, journal: Path) -
     os.close(handle)
     samples, failed = [], []
     try:
-        with tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
+        with tarfile.open(temporary, "w", format=tarfile.PAX_FORMAT) as tar:
             for clip in plan.clips:
                 try:
                     sample = call_isolated(write_clip, clip, rules, timeout=rules.timeout)
