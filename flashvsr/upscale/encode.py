@@ -147,6 +147,7 @@ def join(journal: Journal, target: Target, source: str, *, format: str) -> list[
         for image in (image for segment in journal.segments() for image in segment.iterdir()):
             image.replace(joined / image.name)
     else:
-        warnings = join_segments(journal.segments(), joined, source=source, format=format)
+        last = journal.record.boundary.last_duration
+        warnings = join_segments(journal.segments(), joined, source=source, format=format, last_duration=last)
     journal.mark_joined(joined)
     return warnings

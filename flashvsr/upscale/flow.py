@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -83,7 +84,7 @@ def flow_segments(
         read_ahead(partial(_read, reader, device), size=READ_AHEAD) as frames,
     ):
         end = upscale_frames(frames, stream, put, start=start, segment_seconds=segment_seconds, on_progress=on_progress)
-        put(Cut(end, state=None))
+        put(Cut(replace(end, last_duration=reader.last_duration), state=None))
     return end.frames_out
 
 

@@ -45,11 +45,13 @@ class Boundary:
         frames_in: Input frames that the stream has taken.
         frames_out: Output frames in the closed segments.
         pending: Times of the frames taken and not yet given back, in seconds since the clip's first frame.
+        last_duration: At the end of the clip, how long the last frame is shown, in seconds; None when unknown.
     """
 
     frames_in: int = 0
     frames_out: int = 0
     pending: tuple[Fraction, ...] = ()
+    last_duration: Fraction | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,8 @@ class Record:
                 raise ResumeError(f"{path} was written by another version of flashvsr: {START_OVER}")
             boundary = content.pop("boundary")
             boundary["pending"] = tuple(Fraction(time) for time in boundary["pending"])
+            last = boundary.get("last_duration")
+            boundary["last_duration"] = None if last is None else Fraction(last)
             segments = tuple(content.pop("segments"))
             return cls(segments=segments, boundary=Boundary(**boundary), **content)
         except FileNotFoundError:
@@ -98,6 +102,8 @@ class Record:
         """Replace the journal of a folder, atomically."""
         content = {"format": FORMAT, **asdict(self)}
         content["boundary"]["pending"] = [str(time) for time in self.boundary.pending]
+        last = self.boundary.last_duration
+        content["boundary"]["last_duration"] = None if last is None else str(last)
         fresh = folder / FRESH
         fresh.write_text(json.dumps(content, indent=1), encoding="utf-8")
         _to_disk(fresh)

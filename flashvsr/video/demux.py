@@ -60,6 +60,7 @@ class FileSource:
             self._clock = Clock(time_base, self._rate)
             self._joins = Joins(restarts=bool(self._container.format.flags & _CLOCK_RESTARTS))
             self._time = Fraction(0)
+            self.last_duration: Fraction | None = None
             self._decoded = self._decode()
             first = self._first_frame()
             self._first: av.VideoFrame | None = first
@@ -78,7 +79,7 @@ class FileSource:
         self.tracks.settle()
         frame: av.VideoFrame | None = self._first
         self._first = None
-        number = 0
+        number = shown = 0
         while frame is not None:
             self._time = self._clock.tick(None if self._raw else frame.pts) * self._clock.time_base
             if number >= skip:
@@ -91,7 +92,9 @@ class FileSource:
                     )
                 yield VideoFrame(pixels, self._time)
             number += 1
+            shown = frame.duration
             frame = next(self._decoded, None)
+        self.last_duration = self._last_duration(shown * self._clock.time_base)
         self._check_end(number)
 
     def packets(self) -> Iterator[Any]:
@@ -222,14 +225,13 @@ class FileSource:
         """All packets, on one clock where recordings were joined."""
         for packet in self._container.demux():
             self._note(packet)
-            stamp = packet.pts if packet.dts is None else packet.dts
-            if stamp is not None and not self._raw:
-                time = stamp * packet.time_base
+            if not self._raw and (packet.pts is not None or packet.dts is not None):
+                time = None if packet.dts is None else packet.dts * packet.time_base
                 if packet.stream.type in ("video", "audio"):
                     duration = (packet.duration or 0) * packet.time_base
                     shift = self._joins.shift(packet.stream.index, time, duration)
                 else:
-                    shift = self._joins.nearest(time)
+                    shift = self._joins.nearest(packet.pts * packet.time_base if time is None else time)
                 ticks = round(shift / packet.time_base)
                 packet.pts = None if packet.pts is None else packet.pts + ticks
                 packet.dts = None if packet.dts is None else packet.dts + ticks
@@ -244,12 +246,22 @@ class FileSource:
     def _promised_end(self) -> Fraction | None:
         """When the file says that it ends, on its own clock in seconds; None when it does not say."""
         stream, container = self._stream, self._container
-        if stream.duration is not None:
+        if stream.duration is not None and not container.format.name.startswith("matroska"):
             return (stream.duration + (stream.start_time or 0)) * stream.time_base
         if container.duration is not None:
-            # Matroska counts its duration from 0, not from the first packet
+            # Matroska counts its duration from 0, not from the first packet, and has none of tracks
             return Fraction(container.duration, av.time_base)
         return None
+
+    def _last_duration(self, said: Fraction) -> Fraction | None:
+        """How long the last frame is shown, in seconds, where its packet says ``said`` (0: nothing)."""
+        if self._raw:
+            return self._clock.time_base
+        if self._container.format.name.startswith("mov") and self._stream.duration is not None:
+            end = self._promised_end()  # of the track: packets say how long until the next is decoded
+            rest = Fraction(0) if end is None else end - self.tracks.origin - self._time
+            said = rest if rest > 0 else said
+        return said or None
 
     def _check_end(self, frames: int) -> None:
         promised = self._promised_end()

@@ -18,12 +18,15 @@ from flashvsr.video.info import VideoError, VideoInfo, file_url, plain_errors
 from flashvsr.video.pixel_shape import PixelShape
 from flashvsr.video.pixels import FromRGB, output_colors, tag
 from flashvsr.video.tags import Tags
-from flashvsr.video.timing import Ticks
+from flashvsr.video.timing import DecodingTimes, Ticks, last_to_add
 from flashvsr.video.tracks import TrackCopier, TrackQueue, holds
 
 _FORMAT_NAMES = {"mkv": "matroska", "y4m": "yuv4mpegpipe", "ts": "mpegts", "m4v": "mp4"}
 _NEED_SEEKING = ("mp4", "mov", "ipod", "3gp", "3g2", "avi")
 _MP4_LIKE = ("mp4", "mov", "ipod")
+_FINE = Fraction(1, 240_000)  # seconds: a multiple of all usual rates
+ADDS_UP = _MP4_LIKE
+"""Containers whose length is that of all packets together, in decoding order."""
 _VARIABLE_RATE = 0x400  # AVFMT_VARIABLE_FPS
 _WELL_KNOWN = ("libx264", "libx265", "libsvtav1", "libvpx-vp9", "prores_ks", "ffv1")
 # the first that the encoder takes; odd sizes cannot have their colour halved
@@ -65,6 +68,18 @@ def pick_format(target: str | Path, format: str) -> str:
             f"{known.name} cannot be written to a pipe\nuse --format matroska, nut, y4m or mpegts, or write to a file"
         )
     return known.name
+
+
+def clock_of(format: str, time_base: Fraction, longest: int = 0) -> Fraction:
+    """Seconds per tick for times in a container of this format: those asked for unless it cannot tell pauses in them.
+
+    Args:
+        format: From `pick_format`.
+        time_base: Seconds per tick of the times at hand.
+        longest: Ticks between two frames at most, when that is known; MP4 holds 31 bits of them.
+    """
+    too_fine = longest >= 1 << 31 or time_base < Fraction(1, 50_000_000)
+    return _FINE if format in _MP4_LIKE and too_fine else time_base
 
 
 def keeps_times(format: str) -> bool:
@@ -123,8 +138,13 @@ class ContainerSink:
         self._name = "stdout" if str(target) == "-" else str(target)
         self._path = None if str(target) == "-" else Path(target)
         self._rate = info.frame_rate or Fraction(25)
-        self._time_base = info.time_base if keeps_times(format) else 1 / self._rate
+        self._time_base = clock_of(format, info.time_base) if keeps_times(format) else 1 / self._rate
         self._ticks = Ticks(self._time_base)
+        # the last frame and its time, until it is known how long it is shown
+        self._held: tuple[av.VideoFrame, int] | None = None
+        self._durations: dict[int, int] = {}  # of frames in the encoder, by presentation time
+        self._decoding = DecodingTimes(self._time_base)
+        self._began: tuple[int, int] | None = None  # presentation and decoding time of the first packet
         self._container = open_output(target, format, self._time_base, shift=queue is not None)
         try:
             self._stream = self._add_picture(size, info, codec, crf)
@@ -143,17 +163,25 @@ class ContainerSink:
             raise
 
     def write(self, pixels: Tensor, time: Fraction) -> None:
-        """Encode a frame. Times closer than a tick are moved apart by one."""
-        frame = self._to_frame(pixels)
-        frame.pts, frame.time_base = self._ticks.tick(time) + self._lead, self._time_base
-        frame.duration = max(1, round(1 / (self._rate * self._time_base)))
+        """Take a frame, and encode the one before. Times closer than a tick are moved apart by one."""
+        frame, tick = self._to_frame(pixels), self._ticks.tick(time) + self._lead
         with self._plainly():
-            self._mux(self._stream.encode(frame))
+            if self._held is not None:
+                self._mux(self._encode(*self._held, tick - self._held[1]))
+        self._held = frame, tick
 
-    def close(self) -> None:
-        """Flush and finish; a file without frames is an error."""
+    def close(self, last_duration: Fraction | None = None) -> None:
+        """Flush and finish; a file without frames is an error.
+
+        Args:
+            last_duration: How long the last frame is shown, in seconds; None: as long as others.
+        """
         with self._plainly():
-            self._mux(self._stream.encode(None))
+            packets, end = [], None
+            if self._held is not None:
+                last = max(1, round((last_duration or 1 / self._rate) / self._time_base))
+                packets, end = self._encode(*self._held, last), self._held[1] + last
+            self._mux([*packets, *self._stream.encode(None)], end)
             if self._tracks is not None:
                 self._tracks.advance(None)
             self._container.close()
@@ -165,11 +193,20 @@ class ContainerSink:
         """Close and delete."""
         discard(self._container, self._path)
 
-    def _mux(self, packets: Sequence[Any]) -> None:
+    def _encode(self, frame: av.VideoFrame, pts: int, duration: int) -> list[Any]:
+        frame.pts, frame.time_base, frame.duration = pts, self._time_base, duration
+        self._durations[pts] = duration
+        self._decoding.note(pts)
+        return list(self._stream.encode(frame))
+
+    def _mux(self, packets: Sequence[Any], end: int | None = None) -> None:
+        """Mux packets; ``end`` is when the last frame ends, told with the last of all."""
         for packet in packets:
-            # x265 leaves the decoding times of clips of one or two frames unset
-            if packet.dts is None or packet.dts > packet.pts or (packet.pts - packet.dts) * packet.time_base > 10:
-                packet.dts = packet.pts
+            packet.dts = self._decoding.of(packet.pts, packet.dts)
+            packet.duration = self._durations.pop(packet.pts, 0)
+            self._began = self._began or (packet.pts, packet.dts)
+            if end is not None and packet is packets[-1] and self._container.format.name in ADDS_UP:
+                packet.duration = last_to_add(self._began, packet.dts, end)
             if self._tracks is not None:
                 self._tracks.advance(packet.dts * packet.time_base)
             self._container.mux(packet)

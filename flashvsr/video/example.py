@@ -29,6 +29,7 @@ class ExampleSource:
     def __init__(self) -> None:
         self.warnings: list[str] = []
         self.tracks = None
+        self.last_duration = 1 / _RATE
         self.info = VideoInfo(
             width=_WIDTH,
             height=_HEIGHT,

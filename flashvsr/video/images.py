@@ -81,6 +81,7 @@ class ImageSource:
     def __init__(self, source: str, *, fps: Fraction | None = None) -> None:
         self.warnings: list[str] = []
         self.tracks = None
+        self.last_duration = 1 / Fraction(fps or 25)
         self._paths = _numbered(source) if is_pattern(source) else _in_folder(Path(source))
         rate = Fraction(fps or 25)
         if fps is None:
@@ -161,8 +162,8 @@ class ImageSink:
             path.write_bytes(b"".join(bytes(packet) for packet in packets))
         self._number += 1
 
-    def close(self) -> None:
-        """Nothing is kept open."""
+    def close(self, last_duration: Fraction | None = None) -> None:
+        """Nothing is kept open, nor how long the last image is shown."""
 
     def abort(self) -> None:
         """Delete the images written."""

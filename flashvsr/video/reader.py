@@ -63,6 +63,11 @@ class VideoReader:
     def __iter__(self) -> Iterator[VideoFrame]:
         return self._source.frames(self._skip)
 
+    @property
+    def last_duration(self) -> Fraction | None:
+        """How long the last frame is shown, in seconds; None when unknown, as before the end of a file."""
+        return self._source.last_duration
+
     def close(self) -> None:
         """Close the file. Safe to call twice."""
         self._source.close()

@@ -13,11 +13,11 @@ import av
 from av.bitstream import BitStreamFilterContext
 
 from flashvsr.video.demux import FileSource
-from flashvsr.video.encode import discard, keeps_times, open_output, pick_format
+from flashvsr.video.encode import ADDS_UP, clock_of, discard, keeps_times, open_output, pick_format
 from flashvsr.video.info import VideoError, file_url, plain_errors
 from flashvsr.video.pixel_shape import PixelShape
 from flashvsr.video.pixels import output_colors, tag
-from flashvsr.video.timing import Ticks
+from flashvsr.video.timing import Ticks, before_the_first, last_to_add
 from flashvsr.video.tracks import TrackCopier
 
 _HEADERS_IN_PLACE = ("h264", "hevc")  # raw streams: NUT keeps the parameter sets in its header, these have none
@@ -28,7 +28,12 @@ _REMARKS = {"h264": (lambda first: first & 31, (6,)), "hevc": (lambda first: fir
 
 
 def join_segments(
-    segments: Sequence[Path], target: Path, *, source: str | Path | None = None, format: str = "auto"
+    segments: Sequence[Path],
+    target: Path,
+    *,
+    source: str | Path | None = None,
+    format: str = "auto",
+    last_duration: Fraction | None = None,
 ) -> list[str]:
     """Concatenate segments written by `VideoWriter` and add the source's audio and subtitles.
 
@@ -44,6 +49,7 @@ def join_segments(
         target: Where to write; its ending picks the container unless ``format`` does. MP4 gets its index in front.
         source: The file to copy tracks from; None, a folder, a pattern or ``example:`` for pictures only.
         format: As for `VideoWriter`.
+        last_duration: How long the last frame is shown, in seconds; None: as long as the one before.
 
     Returns:
         Warning lines, one per track that the container does not take.
@@ -55,9 +61,11 @@ def join_segments(
     if not segments:
         raise VideoError("there are no segments to join\nrun the upscaling again without --resume")
     container = pick_format(target, format)
-    plan = _plan(segments)
-    if not keeps_times(container):
-        plan = plan.at_one_rate()
+    plan = replace(_plan(segments), last_duration=last_duration)
+    longest = max((b - a for a, b in pairwise(plan.shown)), default=0)
+    clock = clock_of(container, plan.time_base, longest) if keeps_times(container) else 1 / _frame_rate(plan)
+    if clock != plan.time_base:
+        plan = plan.on_clock(clock)
     reader = FileSource(str(source)) if source is not None and Path(source).is_file() else None
     output = open_output(target, container, plan.time_base, shift=reader is not None)
     try:
@@ -83,6 +91,7 @@ class _Plan:
         found: Presentation times of all frames in the segments, in order of presentation.
         shown: The times to write for them.
         delay: Frames that must be decoded ahead, at most, because of B-frames.
+        last_duration: How long the source shows its last frame, in seconds; None when it does not say.
         ticks: What gave the times to write, when they are not those found.
     """
 
@@ -90,13 +99,23 @@ class _Plan:
     found: list[int]
     shown: list[int]
     delay: int
+    last_duration: Fraction | None = None
     ticks: Ticks | None = None
 
-    def at_one_rate(self) -> _Plan:
-        """The same on a clock that ticks once per frame."""
-        ticks = Ticks(1 / _frame_rate(self))
+    def on_clock(self, time_base: Fraction) -> _Plan:
+        """The same with other ticks."""
+        ticks = Ticks(time_base)
         shown = [ticks.tick((time - self.found[0]) * self.time_base) for time in self.found]
-        return replace(self, time_base=ticks.time_base, shown=shown, ticks=ticks)
+        return replace(self, time_base=time_base, shown=shown, ticks=ticks)
+
+    @property
+    def last(self) -> int:
+        """How long the last frame is shown, in ticks: as the source says, else as long as the one before."""
+        if self.last_duration is not None:
+            return max(1, round(self.last_duration / self.time_base))
+        if len(self.shown) > 1:
+            return self.shown[-1] - self.shown[-2]
+        return max(1, round(1 / (25 * self.time_base)))
 
 
 def _plan(segments: Sequence[Path]) -> _Plan:
@@ -152,7 +171,7 @@ def _write(output: Any, target: Path, plan: _Plan, segments: Sequence[Path], rea
         shape = PixelShape(output, stream, aspect)
         output.start_encoding()
     lead = 0 if tracks is None else round(tracks.lead / plan.time_base)
-    for found, pts, dts, duration in _timed(plan, segments):
+    for found, pts, dts, duration in _timed(plan, segments, adds_up=output.format.name in ADDS_UP):
         (packet,) = in_place.filter(found)
         packet.pts, packet.dts, packet.duration, packet.time_base = pts + lead, dts + lead, duration, plan.time_base
         packet.stream = stream
@@ -167,24 +186,25 @@ def _write(output: Any, target: Path, plan: _Plan, segments: Sequence[Path], rea
     return warnings + shape.finish(target)
 
 
-def _timed(plan: _Plan, segments: Sequence[Path]) -> Iterator[tuple[Any, int, int, int]]:
+def _timed(plan: _Plan, segments: Sequence[Path], *, adds_up: bool) -> Iterator[tuple[Any, int, int, int]]:
     """Packets of all segments in decoding order, each with its presentation time, decoding time and duration.
 
-    The n-th packet is decoded when the (n - delay)-th frame is shown; the first ``delay`` come before the first frame,
-    spaced as the frames are.
+    The n-th packet is decoded when the (n - delay)-th frame is shown; the first ``delay`` come right before the first.
     """
-    shown, number = plan.shown, 0
-    last = shown[-1] - shown[-2] if len(shown) > 1 else max(1, round(1 / (25 * plan.time_base)))
-    durations = [b - a for a, b in pairwise(shown)] + [last]
+    shown, number, first = plan.shown, 0, None
+    durations = [b - a for a, b in pairwise(shown)] + [plan.last]
     places = {found: (time, duration) for found, time, duration in zip(plan.found, shown, durations, strict=True)}
     for path in segments:
         with _opened(path) as container:
             for packet in _pictures(container):
-                ahead = shown[plan.delay] - shown[0] if number < plan.delay else 0
-                dts = shown[number] - ahead if ahead else shown[number - plan.delay]
+                early = plan.delay - number
+                dts = before_the_first(shown, early, plan.time_base) if early > 0 else shown[-early]
                 pts, duration = places[packet.pts]
-                yield packet, pts, dts, duration
+                first = first or (pts, dts)
                 number += 1
+                if adds_up and number == len(shown):
+                    duration = last_to_add(first, dts, shown[-1] + plan.last)
+                yield packet, pts, dts, duration
 
 
 def _frame_rate(plan: _Plan) -> Fraction:
@@ -192,7 +212,7 @@ def _frame_rate(plan: _Plan) -> Fraction:
     count, length = len(plan.shown) - 1, (plan.shown[-1] - plan.shown[0]) * plan.time_base
     if count < 1:
         return Fraction(25)
-    average = count / length
+    average = max(count / length, Fraction(1, 100_000))
     for usual in (Fraction(round(average)), Fraction(round(average * Fraction(1001, 1000)) * 1000, 1001)):
         if usual > 0 and abs(length - count / usual) <= plan.time_base:
             return usual

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
+
+_MOST_AHEAD = 20  # frames by which an encoder reorders at most
 
 
 class Joins:
@@ -32,15 +36,17 @@ class Joins:
         """Jumps so far."""
         return len(self._shifts) - 1
 
-    def shift(self, track: int, time: Fraction, duration: Fraction) -> Fraction:
+    def shift(self, track: int, time: Fraction | None, duration: Fraction) -> Fraction:
         """Seconds to add to the times of the next packet of sound or picture.
 
         Args:
             track: Its number.
-            time: When it is decoded, in seconds.
+            time: When it is decoded, in seconds; None when the file does not say, as often at the start of Matroska.
             duration: In seconds; 0 when unknown.
         """
         place = self._places.get(track)
+        if time is None:
+            return self._shifts[place.recording if place is not None else -1]
         if place is None:
             place = self._places[track] = _Place(self.count, time + self._shifts[-1], time + self._shifts[-1])
         else:
@@ -60,9 +66,9 @@ class Joins:
         gap = time + self._shifts[place.recording] - place.following
         later = {n: abs(time + self._shifts[n] - place.following) for n in range(place.recording + 1, self.count + 1)}
         best = min(later, key=lambda number: later[number], default=place.recording)
-        if later and later[best] < min(abs(gap), 10) and abs(gap) > Fraction(1, 10):
+        if later and later[best] < min(abs(gap), Fraction(10)) and abs(gap) > Fraction(1, 10):
             return best
-        if gap + place.step < -self._back or (self._restarts and gap > max(10, 2 * place.step)):
+        if gap + place.step < -self._back or (self._restarts and gap > max(Fraction(10), 2 * place.step)):
             self._shifts.append(place.following - time)
             return self.count
         return place.recording
@@ -142,3 +148,60 @@ class Ticks:
             return []
         moved = float(self._strayed * self.time_base)
         return [f"{format} cannot hold the times of these frames: moved by up to {moved:.3g} s"]
+
+
+class DecodingTimes:
+    """Decoding times for packets of an encoder, strictly increasing and not after the presentation times.
+
+    Encoders that reorder frames begin to decode as long before the first frame as later ones lie apart, hours when
+    these are slow. Here the first packets come right before the first frame, at most 1/25 s apart.
+
+    Args:
+        time_base: Seconds per tick.
+    """
+
+    def __init__(self, time_base: Fraction) -> None:
+        self._time_base = time_base
+        self._shown: list[int] = []  # presentation times of the first frames, in their order
+        self._given = 0
+        self._ahead: int | None = None
+
+    def note(self, pts: int) -> None:
+        """Tell of a frame that goes into the encoder."""
+        if self._given <= _MOST_AHEAD:
+            self._shown.append(pts)
+
+    def of(self, pts: int, dts: int | None) -> int:
+        """The decoding time of the next packet.
+
+        Args:
+            pts: Its presentation time.
+            dts: Its decoding time as the encoder has it; None or nonsense when it has none, as x265 for the shortest.
+        """
+        first = self._shown[0]
+        farthest = self._shown[-1] - first + round(1 / self._time_base)
+        dts = pts if dts is None or not first - farthest <= dts <= pts else dts
+        if self._ahead is None:
+            lead = first - dts
+            self._ahead = next((n for n, time in enumerate(self._shown) if time - first == lead), 0)
+        number, self._given = self._given, self._given + 1
+        if number >= self._ahead:
+            return dts
+        return before_the_first(self._shown, self._ahead - number, self._time_base)
+
+
+def before_the_first(shown: Sequence[int], count: int, time_base: Fraction) -> int:
+    """The decoding time of the packet that comes ``count`` packets before that of the time of the first frame."""
+    gaps = [b - a for a, b in pairwise(shown[: _MOST_AHEAD + 1])]
+    return shown[0] - count * max(1, min([*gaps, round(1 / (25 * time_base))]))
+
+
+def last_to_add(first: tuple[int, int], dts: int, end: int) -> int:
+    """The duration of the last packet with which all together are as long as the clip.
+
+    Args:
+        first: Presentation and decoding time of the first packet.
+        dts: Decoding time of the last.
+        end: When the last frame ends.
+    """
+    return max(1, end - first[0] - (dts - first[1]))

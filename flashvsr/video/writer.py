@@ -57,7 +57,8 @@ class VideoWriter:
         format: ``"auto"``: by the ending of ``target``, Matroska for stdout; or ``"matroska"``, ``"nut"``, ``"y4m"``,
             ``"mpegts"``, ``"mp4"``, ``"mov"``, ``"webm"`` and so on.
         copy_tracks_from: A reader, not yet iterated, whose audio and subtitle packets are copied while its frames are
-            read (one pass, so it works for stdin); None writes pictures only. For segments use None and let
+            read (one pass, so it works for stdin), and whose last frame says how long the last is shown; None writes
+            pictures only. For segments use None and let
             `join_segments` copy the tracks.
         first_number: For images: number of the first file (a resumed run goes on where it stopped).
 
@@ -97,6 +98,7 @@ class VideoWriter:
         self.width, self.height = width, height
         self._done = False
         self._sink: ContainerSink | ImageSink
+        self._source = copy_tracks_from
         queue = copy_tracks_from.tracks if copy_tracks_from is not None else None
         if format == "auto" and is_image_target(target):
             if codec not in ("auto", "png"):
@@ -142,7 +144,7 @@ class VideoWriter:
         if self._done:
             return
         try:
-            self._sink.close()
+            self._sink.close(None if self._source is None else self._source.last_duration)
         except BaseException:
             self.abort()
             raise

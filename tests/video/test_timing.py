@@ -6,9 +6,11 @@ from fractions import Fraction
 from itertools import pairwise
 
 import av
+import numpy as np
 import pytest
+from PIL import Image
 
-from flashvsr.video import VideoReader, VideoWriter, join_segments
+from flashvsr.video import VideoInfo, VideoReader, VideoWriter, join_segments
 from flashvsr.video.timing import Clock, Joins
 
 
@@ -74,20 +76,16 @@ def test_subtitles_follow_the_recording_that_is_played():
     assert 3 + joins.nearest(Fraction(3)) == 3
 
 
-def written(reader, target, *, whole):
+def written(reader, target, *, whole, codec="auto"):
     """Copy a video, in one pass or by way of segments."""
     info = reader.info
-    options = {"width": info.width, "height": info.height, "info": info}
-    if whole:
-        with reader, VideoWriter(target, copy_tracks_from=reader, **options) as writer:
-            for frame in reader:
-                writer.write(frame.pixels, frame.time)
-        return
-    segment = target.with_suffix(".nut")
-    with reader, VideoWriter(segment, **options) as writer:
+    options = {"width": info.width, "height": info.height, "info": info, "codec": codec}
+    first = target if whole else target.with_name("segment.nut")
+    with reader, VideoWriter(first, copy_tracks_from=reader if whole else None, **options) as writer:
         for frame in reader:
             writer.write(frame.pixels, frame.time)
-    join_segments([segment], target, source=info.source)
+    if not whole:
+        join_segments([first], target, source=info.source, last_duration=reader.last_duration)
 
 
 def seconds(path, kind):
@@ -136,3 +134,98 @@ def test_joined_recordings_play_one_after_the_other_in_sync(tmp_path, write_av, 
     assert pictures[-1] - pictures[0] == pytest.approx(99 / 25, abs=0.06)
     assert [b - a for a, b in pairwise(sounds) if not 0 <= b - a < 0.1] == []
     assert sounds[-1] - pictures[-1] == pytest.approx(sounds[0] - pictures[0], abs=0.1)
+
+
+def pictures(path):
+    """Times of the frames of a file, from the first on, and the length of its picture, in seconds."""
+    with VideoReader(path) as reader:
+        times = [float(frame.time) for frame in reader]
+        return times, times[-1] + float(reader.last_duration)
+
+
+def held(path, times, last):
+    """A clip whose frames come at these times, the last of them shown for ``last`` seconds."""
+    with av.open(str(path), "w") as container:
+        codec = "libvpx-vp9" if path.suffix == ".webm" else "ffv1" if path.suffix == ".mkv" else "mjpeg"
+        stream = container.add_stream(codec, rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        packets = []
+        for number, time in enumerate(times):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 40 * number % 256, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = round(1000 * time), Fraction(1, 1000)
+            packets += stream.encode(frame)
+        packets += stream.encode(None)
+        for packet, end in zip(packets, [*times[1:], times[-1] + last], strict=True):
+            packet.duration = round(1000 * end) - packet.pts
+            container.mux(packet)
+    return path
+
+
+CASES = {
+    "pause": ([0, 0.04, 30, 30.04], 0.04),
+    "hour": ([0, 3600, 3600.04], 0.04),
+    "slow": ([5 * number for number in range(12)], 5),
+    "slides": ([0, 20, 45, 100], 12),
+    "held": ([0, 0.1, 0.2, 0.3], 5),
+    "held before": ([0, 0.1, 0.2, 12.2], 0.1),
+    "one": ([0], 1 / 30),
+    "two": ([0, 7], 3),
+}
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize(
+    ("ending", "codec"),
+    [("mp4", "libx264"), ("mp4", "libx265"), ("mkv", "libx264"), ("webm", "libvpx-vp9"), ("mov", "mjpeg")],
+)
+@pytest.mark.parametrize("case", CASES)
+def test_pauses_and_the_length_of_the_last_frame_come_through(tmp_path, case, ending, codec, whole):
+    times, last = CASES[case]
+    for source in (held(tmp_path / f"in.{kind}", times, last) for kind in ("mkv", "mov", "webm")):
+        assert pictures(source) == (pytest.approx(times, abs=0.001), pytest.approx(times[-1] + last, abs=0.002))
+        out = tmp_path / f"out.{ending}"
+        written(VideoReader(source), out, whole=whole, codec=codec)
+        assert pictures(out) == (pytest.approx(times, abs=0.002), pytest.approx(times[-1] + last, abs=0.002))
+        with av.open(str(out)) as container:
+            assert container.duration / av.time_base == pytest.approx(times[-1] + last, abs=0.002)
+
+
+@pytest.mark.parametrize("ending", ["flv", "ts", "nut", "mkv", "mp4"])
+def test_a_slow_clip_begins_at_once(tmp_path, ending):
+    source = held(tmp_path / "in.mkv", [0, 10, 20, 30, 40, 50], 10)
+    out = tmp_path / f"out.{ending}"
+    written(VideoReader(source), out, whole=True, codec="libx264")
+    with av.open(str(out)) as container:
+        first = next(container.decode(video=0))
+        assert 0 <= first.pts * first.time_base < 2
+
+
+def test_a_pause_in_a_clock_of_nanoseconds_fits_into_mp4(tmp_path, picture):
+    times = [Fraction(0), Fraction(1, 25), Fraction(4000)]
+    for whole in (True, False):
+        info = VideoInfo(64, 48, Fraction(25), Fraction(1, 10**9))
+        first = tmp_path / ("out.mp4" if whole else "segment.nut")
+        with VideoWriter(first, width=64, height=48, info=info) as writer:
+            for number, time in enumerate(times):
+                writer.write(picture(number), time)
+        if not whole:
+            join_segments([first], tmp_path / "out.mp4")
+        assert pictures(tmp_path / "out.mp4")[0] == pytest.approx([float(time) for time in times], abs=1e-5)
+
+
+def test_an_animated_gif_keeps_the_length_of_its_last_picture(tmp_path):
+    colours = [Image.new("RGB", (64, 48), (60 * number, 0, 0)) for number in range(4)]
+    lengths = [100, 100, 100, 5000]
+    colours[0].save(tmp_path / "in.gif", save_all=True, append_images=colours[1:], duration=lengths)
+    for whole in (True, False):
+        for ending in ("mp4", "mkv"):
+            written(VideoReader(tmp_path / "in.gif"), tmp_path / f"out.{ending}", whole=whole)
+            assert pictures(tmp_path / f"out.{ending}")[1] == pytest.approx(5.3)
+
+
+def test_images_and_raw_video_are_shown_for_a_frame_at_their_rate(tmp_path):
+    Image.new("RGB", (64, 48)).save(tmp_path / "00001.png")
+    for whole in (True, False):
+        written(VideoReader(tmp_path / "%05d.png", fps=Fraction(50)), tmp_path / "out.mp4", whole=whole)
+        assert pictures(tmp_path / "out.mp4")[1] == pytest.approx(1 / 50)

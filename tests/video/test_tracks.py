@@ -84,7 +84,8 @@ def test_sound_with_several_packets_in_a_millisecond_stays_in_time(tmp_path, end
     before = times(source, "audio")
     assert len(before) > 1000 * SECONDS and any(a == b for a, b in pairwise(before))
     assert copied(source, tmp_path / f"out.{ending}", whole=whole) == []
-    after = times(tmp_path / f"out.{ending}", "audio")
+    start = min(times(tmp_path / f"out.{ending}", "video"))
+    after = [time - start for time in times(tmp_path / f"out.{ending}", "audio")]
     if ending == "mov":  # which is read in larger pieces
         assert after[-1] == pytest.approx(before[-1], abs=0.05)
     else:
