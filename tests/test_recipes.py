@@ -15,6 +15,8 @@ import torch
 from torch import nn
 
 import flashvsr
+from flashvsr import attention
+from flashvsr.attention import LocalSparseAttention, TokenGrid, block_means
 from flashvsr.cli import main
 from flashvsr.cli.fit import RecipeCLI, RecipeParser
 from flashvsr.data.shard_writer import ShardRules, make_shards
@@ -25,7 +27,9 @@ from flashvsr.video import VideoInfo, VideoWriter
 
 RECIPES = Path(flashvsr.__file__).parents[1] / "recipes"
 STAGES = ("vae", "stage1_joint", "stage2_sparse_causal", "decoder", "stage3_one_step")
-ABLATIONS = sorted(file.stem for file in (RECIPES / "ablations").glob("*.yaml"))
+PLANS = ("attention", "decoders")
+"""Of `flashvsr ablate`: they name recipes and are none."""
+ABLATIONS = sorted({file.stem for file in (RECIPES / "ablations").glob("*.yaml")} - set(PLANS))
 SMALL = {
     "data.frames": "9",
     "data.crop": "128",
@@ -125,9 +129,34 @@ def test_a_recipe_says_what_it_does_its_command_and_what_it_needs(recipe):
         pytest.skip("not a recipe of `flashvsr fit`")
     header = "".join(line for line in recipe.open() if line.startswith("#"))
     assert header.startswith("# ")
-    assert f"flashvsr fit -c {recipe.parent.name}/{recipe.stem}" in header or "ablations" in str(recipe)
+    command = "ablate" if recipe.stem in PLANS else "fit -c"
+    named = f"flashvsr {command} {recipe.parent.name}/{recipe.stem}" in header
+    assert named or (recipe.parent.name == "ablations" and f"-c ablations/{recipe.stem}" in header)
     assert "# Needs" in header
     assert re.search("Leaves (the model folder )?runs/", header)
+
+
+def kept_pairs(said):
+    """The block pairs that the first layer of stage 2 computes on a clip of the recipe, for the same random tokens."""
+    init_args, data = said["model"]["init_args"], said["data"]["init_args"]
+    made = init_args["dit"]["init_args"]["overrides"]["attention"]
+    layer = getattr(attention, made["class_path"].rpartition(".")[2])(64, 2, **made.get("init_args", {}))
+    if not isinstance(layer, LocalSparseAttention):
+        return None  # every token sees every other
+    grid = TokenGrid((data["frames"] - 1) // 4, data["crop"] // 16, data["crop"] // 16)
+    torch.manual_seed(0)
+    query, key = torch.randn(2, 1, 2, grid.frames * grid.rows * grid.columns, 32)
+    return layer.selection(query, block_means(key), grid, layer.history)
+
+
+ATTENTION = [name for name in ABLATIONS if base_of(name).stem == "stage2_sparse_causal"]
+
+
+@pytest.mark.parametrize("ablation", ATTENTION)
+def test_an_ablation_of_attention_keeps_other_pairs_than_its_base_at_the_crop_of_the_recipe(ablation):
+    base = kept_pairs(parse(base_of(ablation)))
+    changed = kept_pairs(parse(base_of(ablation), RECIPES / "ablations" / f"{ablation}.yaml"))
+    assert changed is None or not torch.equal(changed, base)
 
 
 def test_an_override_on_the_command_line_reaches_what_is_interpolated():

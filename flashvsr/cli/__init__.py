@@ -21,6 +21,7 @@ COMMANDS = {
     "fit": "train a stage from a recipe",
     "validate": "run the validation of a recipe on a checkpoint",
     "evaluate": "quality of models on clips with a known answer, in a table and pictures",
+    "ablate": "train variants of a recipe, evaluate all, and make one table of them",
     "degrade": "a good video goes in, a small one with the faults of real video comes out",
     "info": "what this installation can run here, and why not the rest",
     "shards": "write training shards from videos and images, or look into them",

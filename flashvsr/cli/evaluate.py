@@ -75,6 +75,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="run each model also with zero velocity, and with zero latents into its decoder",
     )
+    add(
+        "--latents",
+        choices=["model", "truth"],
+        default="model",
+        help="truth: decode latents of the ground truth, by the folder's VAE; what a decoder makes of good latents",
+    )
     add("--decoder", choices=["auto", "tiny", "full"], default="auto", help="auto: tiny if the folder has it, else VAE")
     add("--color", choices=["auto", "adain", "wavelet", "none"], default="auto", help="auto: what the model wants")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...; of models and metrics (default: auto)")

@@ -62,6 +62,8 @@ def _with_ablations(name: str, folder: ModelFolder, args: argparse.Namespace) ->
     device = choose_device(args.device)
     placed: dict[str, Any] = {"device": device, "dtype": choose_dtype(args.dtype, device)}
     which = DECODERS.get(args.decoder) or ("decoder" if "decoder" in folder.components else "vae")
+    if args.latents == "truth":
+        return {f"{name} ({which}, latents of the truth)": _of_truth(folder, which, args, placed)}
     if "dit" not in folder.components and which == "vae":
         raise ValueError(f"{folder.path} has neither a transformer nor a decoder that sees the LR frames")
     trust = {"trust_code": args.trust_code}
@@ -92,6 +94,16 @@ def _with_ablations(name: str, folder: ModelFolder, args: argparse.Namespace) ->
     if "latents" in args.ablate:
         methods[f"{label}, zero latents"] = _changed(method, without_latents, decoder)
     return methods
+
+
+def _of_truth(folder: ModelFolder, which: str, args: argparse.Namespace, placed: dict[str, Any]) -> WholeClip:
+    """The decoder on latents that the folder's VAE makes of the ground truth."""
+    if "vae" not in folder.components:
+        raise ValueError(f"--latents truth takes the VAE of a model folder, and {folder.path} has none")
+    vae: Any = folder.component("vae").build(**placed, trust_code=args.trust_code).requires_grad_(False)
+    decoder = folder.component(which).build(**placed, trust_code=args.trust_code).requires_grad_(False)
+    color = ColorMatch(folder.color if args.color == "auto" else args.color)
+    return WholeClip(decoder, None, stream_noise, color=color, encode=lambda hr: vae.encode(hr)[0], **placed)
 
 
 def sampled_latents(

@@ -20,8 +20,9 @@ from flashvsr.evaluate.scorers import VideoScorer
 
 T = TypeVar("T")
 
-Method = Callable[[Tensor, int], Tensor]
-"""``method(lr, seed)``: LR frames `[T, 3, h, w]` to `[T, 3, 4h, 4w]`, both uint8."""
+Method = Callable[..., Tensor]
+"""``method(lr, seed)``: LR frames `[T, 3, h, w]` to `[T, 3, 4h, 4w]`, both uint8. One whose attribute ``needs_truth``
+is true is called as ``method(lr, seed, truth)``, with the frames that it should give."""
 
 BASELINES: dict[str, Method] = {
     "bicubic": lambda lr, seed: resize(lr, _target(lr), "bicubic"),
@@ -139,7 +140,12 @@ def evaluate(
 def _upscaled(clip: ReferenceClip | LowClip, lr: Tensor, seed: int, methods: Mapping[str, Method]) -> dict[str, Tensor]:
     """What every method makes of the LR frames."""
     expected = [len(lr), 3, *_target(lr)]
-    outputs = {name: method(lr, seed) for name, method in methods.items()}
+    outputs = {}
+    for name, method in methods.items():
+        if getattr(method, "needs_truth", False):
+            outputs[name] = method(lr, seed, clip.frames if isinstance(clip, ReferenceClip) else None)
+        else:
+            outputs[name] = method(lr, seed)
     for name, output in outputs.items():
         if list(output.shape) != expected:
             raise ValueError(f"{name} gave {list(output.shape)} for {clip.name}, expected {expected}")

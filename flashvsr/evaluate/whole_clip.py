@@ -28,6 +28,8 @@ class WholeClip:
             `[1, 16, (T - 1) / 4, H/8, W/8]` to latents of that shape. None for a decoder alone: it gets zeros.
         noise: ``noise(seed, count, size)``: normal numbers `[1, 16, count, H/8, W/8]` for an output size of `(H, W)`.
         color: Brings colours back: ``color(frames, lr, (height, width))``; None for none.
+        encode: ``encode(frames)``: HR frames `[1, 3, T, H, W]` in [-1, 1], T = 4n + 1, to latents. The decoder then
+            sees latents of the ground truth: what it can make of good ones. None for those of `latents`.
         device: Of the networks.
         dtype: Of the networks.
     """
@@ -39,29 +41,45 @@ class WholeClip:
         noise: Callable[[int, int, tuple[int, int]], Tensor],
         *,
         color: Callable[[Tensor, Tensor, tuple[int, int]], Tensor] | None = None,
+        encode: Callable[[Tensor], Tensor] | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self._decoder: Any = decoder
-        self._latents, self._noise, self._color = latents, noise, color
+        self._latents, self._noise, self._color, self._encode = latents, noise, color, encode
         self._placed: dict[str, Any] = {"device": torch.device(device), "dtype": dtype}
 
+    @property
+    def needs_truth(self) -> bool:
+        """Whether a call takes the ground truth, too."""
+        return self._encode is not None
+
     @torch.inference_mode()
-    def __call__(self, lr: Tensor, seed: int) -> Tensor:
+    def __call__(self, lr: Tensor, seed: int, truth: Tensor | None = None) -> Tensor:
         """Upscale.
 
         Args:
             lr: LR frames `[T, 3, h, w]`, uint8, any T.
             seed: Of the noise.
+            truth: HR frames `[T, 3, 4h, 4w]`, uint8, where :attr:`needs_truth`.
 
         Returns:
             `[T, 3, 4h, 4w]`, uint8.
+
+        Raises:
+            ValueError: If the ground truth is needed and not there.
         """
         count, content = len(lr), (SCALE * lr.shape[2], SCALE * lr.shape[3])
         frames = _padded(resize(lr, content).to(self._placed["device"])).to(self._placed["dtype"])
         size = (frames.shape[3], frames.shape[4])
         noise = self._noise(seed, (frames.shape[2] - 1) // 4, size).to(**self._placed)
-        latents = torch.zeros_like(noise) if self._latents is None else self._latents(frames, noise)
+        if self._encode is not None:
+            if truth is None:
+                raise ValueError("latents of the ground truth need a clip that has one")
+            hr = _padded(truth.to(self._placed["device"])).to(self._placed["dtype"])
+            latents = self._encode(hr[:, :, :-LOOKAHEAD])
+        else:
+            latents = torch.zeros_like(noise) if self._latents is None else self._latents(frames, noise)
         shown = frames[:, :, :-LOOKAHEAD]
         out, _ = self._decoder(latents, shown)
         if self._color is not None:
