@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import configparser
 import re
 import shlex
@@ -237,7 +238,7 @@ def test_the_description_on_a_package_index_links_into_no_repository():
 
 
 def test_every_part_has_a_page_of_the_api():
-    parts = {path.parent.name for path in PACKAGE.glob("*/__init__.py")} - {"cli", "kernels"}
+    parts = {path.parent.name for path in PACKAGE.glob("*/__init__.py")} - {"cli"}
     assert parts <= {page.stem for page in (ROOT / "docs" / "api").glob("*.md")}
 
 
@@ -246,3 +247,17 @@ def test_the_page_of_ablations_names_all_that_are_shipped():
     assert {file.stem for file in (ROOT / "recipes" / "ablations").glob("*.yaml")} == {
         span.removeprefix("ablations/") for span in spans if span.startswith("ablations/")
     }
+
+
+def test_the_table_of_rooms_says_who_may_import_whom():
+    rows = re.findall(
+        r"^\| `(\w+)(?:/|\.py)` \|.*\| ([^|]+) \|$", (ROOT / "docs" / "architecture.md").read_text(), re.M
+    )
+    said = {
+        room: {"*"} if rooms == "everything" else set(rooms.split(", ")) - {"nothing of flashvsr"}
+        for room, rooms in rows
+    }
+    source = ast.parse((ROOT / "tests" / "test_imports.py").read_text())
+    (rules,) = (node.value for node in source.body if ast.unparse(node).startswith("MAY_IMPORT ="))
+    checked = eval(ast.unparse(rules), {"EVERYTHING": {"*"}})
+    assert said == {room: rooms for room, rooms in checked.items() if not room.startswith("__")}
