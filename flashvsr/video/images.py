@@ -173,7 +173,7 @@ class ImageSink:
 
 def _in_folder(folder: Path) -> list[Path]:
     with plain_errors(f"cannot read the folder {folder}", "check its name"):
-        paths = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
+        paths = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.name[:2] != "._"]
     if not paths:
         raise VideoError(f"{folder} holds no images\nexpected files ending in {', '.join(IMAGE_SUFFIXES)}")
     return sorted(

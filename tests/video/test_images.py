@@ -152,3 +152,15 @@ def test_a_number_padded_otherwise_belongs_to_another_series(tmp_path):
         (tmp_path / name).touch()
     assert numbered_images(tmp_path / "f%04d.png") == [(1, tmp_path / "f0001.png"), (3, tmp_path / "f0003.png")]
     assert numbered_images(tmp_path / "nowhere" / "f%04d.png") == []
+
+
+def test_companions_that_macos_leaves_are_no_images(tmp_path, picture):
+    write_images(tmp_path, [picture(0), picture(1)])
+    (tmp_path / "._00001.png").write_bytes(b"no image")
+    with VideoReader(tmp_path, fps=Fraction(25)) as reader:
+        assert len(list(reader)) == 2
+
+
+def test_one_picture_as_output_is_told_from_a_video(tmp_path):
+    with pytest.raises(VideoError, match=r"is one picture, not a video\nname a folder, or .* a_%05d.png"):
+        VideoWriter(tmp_path / "a.png", width=8, height=8, info=INFO)
