@@ -17,6 +17,7 @@ from flashvsr.video.pixels import (
     bit_depth,
     display_matrix,
     frame_colors,
+    is_transparent,
     resolve_colors,
     rotation_degrees,
     side_data,
@@ -65,6 +66,10 @@ class FileSource:
             first = self._first_frame()
             self._first: av.VideoFrame | None = first
             self.info = self._describe(source, first)
+            if is_transparent(first):
+                self.warnings.append(f"{self.name} is transparent in places: the result is not")
+            if self._hides_its_sound():
+                self.warnings.append(f"{self.name} has its sound switched off: players may play that of the result")
             self._to_rgb = ToRGB(
                 resolve_colors(self.info.colors, first.width, first.height),
                 deep=self.info.bit_depth > 8,
@@ -144,6 +149,13 @@ class FileSource:
         kinds = ", ".join(sorted({str(stream.type) for stream in self._container.streams})) or "nothing"
         raise VideoError(f"{self.name} has no video stream, only {kinds}\nexpected a file with a picture")
 
+    def _hides_its_sound(self) -> bool:
+        """Whether no audio track of an MP4 is one to be played."""
+        default = int(av.stream.Disposition.default)
+        sounds = list(self._container.streams.audio)
+        mp4 = "mp4" in self._container.format.name.split(",")
+        return mp4 and bool(sounds) and not any(int(stream.disposition) & default for stream in sounds)
+
     def _moving(self, first: Any) -> Any:
         """The sequence of an animated AVIF or HEIF, whose first track is a still picture of it."""
         longer = [stream for stream in self._container.streams.video if stream.frames > 1]
@@ -165,6 +177,8 @@ class FileSource:
 
     def _first_frame(self) -> av.VideoFrame:
         frame = next(self._decoded, None)
+        if frame is None and self._container.format.name == "webp_pipe":
+            raise VideoError(f"{self.name} is an animated WebP, which FFmpeg does not read\nmake a GIF or images of it")
         if frame is None:
             raise VideoError(f"{self.name} has no frames that can be decoded\nit is empty or damaged")
         if frame.pts is not None:

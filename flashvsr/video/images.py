@@ -13,7 +13,7 @@ import av
 from torch import Tensor
 
 from flashvsr.video.info import Colors, VideoError, VideoFrame, VideoInfo, file_url, plain_errors
-from flashvsr.video.pixels import FromRGB, ToRGB, bit_depth, frame_colors, resolve_colors
+from flashvsr.video.pixels import FromRGB, ToRGB, bit_depth, frame_colors, is_transparent, resolve_colors
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 _OF_SERIES = (*IMAGE_SUFFIXES, ".exr", ".dpx", ".tga", ".jp2", ".ppm", ".pgm", ".gif", ".avif")
@@ -88,6 +88,8 @@ class ImageSource:
             self.warnings.append(f"{source}: images have no frame rate, 25 per second is used; --fps sets another")
         first = _read(self._paths[0])
         self._depth = bit_depth(first)
+        if is_transparent(first):
+            self.warnings.append(f"{source}: images are transparent in places, the result is not")
         pixels = self._convert(first)
         self.info = VideoInfo(
             width=pixels.shape[2],

@@ -97,6 +97,13 @@ def bit_depth(frame: av.VideoFrame) -> int:
     return 10 if max(component.bits for component in frame.format.components) > 8 else 8
 
 
+def is_transparent(frame: av.VideoFrame) -> bool:
+    """Whether a frame has an alpha channel that is not opaque everywhere."""
+    if not any(component.is_alpha for component in frame.format.components):
+        return False
+    return bool(frame.reformat(format="rgba").to_ndarray()[..., 3].min() < 255)
+
+
 def side_data(frame: Any, name: str) -> bytes | None:
     """Raw bytes of a frame's side data of this type (as PyAV names it), None when it has none.
 

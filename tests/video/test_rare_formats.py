@@ -1,0 +1,79 @@
+"""Rare formats are read right, or said to lose something."""
+
+from __future__ import annotations
+
+import os
+import struct
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from flashvsr.video import VideoError, VideoReader
+from flashvsr.video.pixels import ToRGB, frame_colors, resolve_colors
+
+
+def write(path, codec, layout, alpha=255, frames=10):
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, layout
+        for number in range(frames):
+            picture = np.full((48, 64, 4), (20 * number, 90, 90, alpha), np.uint8)
+            frame = av.VideoFrame.from_ndarray(picture, format="rgba")
+            frame.pts, frame.time_base = number, Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize("alpha", [255, 100])
+@pytest.mark.parametrize(("ending", "codec", "layout"), [("mov", "qtrle", "argb"), ("mov", "png", "rgba")])
+def test_transparency_that_is_lost_is_said(tmp_path, ending, codec, layout, alpha):
+    with VideoReader(write(tmp_path / f"a.{ending}", codec, layout, alpha)) as reader:
+        assert any("transparent" in line for line in reader.warnings) == (alpha < 255)
+
+
+def test_sound_that_an_mp4_hides_is_said(tmp_path, write_av):
+    path = write_av(tmp_path / "a.mp4")
+    with VideoReader(path) as reader:
+        assert reader.warnings == []
+    data = bytearray(path.read_bytes())
+    sound = data.rindex(b"tkhd")
+    data[sound + 4 : sound + 8] = struct.pack(">I", 2)  # in the movie, and not enabled
+    path.write_bytes(data)
+    with VideoReader(path) as reader:
+        assert "sound switched off" in reader.warnings[0]
+
+
+@pytest.mark.parametrize("layout", ["rgb555be", "bgr555be", "rgb565be", "bgr565be"])
+def test_big_endian_colours_of_16_bits_are_right(layout):
+    bits = (5, 6, 5) if "565" in layout else (5, 5, 5)
+    rng = np.random.default_rng(0)
+    parts = [rng.integers(0, 1 << count, (16, 32)) for count in bits]
+    words = parts[0] << (bits[1] + bits[2]) | parts[1] << bits[2] | parts[2]
+    frame = av.VideoFrame(32, 16, layout)
+    rows = np.zeros((16, frame.planes[0].line_size), np.uint8)
+    rows[:, :64] = words.astype(">u2").view(np.uint8).reshape(16, 64)
+    frame.planes[0].update(rows.tobytes())
+    expected = np.stack([part * 255 / ((1 << count) - 1) for part, count in zip(parts, bits, strict=True)])
+    pixels = ToRGB(resolve_colors(frame_colors(frame), 32, 16), deep=False)(frame).numpy()
+    assert np.abs(pixels - (expected if layout.startswith("rgb") else expected[::-1])).mean() < 1
+
+
+@pytest.mark.parametrize(("name", "frames"), [("m3.ogv", 25), ("anim.avif", 30)])
+def test_every_frame_of_reported_files_is_read(name, frames):
+    folder = os.environ.get("FLASHVSR_DATA")
+    if not folder or not (path := Path(folder).parent / "faults" / name).exists():
+        pytest.skip(f"{name} is not here: its repeated or hidden frames were not counted")
+    with VideoReader(path) as reader:
+        assert len(list(reader)) == frames
+
+
+def test_an_animated_webp_is_refused_by_name(tmp_path):
+    pictures = [Image.new("RGB", (64, 48), (number * 20, 0, 0)) for number in range(5)]
+    pictures[0].save(tmp_path / "a.webp", save_all=True, append_images=pictures[1:], duration=40)
+    with pytest.raises(VideoError, match=r"a.webp is an animated WebP.*\n.*GIF or images"):
+        VideoReader(tmp_path / "a.webp")
