@@ -29,6 +29,7 @@ from flashvsr.video.tracks import TrackQueue, describe_track
 _NO_TIMESTAMPS = 0x80  # AVFMT_NOTIMESTAMPS: raw H.264, HEVC and the like
 _AS_NAMED = {"pattern_type": "none"}  # a picture called a%d.png is not a series
 _CLOCK_RESTARTS = 0x200  # AVFMT_TS_DISCONT: MPEG transport and program streams, Ogg and the like
+_OVERHEAD = 100  # bytes between two packets of Matroska at most, unless something is skipped there
 _TOLERANCE = Fraction(1, 4)  # seconds by which a file may end before the length that it states
 
 
@@ -55,6 +56,12 @@ class FileSource:
             self.tracks = TrackQueue(others, Tags.read(self._container, self._stream))
             self._seen_end = Fraction(0)  # latest end of any packet, on the file's clock, in seconds
             self._damaged_at: Fraction | None = None
+            self._read_end: int | None = None  # where the last packet ends, in bytes
+            self._gaps = False  # whether bytes of Matroska lie between packets that are of none
+            self._missing = 0  # frames that the times have room for
+            self._counts = self._container.format.name == "avi"  # packets, and tells no presentation times
+            self._keys: list[int] = []  # decoding times of key frames until the first frame is decoded
+            self._delay = 0  # ticks between the decoding of a frame and its presentation, where packets are counted
             self._raw = bool(self._container.format.flags & _NO_TIMESTAMPS)
             self._crop = container_crop(self._stream)
             time_base, self._rate = self._time_base_and_rate(fps)
@@ -86,7 +93,9 @@ class FileSource:
         self._first = None
         number = shown = 0
         while frame is not None:
-            self._time = self._clock.tick(None if self._raw else frame.pts) * self._clock.time_base
+            before, self._time = self._time, self._clock.tick(self._stamp(frame)) * self._clock.time_base
+            if number and self._rate:
+                self._missing += max(0, round((self._time - before) * self._rate) - 1)
             if number >= skip:
                 pixels = self._to_rgb(frame)
                 if pixels.shape[1:] != (self.info.height, self.info.width):
@@ -181,9 +190,24 @@ class FileSource:
             raise VideoError(f"{self.name} is an animated WebP, which FFmpeg does not read\nmake a GIF or images of it")
         if frame is None:
             raise VideoError(f"{self.name} has no frames that can be decoded\nit is empty or damaged")
-        if frame.pts is not None:
-            self.tracks.origin = frame.pts * self._stream.time_base
+        if self._counts and frame.dts is not None:
+            self._delay = frame.dts - max((dts for dts in self._keys if dts <= frame.dts), default=frame.dts)
+        stamp = self._stamp(frame)
+        if stamp is not None:
+            self.tracks.origin = stamp * self._stream.time_base
         return frame
+
+    def _stamp(self, frame: av.VideoFrame) -> int | None:
+        """When a frame is shown on the file's clock, in ticks; None when the file does not say.
+
+        AVI counts packets in decoding order: the n-th frame is shown with the n-th. What FFmpeg makes of that for
+        frames that were reordered is out of order.
+        """
+        if self._raw:
+            return None
+        if self._counts:
+            return None if frame.dts is None else frame.dts - self._delay
+        return frame.pts
 
     def _describe(self, source: str, frame: av.VideoFrame) -> VideoInfo:
         stream = self._stream
@@ -225,6 +249,8 @@ class FileSource:
                         last.pts = packet.pts
                         yield last
                     continue
+                if not started and packet.is_keyframe and packet.dts is not None:
+                    self._keys.append(packet.dts)
                 try:
                     frames = packet.decode()
                 except av.InvalidDataError:
@@ -254,6 +280,9 @@ class FileSource:
     def _note(self, packet: Any) -> None:
         if packet.pts is not None and packet.time_base:
             self._seen_end = max(self._seen_end, (packet.pts + (packet.duration or 0)) * packet.time_base)
+        if packet.pos is not None and packet.pos >= 0 and self._container.format.name.startswith("matroska"):
+            self._gaps |= self._read_end is not None and packet.pos > self._read_end + _OVERHEAD
+            self._read_end = packet.pos + packet.size
         if packet.is_corrupt and packet.stream is self._stream and self._damaged_at is None:
             self._damaged_at = self._time
 
@@ -289,9 +318,23 @@ class FileSource:
             self.warnings.append(
                 f"{self.name} is damaged near {float(self._damaged_at):.2f} s: frames there may be wrong"
             )
+        self._check_count(frames)
         if self._joins.count:
             self.warnings.append(
                 f"{self.name}: its clock jumps ({self._joins.count}x): its recordings are played one after another"
+            )
+
+    def _check_count(self, frames: int) -> None:
+        """Warn of frames that are missing, where the file states how many it has or how long it is."""
+        tags = self._stream.metadata
+        stated = self._stream.frames if self._counts else int(tags.get("NUMBER_OF_FRAMES", 0) or 0)
+        missing = stated - frames if stated else 0
+        if missing <= 0 and (self._gaps or self._damaged_at is not None):
+            missing = self._missing
+        if missing > 0:
+            seconds = f" ({float(missing / self._rate):.2f} s)" if self._rate else ""
+            self.warnings.append(
+                f"{self.name} is damaged: {missing} of its {frames + missing} frames{seconds} are missing"
             )
 
 
