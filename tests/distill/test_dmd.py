@@ -130,3 +130,20 @@ def test_the_loss_of_bf16_latents_is_fp32_and_their_gradient_bf16():
     loss = _loss(x, noise.float(), sigma.float(), real.bfloat16(), fake.bfloat16())
     loss.sum().backward()
     assert loss.dtype == torch.float32 and x.grad.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"sigma": torch.tensor([0.5, 1.5])}, ValueError, r"in \[0, 1\], got \[0.5, 1.5\]"),
+        ({"sigma": torch.tensor([0.5])}, ValueError, r"sigma \[2\], one level per sample; got .* and \[1\]"),
+        ({"sigma": 0.5}, TypeError, "sigma is a tensor .*; got 0.5"),
+        ({"noise": torch.zeros(1, 4, 2, 4, 4)}, ValueError, r"noise is \[2, 4, 2, 4, 4\] like x"),
+        ({"real": lambda y: y[:1]}, ValueError, r"real_score returned \[1, 4, 2, 4, 4\] for latents"),
+        ({"fake": lambda y: y[:1]}, ValueError, r"fake_score returned \[1, 4, 2, 4, 4\] for latents"),
+    ],
+)
+def test_levels_and_batches_that_do_not_fit_are_refused_and_not_broadcast(change, error, message):
+    case = dict(zip(("x", "noise", "sigma", "real", "fake"), _case(), strict=True))
+    with pytest.raises(error, match=message):
+        _loss(**{**case, **change})
