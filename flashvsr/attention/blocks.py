@@ -8,10 +8,13 @@ order once at each end.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 
+import torch
 from einops import rearrange
 from torch import Tensor
+from torch.nn.functional import pad
 
 BLOCK_SHAPE = (2, 8, 8)
 """Tokens per block along time, rows and columns."""
@@ -26,15 +29,48 @@ class TokenGrid:
 
     Attributes:
         frames: Latent frames.
-        rows: Token rows, one per 16 pixels.
-        columns: Token columns, one per 16 pixels.
+        rows: Token rows, in FlashVSR one per 16 pixels.
+        columns: Token columns, likewise.
         frame_offset: Latent frames of the stream before the first one here; no upper limit.
+        content: Frames, rows and columns that are not padding, from the first of each on; None for all. Sparse layers
+            let the rest take no part.
+
+    Raises:
+        ValueError: If a size is below 1, `frame_offset` below 0, or `content` leaves a whole block of padding.
     """
 
     frames: int
     rows: int
     columns: int
     frame_offset: int = 0
+    content: tuple[int, int, int] | None = None
+
+    def __post_init__(self) -> None:
+        sizes = (self.frames, self.rows, self.columns)
+        if min(sizes) < 1 or self.frame_offset < 0:
+            raise ValueError(f"a grid holds tokens and starts at frame 0 or later, got {self}")
+        if self.content is None:
+            return
+        padding = [size - inner for size, inner in zip(sizes, self.content, strict=True)]
+        if min(self.content) < 1 or any(not 0 <= n < block for n, block in zip(padding, BLOCK_SHAPE, strict=True)):
+            raise ValueError(
+                f"content {self.content} leaves padding of {padding} in a grid of {sizes}: pad at the end of each "
+                f"axis, by less than a block {BLOCK_SHAPE}"
+            )
+
+    @classmethod
+    def padded(cls, frames: int, rows: int, columns: int, frame_offset: int = 0) -> TokenGrid:
+        """The grid of whole blocks that :func:`pad_to_blocks` makes of these sizes."""
+        sizes = [-(-size // block) * block for size, block in zip((frames, rows, columns), BLOCK_SHAPE, strict=True)]
+        return cls(sizes[0], sizes[1], sizes[2], frame_offset, (frames, rows, columns))
+
+    def key_mask(self, device: torch.device | str = "cpu") -> Tensor | None:
+        """Which tokens are not padding, boolean `[tokens]` in block order; None when all are not."""
+        sizes = (self.frames, self.rows, self.columns)
+        if self.content is None or self.content == sizes:
+            return None
+        make = _content_mask.__wrapped__ if torch.compiler.is_compiling() else _content_mask
+        return make(self.content, sizes, BLOCK_SHAPE, torch.device(device))
 
     @property
     def tokens(self) -> int:
@@ -113,3 +149,53 @@ def unpartition_blocks(
     bt, bh, bw = block_shape
     t, h, w = grid[0] // bt, grid[1] // bh, grid[2] // bw
     return rearrange(x, "b (t h w bt bh bw) d -> b (t bt) (h bh) (w bw) d", t=t, h=h, w=w, bt=bt, bh=bh, bw=bw)
+
+
+def pad_to_blocks(x: Tensor, block_shape: tuple[int, int, int] = BLOCK_SHAPE) -> tuple[Tensor, Tensor]:
+    """Fill a token grid up to whole blocks with zeros, at the end of each axis.
+
+    With the mask as ``key_mask`` of :func:`~flashvsr.attention.block_sparse_attention` the padding takes no part. For
+    a layer the grid says the same: :meth:`TokenGrid.padded`.
+
+    Args:
+        x: `[B, T, h, w, D]`.
+        block_shape: Tokens per block along time, rows and columns.
+
+    Returns:
+        `[B, T', h', w', D]`, `x` itself when it is whole blocks; and where `x` is in it, boolean `[T'*h'*w']` in block
+        order.
+    """
+    sizes = tuple(x.shape[1:4])
+    whole = tuple(-(-size // block) * block for size, block in zip(sizes, block_shape, strict=True))
+    after = [n for size, full in zip(reversed(sizes), reversed(whole), strict=True) for n in (0, full - size)]
+    padded = x if whole == sizes else pad(x, [0, 0, *after])
+    make = _content_mask.__wrapped__ if torch.compiler.is_compiling() else _content_mask
+    return padded, make(sizes, whole, tuple(block_shape), x.device)
+
+
+def crop_from_blocks(x: Tensor, size: tuple[int, int, int]) -> Tensor:
+    """Cut the padding of :func:`pad_to_blocks` off.
+
+    Args:
+        x: `[B, T', h', w', D]`.
+        size: (T, h, w) that was padded.
+
+    Returns:
+        `[B, T, h, w, D]`, a view.
+
+    Raises:
+        ValueError: If `size` is larger than the grid.
+    """
+    if any(inner > full for inner, full in zip(size, x.shape[1:4], strict=True)):
+        raise ValueError(f"a grid of {tuple(x.shape[1:4])} tokens holds no {tuple(size)}")
+    return x[:, : size[0], : size[1], : size[2]]
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)  # it may be made while streaming and be used again in training
+def _content_mask(
+    content: tuple[int, int, int], sizes: tuple[int, int, int], block_shape: tuple[int, int, int], device: torch.device
+) -> Tensor:
+    mask = torch.zeros(1, *sizes, 1, dtype=torch.bool)
+    mask[:, : content[0], : content[1], : content[2]] = True
+    return partition_blocks(mask, block_shape).flatten().to(device)

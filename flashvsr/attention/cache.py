@@ -21,6 +21,10 @@ class KVCache:
     *scratch* slot, whose memory the allocator hands from layer to layer, and :meth:`write` puts them over the oldest
     slot afterwards.
 
+    A stream calls, chunk after chunk, every layer once and then :meth:`advance`. A layer takes the slots of a chunk as
+    it would see them in the whole sequence, so that a chunk may hold any number of slots; only the first slots, which
+    see one another, have to come together (see :class:`~flashvsr.attention.LocalSparseAttention`).
+
     Storage is token-major, `[layers, B, history*slot_tokens, heads, D]`: the layout a projection produces, so writing
     is one copy. With `device_gib` the keys and values of some layers, evenly spread, lie in host memory and are
     fetched one such layer ahead, see :class:`~flashvsr.kernels.host_layers.HostLayers`; results are the same.
@@ -62,7 +66,8 @@ class KVCache:
             )
         self.history, self.slot_tokens = history, slot_tokens
         self.slots_seen = 0
-        self.batch, self.layers = batch, layers
+        self.batch, self.layers, self.heads, self.head_dim = batch, layers, heads, head_dim
+        self._written: dict[int, int] = {}  # slots that a layer has written since the last advance
         tokens, blocks = history * slot_tokens, history * slot_tokens // BLOCK_SIZE
         shape = (batch, tokens, heads, head_dim)
         self._away = _layers_away(layers, 2 * math.prod(shape) * dtype.itemsize, device_gib)
@@ -88,24 +93,25 @@ class KVCache:
         first = self.slots_seen - self.filled
         return sorted(range(first, self.slots_seen), key=lambda slot: slot % self.history)
 
-    def read(self, layer: int) -> tuple[Tensor, Tensor, Tensor]:
+    def read(self, layer: int, *, ahead: int = 0) -> tuple[Tensor, Tensor, Tensor]:
         """What a layer keeps of the past.
 
         Args:
             layer: Index of the layer.
+            ahead: Slots of the chunk in hand that the layer has written already.
 
         Returns:
             Keys and values `[B, heads, filled*slot_tokens, D]` and block means of the keys `[B, heads, blocks, D]`:
             views into the ring, in the order of :attr:`positions`.
         """
-        tokens = self.filled * self.slot_tokens
+        tokens = min(self.slots_seen + ahead, self.history) * self.slot_tokens
         blocks = tokens // BLOCK_SIZE
         host, index = self._place(layer)
         kept = (x[index, :, :tokens] for x in (self.keys, self.values)) if host is None else host.read(index, tokens)
         keys, values, means = (x.transpose(1, 2) for x in (*kept, self.key_means[layer, :, :blocks]))
         return keys, values, means
 
-    def write(self, layer: int, keys: Tensor, values: Tensor, key_means: Tensor) -> None:
+    def write(self, layer: int, keys: Tensor, values: Tensor, key_means: Tensor, *, ahead: int = 0) -> None:
         """Put the slots of a chunk over the oldest ones of a layer; no gradient passes through what is stored.
 
         Args:
@@ -113,12 +119,22 @@ class KVCache:
             keys: `[B, heads, n*slot_tokens, D]`; of more than `history` slots the last ones are kept.
             values: As `keys`.
             key_means: `[B, heads, n*slot_tokens/128, D]`.
+            ahead: Slots of the chunk in hand that the layer has written already.
+
+        Raises:
+            RuntimeError: If `ahead` is not what the layer has written since the last :meth:`advance`.
         """
+        if self._written.get(layer, 0) != ahead:
+            raise RuntimeError(
+                f"layer {layer} has written {self._written.get(layer, 0)} slots of this chunk, not {ahead}: call "
+                "advance(slots) once every layer has seen a chunk"
+            )
         size, blocks = self.slot_tokens, self.slot_tokens // BLOCK_SIZE
         host, index = self._place(layer)
         chunk_slots = keys.shape[2] // size
+        self._written[layer] = ahead + chunk_slots
         for slot in range(max(0, chunk_slots - self.history), chunk_slots):
-            place = (self.slots_seen + slot) % self.history
+            place = (self.slots_seen + ahead + slot) % self.history
             key, value = (x.detach().transpose(1, 2)[:, slot * size : (slot + 1) * size] for x in (keys, values))
             if host is None:
                 self.keys[index, :, place * size : (place + 1) * size] = key
@@ -129,7 +145,16 @@ class KVCache:
             self.key_means[layer, :, place * blocks : (place + 1) * blocks] = means
 
     def advance(self, slots: int) -> None:
-        """Count the slots of a chunk as seen, once every layer has written them."""
+        """Count the slots of a chunk as seen, once every layer has written them.
+
+        Raises:
+            ValueError: If `slots` is negative, or a layer has written another number.
+        """
+        wrong = sorted({written for written in self._written.values() if written != slots})
+        if slots < 0 or wrong:
+            wrote = f", of a chunk of which layers wrote {wrong}" if wrong else ""
+            raise ValueError(f"advance takes the slots of the chunk that all layers have seen, got {slots}{wrote}")
+        self._written.clear()
         self.slots_seen += slots
         if self._host is not None:
             self._host.fetch(0, self.filled * self.slot_tokens)
@@ -137,6 +162,7 @@ class KVCache:
     def clone(self) -> KVCache:
         """Return an independent copy on the same device."""
         other = copy.copy(self)
+        other._written = dict(self._written)
         other.keys, other.values, other.key_means = (x.clone() for x in (self.keys, self.values, self.key_means))
         other._host = None if self._host is None else self._host.clone(self.filled * self.slot_tokens)
         return other

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache, lru_cache
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,13 +12,9 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from flashvsr.attention.blocks import TokenGrid
 from flashvsr.attention.cache import KVCache
-from flashvsr.attention.masks import causal_slot_mask, window_mask
 from flashvsr.attention.ops import block_sparse_attention, packed_attention
-from flashvsr.attention.rope import norm_rope, rms_norm
-from flashvsr.attention.select import RULES, block_means, select_from_means
-
-FIRST_SLOTS = 3
-"""Slots of the first chunk, which see one another."""
+from flashvsr.attention.rope import check_rope, norm_rope, rms_norm
+from flashvsr.attention.select import FIRST_SLOTS, BlockSelection, block_means
 
 
 class RMSNorm(nn.Module):
@@ -46,7 +42,15 @@ def _projections(dim: int, heads: int) -> tuple[nn.Linear, nn.Linear, nn.Linear,
 
 
 def _query_key_value(layer: Any, x: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Project, norm and rotate: `[B, heads, N, D]` each, as views of token-major storage."""
+    """Project, norm and rotate: `[B, heads, N, D]` each, as views of token-major storage.
+
+    Raises:
+        ValueError: If the tokens or the RoPE table are not what the layer takes.
+    """
+    dim = layer.q.in_features
+    if x.ndim != 3 or x.shape[2] != dim:
+        raise ValueError(f"x is [B, N, {dim}], got {list(x.shape)}")
+    check_rope(rope, x.shape[1], layer.o.in_features // layer.heads, layer.order)
     query, key = (
         norm_rope(projected, norm.weight, rope, heads=layer.heads, eps=norm.eps)
         for projected, norm in ((layer.q(x), layer.norm_q), (layer.k(x), layer.norm_k))
@@ -95,6 +99,9 @@ class FullAttention(nn.Module):
 
         Returns:
             `[B, N, dim]`.
+
+        Raises:
+            ValueError: If `x`, `rope` or `lengths` do not fit, or `rope` says that it is in block order.
         """
         query, key, value = _query_key_value(self, x, rope)
         if lengths is None:
@@ -135,106 +142,6 @@ class CrossAttention(nn.Module):
         return self.o(_merge_heads(scaled_dot_product_attention(query, key, value)))
 
 
-@cache  # a CUDA graph that reads it does not keep it alive
-def _window_on(device: torch.device, grid_hw: tuple[int, int], window_hw: tuple[int, int], boundary: str) -> Tensor:
-    return window_mask(grid_hw, window_hw, boundary=boundary).to(device)
-
-
-@lru_cache(maxsize=16)
-def _causal_window_on(
-    device: torch.device, slots: int, history: int, grid_hw: tuple[int, int], window_hw: tuple[int, int], boundary: str
-) -> Tensor:
-    slot = causal_slot_mask(slots, history, first_slots=FIRST_SLOTS)
-    window = window_mask(grid_hw, window_hw, boundary=boundary)
-    return torch.kron(slot, window).to(device)
-
-
-class BlockSelection(nn.Module):
-    """Which block pairs a sparse layer computes: a window, and a budget inside it. No parameters.
-
-    It is a module so that a forward hook can record its masks, or replace them by given ones.
-
-    Args:
-        window_hw: Rows and columns of the window, in blocks.
-        boundary: What the window does at the border, see :func:`~flashvsr.attention.window_mask`.
-        sparse_ratio: Density: at any resolution a query block keeps about ``60 * sparse_ratio`` key blocks on average.
-        rule: What a budget that covers everything does, see :func:`~flashvsr.attention.select_blocks`.
-
-    Attributes:
-        impl: Of :func:`~flashvsr.attention.select.select_from_means`, where the slots of a stream choose.
-
-    Raises:
-        ValueError: If an argument is out of range.
-
-    Reference:
-        FlashVSR, https://arxiv.org/abs/2510.12747, locality-constrained sparse attention.
-    """
-
-    def __init__(
-        self,
-        window_hw: tuple[int, int] = (11, 11),
-        boundary: str = "truncated",
-        sparse_ratio: float = 2.0,
-        rule: str = "released",
-    ) -> None:
-        super().__init__()
-        self.impl = "auto"
-        self.window_hw = (window_hw[0], window_hw[1])  # a list in recipes
-        window_mask((1, 1), self.window_hw, boundary=boundary)  # raises for sizes or a boundary that make no sense
-        if sparse_ratio <= 0:
-            raise ValueError(f"sparse_ratio is positive, got {sparse_ratio}")
-        if rule not in RULES:
-            raise ValueError(f"rule is one of {', '.join(RULES)}, got {rule!r}")
-        self.boundary, self.sparse_ratio, self.rule = boundary, sparse_ratio, rule
-
-    def budget(self, grid: TokenGrid) -> int:
-        """Pairs kept per (head, query slot).
-
-        The released code scales the ratio by the frame size first and multiplies by S*S afterwards, both in float64;
-        the order decides single blocks at some sizes (640x1408).
-        """
-        rows, columns = grid.blocks_hw
-        pixels = grid.rows * 16 * grid.columns * 16
-        ratio = self.sparse_ratio * 768 * 1280 / pixels
-        return int((rows * columns) ** 2 * ratio) - 1
-
-    def forward(self, query: Tensor, key_means: Tensor, grid: TokenGrid, history: int | None = None) -> Tensor:
-        """Choose.
-
-        Args:
-            query: `[B, heads, N, D]` in block order.
-            key_means: Block means of all visible keys, `[B, heads, key blocks, D]`.
-            grid: Size of the query.
-            history: None when every key slot is visible from every query slot (a chunk of a stream); a number when the
-                keys are the queries' own and slots are causal with that much history (a whole sequence).
-
-        Returns:
-            Boolean `[B, heads, N/128, key blocks]`.
-        """
-        where = (grid.blocks_hw, self.window_hw, self.boundary)
-        impl = "plain" if history is not None else self.impl
-        tracing = torch.compiler.is_compiling()  # a tracer's tensors must not stay in the caches
-        if history is None:
-            window = _window_on.__wrapped__ if tracing else _window_on
-            allowed = window(query.device, *where)
-        else:
-            causal_window = _causal_window_on.__wrapped__ if tracing else _causal_window_on
-            allowed = causal_window(query.device, grid.slots, history, *where)
-        return select_from_means(
-            block_means(query),
-            key_means,
-            allowed,
-            budget=self.budget(grid),
-            slots=grid.slots,
-            rule=self.rule,
-            impl=impl,
-        )
-
-    def extra_repr(self) -> str:
-        """Arguments, for ``print``."""
-        return f"window_hw={self.window_hw}, {self.boundary}, sparse_ratio={self.sparse_ratio}, {self.rule}"
-
-
 class LocalSparseAttention(nn.Module):
     """Locality-constrained sparse attention, causal by slot, over a stream or a whole sequence.
 
@@ -248,6 +155,8 @@ class LocalSparseAttention(nn.Module):
         rule: What a budget that covers everything does, see :func:`~flashvsr.attention.select_blocks`.
         eps: Of the norms of query and key.
         impl: Of :func:`~flashvsr.attention.block_sparse_attention`.
+        first_slots: Leading slots that see one another. A stream begins with all of them in one call, or is shorter.
+        token_pixels: Rows and columns of pixels that a token stands for, by which `sparse_ratio` counts.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -270,6 +179,8 @@ class LocalSparseAttention(nn.Module):
         rule: str = "released",
         eps: float = 1e-6,
         impl: str = "auto",
+        first_slots: int = FIRST_SLOTS,
+        token_pixels: int = 16,
     ) -> None:
         super().__init__()
         self.heads = heads
@@ -279,7 +190,10 @@ class LocalSparseAttention(nn.Module):
             raise ValueError(f"history counts the earlier slots a chunk sees, at least 0; got {history}")
         self.history = history
         self.impl = impl
-        self.selection = BlockSelection(window_hw, boundary, sparse_ratio, rule)
+        self.first_slots = first_slots
+        self.selection = BlockSelection(
+            window_hw, boundary, sparse_ratio, rule, first_slots=first_slots, token_pixels=token_pixels
+        )
 
     def forward(
         self,
@@ -295,26 +209,103 @@ class LocalSparseAttention(nn.Module):
 
         Args:
             x: `[B, N, dim]` in block order.
-            grid: Size of the sequence.
+            grid: Size of the sequence, and which of it is padding, which then takes no part.
             rope: `[N, D/2, 2]` in block order.
-            cache: The stream's past, to which this chunk is added; its slots see one another. None for a whole
-                sequence.
+            cache: The stream's past, to which this chunk is added. None for a whole sequence. A chunk may hold any
+                number of slots; all chunks together give what the whole sequence gives.
             layer: Which ring of the cache is this layer's.
             history: For a whole sequence, another history than the layer's own.
 
         Returns:
             `[B, N, dim]`.
+
+        Raises:
+            TypeError: If `grid` is not a :class:`~flashvsr.attention.TokenGrid`.
+            ValueError: If sizes, the order of `rope`, or the place of the chunk in the stream do not fit.
         """
+        if not isinstance(grid, TokenGrid):
+            raise TypeError(f"grid is a TokenGrid(frames, rows, columns), got {grid!r}")
+        if x.shape[1] != grid.tokens:
+            sizes = f"{grid.frames}x{grid.rows}x{grid.columns}"
+            raise ValueError(f"x holds {x.shape[1]} tokens and the grid {sizes} = {grid.tokens}")
+        if cache is not None:
+            self._check_cache(x, grid, cache, layer, history)
         query, key, value = _query_key_value(self, x, rope)
-        means = block_means(key)
-        if cache is None:
-            history = self.history if history is None else history
-            mask = self.selection(query, means, grid, history)
-            return self.o(_merge_heads(block_sparse_attention(query, key, value, mask, impl=self.impl)))
-        past_key, past_value, past_means = cache.read(layer)
-        mask = self.selection(query, torch.cat((past_means, means), 2), grid)
-        keys = (past_key, key) if cache.filled else key
-        values = (past_value, value) if cache.filled else value
-        out = block_sparse_attention(query, keys, values, mask, impl=self.impl)
-        cache.write(layer, key, value, means)
+        key_mask = grid.key_mask(x.device)
+        means = block_means(key, key_mask=key_mask)
+        if cache is not None:
+            return self.o(_merge_heads(self._stream(query, key, value, means, grid, cache, layer)))
+        mask = self.selection(query, means, grid, self.history if history is None else history)
+        out = block_sparse_attention(query, key, value, mask, impl=self.impl, key_mask=key_mask)
         return self.o(_merge_heads(out))
+
+    def _stream(
+        self, query: Tensor, key: Tensor, value: Tensor, means: Tensor, grid: TokenGrid, cache: KVCache, layer: int
+    ) -> Tensor:
+        """Attend to the past and the slots of the chunk: the first slots of a stream together, others one by one."""
+        first = min(grid.slots, self.first_slots) if cache.slots_seen == 0 else 1
+        if first == grid.slots:
+            return self._step(query, key, value, means, grid, cache, layer)
+        outputs, ahead = [], 0
+        for slots in (first, *[1] * (grid.slots - first)):
+            content = None if grid.content is None else (2 * slots, *grid.content[1:])
+            part = replace(grid, frames=2 * slots, frame_offset=grid.frame_offset + 2 * ahead, content=content)
+            q, k, v, m = (
+                x.unflatten(2, (grid.slots, -1))[:, :, ahead : ahead + slots].flatten(2, 3)
+                for x in (query, key, value, means)
+            )
+            outputs.append(self._step(q, k, v, m, part, cache, layer, ahead))
+            ahead += slots
+        return torch.cat(outputs, 2)
+
+    def _step(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        means: Tensor,
+        grid: TokenGrid,
+        cache: KVCache,
+        layer: int,
+        ahead: int = 0,
+    ) -> Tensor:
+        """Attend from slots that see one another to them and to the past, then add them to the past."""
+        past_key, past_value, past_means = cache.read(layer, ahead=ahead)
+        mask = self.selection(query, torch.cat((past_means, means), 2), grid)
+        filled = past_key.shape[2] > 0
+        keys = (past_key, key) if filled else key
+        values = (past_value, value) if filled else value
+        key_mask = grid.key_mask(query.device)
+        if key_mask is not None:  # padding lies at the same place in every slot
+            slots = (past_key.shape[2] + key.shape[2]) // cache.slot_tokens
+            key_mask = key_mask[: cache.slot_tokens].repeat(slots)
+        out = block_sparse_attention(query, keys, values, mask, impl=self.impl, key_mask=key_mask)
+        cache.write(layer, key, value, means, ahead=ahead)
+        return out
+
+    def _check_cache(self, x: Tensor, grid: TokenGrid, cache: KVCache, layer: int, history: int | None) -> None:
+        """Refuse a chunk that does not continue the stream of the cache; looks at sizes only."""
+        if cache.history != self.history or history not in (None, self.history):
+            asked = self.history if history is None else history
+            raise ValueError(
+                f"the layer sees {asked} earlier slots and the cache keeps {cache.history}: make them equal"
+            )
+        if not 0 <= layer < cache.layers:
+            raise ValueError(f"the cache has layers 0 to {cache.layers - 1}, got layer {layer}")
+        held = (cache.batch, cache.slot_tokens, cache.heads, cache.head_dim)
+        given = (x.shape[0], grid.tokens // grid.slots, self.heads, self.o.in_features // self.heads)
+        if held != given:
+            raise ValueError(f"the cache holds (batch, tokens per slot, heads, head dim) {held}, the chunk is {given}")
+        if grid.frame_offset != 2 * cache.slots_seen:
+            raise ValueError(
+                f"the cache has seen {cache.slots_seen} slots, so this chunk starts at frame {2 * cache.slots_seen} of "
+                f"the stream; its grid says frame_offset={grid.frame_offset}: set it, in rope_table too, and call "
+                "cache.advance(slots) once after each chunk"
+            )
+        if 0 < cache.slots_seen < self.first_slots:
+            raise ValueError(
+                f"the first {self.first_slots} slots see one another and come in one call, the stream began with "
+                f"{cache.slots_seen}: pass them together, or build the layer with first_slots={cache.slots_seen}"
+            )
+        if grid.content is not None and grid.content[0] != grid.frames:
+            raise ValueError(f"a stream is padded in space only, got {grid.content[0]} of {grid.frames} frames")

@@ -62,7 +62,8 @@ class AttentionDistillation(LightningModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Loss of one batch, the mean over its samples."""
-        tokens, grid = batch["tokens"], TokenGrid(*(int(size) for size in batch["grid"]))
+        frames, rows, columns = map(int, batch["grid"])
+        tokens, grid = batch["tokens"], TokenGrid(frames, rows, columns)
         with torch.no_grad():
             wanted, wanted_scores = self._run(self.teacher, tokens, grid)
         output, scores = self._run(self.student, tokens, grid)

@@ -8,6 +8,17 @@ import torch
 from torch import Tensor
 
 
+def check_pair(name: str, value: object) -> tuple[int, int]:
+    """Return (rows, columns) from two whole numbers in a tuple or list, or say that they are not.
+
+    Raises:
+        ValueError: If `value` is anything else.
+    """
+    if isinstance(value, tuple | list) and len(value) == 2 and all(isinstance(n, int) for n in value):
+        return value[0], value[1]
+    raise ValueError(f"{name} is (rows, columns) in blocks, such as (11, 11); got {value!r}")
+
+
 def _axis_window(blocks: int, window: int, boundary: str) -> Tensor:
     position = torch.arange(blocks)
     start = position - window // 2
@@ -36,6 +47,7 @@ def window_mask(grid_hw: tuple[int, int], window_hw: tuple[int, int], *, boundar
     Reference:
         FlashVSR, https://arxiv.org/abs/2510.12747, locality-constrained sparse attention.
     """
+    grid_hw, window_hw = check_pair("grid_hw", grid_hw), check_pair("window_hw", window_hw)
     if min(*grid_hw, *window_hw) < 1:
         raise ValueError(f"sizes are counts of blocks, at least 1: got grid {grid_hw}, window {window_hw}")
     if boundary not in ("truncated", "preserved"):

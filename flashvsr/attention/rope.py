@@ -44,7 +44,8 @@ def rope_table(
         device: Where to compute.
 
     Returns:
-        `[N, head_dim/2, 2]` fp32 (cosine, sine), from angles in fp64.
+        `[N, head_dim/2, 2]` fp32 (cosine, sine), from angles in fp64. It carries `order` as an attribute of that name,
+        by which a layer tells a table in the wrong order; what is computed from it (``.to(device)``) carries none.
 
     Raises:
         ValueError: If ``order`` is unknown or the grid does not divide into blocks.
@@ -65,8 +66,37 @@ def rope_table(
         axes.append(torch.stack((angle.cos(), angle.sin()), -1).float().view(*shape, 2).expand(*sizes, -1, 2))
     table = torch.cat(axes, 3)  # [T, h, w, head_dim/2, 2]
     if order == "block":
-        return partition_blocks(table.flatten(3)[None])[0].unflatten(1, (-1, 2))
-    return table.flatten(0, 2)
+        table = partition_blocks(table.flatten(3)[None])[0].unflatten(1, (-1, 2))
+    else:
+        table = table.flatten(0, 2)
+    if not torch.compiler.is_compiling():
+        table.__dict__["order"] = order
+    return table
+
+
+def check_rope(rope: Tensor, tokens: int, head_dim: int, order: str) -> None:
+    """Refuse a table of another size, or one that says it is in another order; its values are not looked at.
+
+    Args:
+        rope: `[N, D/2, 2]`, or one per sample `[B, N, D/2, 2]`.
+        tokens: N that is expected.
+        head_dim: D that is expected.
+        order: ``"raster"`` or ``"block"``, as expected.
+
+    Raises:
+        ValueError: If it does not fit.
+    """
+    if tuple(rope.shape[-3:]) != (tokens, head_dim // 2, 2):
+        raise ValueError(
+            f"rope is [{tokens}, {head_dim // 2}, 2], of rope_table with the same grid and a head dim of {head_dim}; "
+            f"got {list(rope.shape)}"
+        )
+    found = None if torch.compiler.is_compiling() else getattr(rope, "order", None)
+    if found not in (None, order):
+        raise ValueError(
+            f"this layer takes tokens in {order} order, the rope table is in {found} order: "
+            f"pass rope_table(..., order={order!r})"
+        )
 
 
 def apply_rope(x: Tensor, table: Tensor) -> Tensor:

@@ -3,30 +3,40 @@
 from __future__ import annotations
 
 import math
+import warnings
+from functools import cache, lru_cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from flashvsr.attention.blocks import BLOCK_SIZE
+from flashvsr.attention.blocks import BLOCK_SIZE, TokenGrid
+from flashvsr.attention.masks import causal_slot_mask, check_pair, window_mask
 from flashvsr.kernels import takes_kernel, unavailable
 
 RULES = ("released", "keep_all_when_covered")
+
+FIRST_SLOTS = 3
+"""Slots of the first chunk of FlashVSR, which see one another."""
 
 LONGEST_ROW = 1 << 14
 """Key blocks that the kernel takes in one row."""
 
 
-def block_means(x: Tensor, block_size: int = BLOCK_SIZE) -> Tensor:
+def block_means(x: Tensor, block_size: int = BLOCK_SIZE, *, key_mask: Tensor | None = None) -> Tensor:
     """Mean of the tokens of each block, in the dtype of the input.
 
     Args:
         x: `[B, heads, N, D]`, queries or keys after norm and RoPE.
         block_size: Tokens per block.
+        key_mask: Boolean `[N]`, tokens that count; None for all.
 
     Returns:
-        `[B, heads, N / block_size, D]`.
+        `[B, heads, N / block_size, D]`; zero for a block without any.
     """
-    return x.unflatten(2, (-1, block_size)).mean(3)
+    if key_mask is None:
+        return x.unflatten(2, (-1, block_size)).mean(3)
+    share = key_mask.view(-1, block_size).to(x.dtype).mean(1, keepdim=True).clamp_min(1 / block_size)  # [blocks, 1]
+    return x.masked_fill(~key_mask[:, None], 0.0).unflatten(2, (-1, block_size)).mean(3) / share
 
 
 def select_blocks(
@@ -153,14 +163,12 @@ def _check_sizes(blocks: int, key_blocks: int, allowed: Tensor, budget: int, slo
         raise ValueError(
             f"budget counts kept pairs, at least 0; got {budget} (a sparse_ratio too small for this frame?)"
         )
-    if slots < 1 or blocks % slots or key_blocks % (blocks // slots):
+    if not 0 < slots <= blocks or not key_blocks or blocks % slots or key_blocks % (blocks // slots):
         raise ValueError(f"{blocks} query and {key_blocks} key blocks are not whole slots when the query has {slots}")
     per_slot = blocks // slots
     if allowed.shape not in ((blocks, key_blocks), (per_slot, per_slot)):
-        raise ValueError(
-            f"allowed is [{blocks}, {key_blocks}], or [{per_slot}, {per_slot}] for every pair of slots; "
-            f"got {list(allowed.shape)}"
-        )
+        tiled = "" if blocks == key_blocks == per_slot else f", or [{per_slot}, {per_slot}] for every pair of slots"
+        raise ValueError(f"allowed is [{blocks}, {key_blocks}]{tiled}; got {list(allowed.shape)}")
     return per_slot
 
 
@@ -184,3 +192,127 @@ def _threshold_some_visible(
     ordered = probability.sort(dim=-1, descending=True).values
     threshold = ordered.gather(-1, index[:, None].expand(*ordered.shape[:-1], 1))
     return probability, threshold.clamp(min=0.0)
+
+
+@cache  # a CUDA graph that reads it does not keep it alive
+def _window_on(device: torch.device, grid_hw: tuple[int, int], window_hw: tuple[int, int], boundary: str) -> Tensor:
+    return window_mask(grid_hw, window_hw, boundary=boundary).to(device)
+
+
+@lru_cache(maxsize=16)
+def _causal_window_on(
+    device: torch.device,
+    slots: int,
+    history: int,
+    first_slots: int,
+    grid_hw: tuple[int, int],
+    window_hw: tuple[int, int],
+    boundary: str,
+) -> Tensor:
+    slot = causal_slot_mask(slots, history, first_slots=first_slots)
+    window = window_mask(grid_hw, window_hw, boundary=boundary)
+    return torch.kron(slot, window).to(device)
+
+
+class BlockSelection(nn.Module):
+    """Which block pairs a sparse layer computes: a window, and a budget inside it. No parameters.
+
+    It is a module so that a forward hook can record its masks, or replace them by given ones.
+
+    Args:
+        window_hw: Rows and columns of the window, in blocks.
+        boundary: What the window does at the border, see :func:`~flashvsr.attention.window_mask`.
+        sparse_ratio: Density: at any resolution a query block keeps about ``60 * sparse_ratio`` key blocks on average,
+            where a token stands for 16x16 pixels.
+        rule: What a budget that covers everything does, see :func:`~flashvsr.attention.select_blocks`.
+        first_slots: Leading slots of a whole sequence that see one another.
+        token_pixels: Rows and columns of pixels that a token stands for, by which the ratio counts.
+
+    Attributes:
+        impl: Of :func:`~flashvsr.attention.select.select_from_means`, where the slots of a stream choose.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Reference:
+        FlashVSR, https://arxiv.org/abs/2510.12747, locality-constrained sparse attention.
+    """
+
+    def __init__(
+        self,
+        window_hw: tuple[int, int] = (11, 11),
+        boundary: str = "truncated",
+        sparse_ratio: float = 2.0,
+        rule: str = "released",
+        *,
+        first_slots: int = FIRST_SLOTS,
+        token_pixels: int = 16,
+    ) -> None:
+        super().__init__()
+        self.impl = "auto"
+        self.window_hw = check_pair("window_hw", window_hw)  # a list in recipes
+        window_mask((1, 1), self.window_hw, boundary=boundary)  # raises for sizes or a boundary that make no sense
+        if sparse_ratio <= 0:
+            raise ValueError(f"sparse_ratio is positive, got {sparse_ratio}")
+        if rule not in RULES:
+            raise ValueError(f"rule is one of {', '.join(RULES)}, got {rule!r}")
+        if first_slots < 1 or token_pixels < 1:
+            raise ValueError(f"first_slots and token_pixels are at least 1, got {first_slots} and {token_pixels}")
+        self.boundary, self.sparse_ratio, self.rule = boundary, sparse_ratio, rule
+        self.first_slots, self.token_pixels = first_slots, token_pixels
+        self._warned = False
+
+    def budget(self, grid: TokenGrid) -> int:
+        """Pairs kept per (head, query slot).
+
+        The released code scales the ratio by the frame size first and multiplies by S*S afterwards, both in float64;
+        the order decides single blocks at some sizes (640x1408). A budget of 0 keeps nothing, of which it warns once.
+        """
+        rows, columns = grid.blocks_hw
+        pixels = grid.rows * self.token_pixels * grid.columns * self.token_pixels
+        ratio = self.sparse_ratio * 768 * 1280 / pixels
+        budget = int((rows * columns) ** 2 * ratio) - 1
+        if budget == 0 and not self._warned and not torch.compiler.is_compiling():
+            self._warned = True
+            warnings.warn(
+                f"sparse_ratio={self.sparse_ratio} keeps no block of {rows}x{columns} per slot: attention gives zeros; "
+                f"raise it, or set token_pixels={self.token_pixels} to the pixels that a token stands for",
+                stacklevel=2,
+            )
+        return budget
+
+    def forward(self, query: Tensor, key_means: Tensor, grid: TokenGrid, history: int | None = None) -> Tensor:
+        """Choose.
+
+        Args:
+            query: `[B, heads, N, D]` in block order.
+            key_means: Block means of all visible keys, `[B, heads, key blocks, D]`.
+            grid: Size of the query.
+            history: None when every key slot is visible from every query slot (a chunk of a stream); a number when the
+                keys are the queries' own and slots are causal with that much history (a whole sequence).
+
+        Returns:
+            Boolean `[B, heads, N/128, key blocks]`.
+        """
+        where = (grid.blocks_hw, self.window_hw, self.boundary)
+        impl = "plain" if history is not None else self.impl
+        tracing = torch.compiler.is_compiling()  # a tracer's tensors must not stay in the caches
+        if history is None:
+            window = _window_on.__wrapped__ if tracing else _window_on
+            allowed = window(query.device, *where)
+        else:
+            causal_window = _causal_window_on.__wrapped__ if tracing else _causal_window_on
+            allowed = causal_window(query.device, grid.slots, history, self.first_slots, *where)
+        return select_from_means(
+            block_means(query, key_mask=grid.key_mask(query.device)),
+            key_means,
+            allowed,
+            budget=self.budget(grid),
+            slots=grid.slots,
+            rule=self.rule,
+            impl=impl,
+        )
+
+    def extra_repr(self) -> str:
+        """Arguments, for ``print``."""
+        return f"window_hw={self.window_hw}, {self.boundary}, sparse_ratio={self.sparse_ratio}, {self.rule}"

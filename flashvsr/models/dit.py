@@ -20,7 +20,7 @@ from flashvsr.attention import (
     rope_table,
     unpartition_blocks,
 )
-from flashvsr.attention.layers import FIRST_SLOTS
+from flashvsr.attention.select import FIRST_SLOTS
 from flashvsr.models.chunk_graphs import ChunkGraphs, why_not
 from flashvsr.models.dit_blocks import DiTBlock, Head, linear_velocity, timestep_embedding
 from flashvsr.models.dit_state import DiTState

@@ -100,8 +100,10 @@ def stack_frames_once(x: Tensor) -> Tensor:
     return stacked
 
 
-class ChannelNorm(nn.Module):
-    """Scale the channels of every position to root-mean-square `gamma`.
+class ChannelsLastNorm(nn.Module):
+    """Scale the channels of every position to root-mean-square `gamma`, rounding once before the gain.
+
+    The same formula as :class:`flashvsr.decoders.wan_blocks.ChannelNorm`, which rounds once after it.
 
     Args:
         channels: Size of the last axis.
@@ -159,9 +161,9 @@ class LRProjection(nn.Module):
         self.in_channels, self.patch, self.variant = in_channels, patch, variant
         first, second = hidden
         self.conv1 = StackedConv3d(in_channels * patch**2, first)
-        self.norm1 = ChannelNorm(first)
+        self.norm1 = ChannelsLastNorm(first)
         self.conv2 = StackedConv3d(first, second)
-        self.norm2 = ChannelNorm(second)
+        self.norm2 = ChannelsLastNorm(second)
         self.linear_layers = nn.ModuleList([nn.Linear(second, dim)])
 
     def forward(

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from flashvsr.attention import block_sparse_attention
 from flashvsr.attention.impl import reference as impl_reference
 from flashvsr.attention.impl import triton as impl_triton
 
@@ -241,6 +242,38 @@ def test_what_the_kernels_cannot_do_is_refused(block_size: int, scale: float, me
     x = torch.zeros(1, 1, block_size, 16)
     with pytest.raises(ValueError, match=message):
         impl_triton.attend(x, (x,), (x,), torch.ones(1, 1, 1, 1).bool(), block_size=block_size, scale=scale)
+
+
+@runs_kernels
+def test_a_mask_of_other_strides_hides_what_is_not_finite_from_output_and_gradients() -> None:
+    torch.manual_seed(0)
+    inputs = [token_major(1, 2, tokens, 16, torch.float32) for tokens in (64, 64, 64)]
+    mask = irregular_mask(1, 2, 4, 4).transpose(2, 3)
+    mask[:, :, :, 3] = False
+    scale, grad = 0.25, torch.randn_like(inputs[0])
+    exact = with_gradients(in_float64(inputs[0], (inputs[1],), (inputs[2],), mask, scale), inputs, grad)
+    with torch.no_grad():
+        for x in inputs[1:]:
+            x[:, :, 48:] = float("nan")
+    out = impl_triton.attend(inputs[0], (inputs[1],), (inputs[2],), mask, block_size=16, scale=scale)
+    for got, true in zip(with_gradients(out, inputs, grad), exact, strict=True):
+        assert distance(got, true) < 1e-5
+
+
+@runs_kernels
+def test_a_graph_of_torch_compile_holds_the_kernels_and_their_gradients() -> None:
+    torch.manual_seed(0)
+    inputs = [token_major(1, 2, tokens, 16, torch.float32) for tokens in (48, 64, 64)]
+    mask, grad = irregular_mask(1, 2, 3, 4), torch.randn_like(inputs[0])
+
+    def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        pieces = [(x[:, :, :16], x[:, :, 16:]) for x in (key, value)]
+        return block_sparse_attention(query, *pieces, mask, 16, impl="triton")
+
+    compiled = torch.compile(attend, fullgraph=True, backend="aot_eager")(*inputs)
+    results = [with_gradients(out, inputs, grad) for out in (compiled, attend(*inputs))]
+    for got, eager in zip(*results, strict=True):
+        assert distance(got, eager) < 1e-5
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import torch
 
 from flashvsr.models import lr_projection
 from flashvsr.models.lr_projection import (
-    ChannelNorm,
+    ChannelsLastNorm,
     LRProjection,
     LRProjectionState,
     StackedConv3d,
@@ -127,7 +127,7 @@ def test_gradients_reach_every_parameter_and_the_input(variant):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_features_too_large_for_the_square_of_a_half_are_normalised(dtype):
-    norm = ChannelNorm(4096).to(dtype)
+    norm = ChannelsLastNorm(4096).to(dtype)
     x = torch.randn(1, 4096, generator=torch.Generator().manual_seed(0)) * 1500
     expected = x / x.norm(dim=-1, keepdim=True) * 64
     torch.testing.assert_close(norm(x.to(dtype)).float(), expected, rtol=2 * torch.finfo(dtype).eps, atol=1e-3)
