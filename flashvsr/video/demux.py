@@ -326,10 +326,8 @@ class FileSource:
 
     def _check_count(self, frames: int) -> None:
         """Warn of frames that are missing, where the file states how many it has or how long it is."""
-        tags = self._stream.metadata
-        stated = self._stream.frames if self._counts else int(tags.get("NUMBER_OF_FRAMES", 0) or 0)
-        missing = stated - frames if stated else 0
-        if missing <= 0 and (self._gaps or self._damaged_at is not None):
+        missing = self._stream.frames - frames if self._counts and self._stream.frames else 0
+        if missing <= 0 and (self._gaps or self._damaged_at is not None):  # else a pause is a pause
             missing = self._missing
         if missing > 0:
             seconds = f" ({float(missing / self._rate):.2f} s)" if self._rate else ""
