@@ -64,7 +64,7 @@ class DecoderSystem(nn.Module):
         state: Any = None,
         *,
         content: tuple[int, int] | None = None,
-        show: Callable[[Tensor], None] | None = None,
+        on_frames: Callable[[Tensor], None] | None = None,
     ) -> tuple[Tensor, Any]:
         """Process one chunk.
 
@@ -75,7 +75,7 @@ class DecoderSystem(nn.Module):
             state: Of the previous chunk, consumed; None at the start.
             content: Height and width of what is not padding, from the top left; colours are matched over it. None for
                 all.
-            show: Called with the frames as soon as they are decoded.
+            on_frames: Called with the frames as soon as they are decoded.
 
         Returns:
             As many frames, in [-1, 1], and the new state.
@@ -91,8 +91,8 @@ class DecoderSystem(nn.Module):
         latents = torch.zeros(batch, self.decoder.latent_channels, steps, *size, device=lr.device, dtype=self.dtype)
         frames, state = self.decoder(latents, lr, state)
         frames = self.color(frames, lr, content)
-        if show is not None:
-            show(frames)
+        if on_frames is not None:
+            on_frames(frames)
         return frames, state
 
     def load_state(self, saved: dict[str, Any]) -> Any:

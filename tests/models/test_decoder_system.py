@@ -1,8 +1,10 @@
+import inspect
+
 import pytest
 import torch
 
 from flashvsr.decoders import TinyConditionalDecoder, TinyDecoder
-from flashvsr.models import DecoderSystem, load
+from flashvsr.models import DecoderSystem, FlashVSR, load
 from flashvsr.models.folder import Component, save_model_folder
 from flashvsr.streaming import resize_bicubic
 
@@ -111,3 +113,8 @@ def test_a_decoder_that_does_not_see_the_lr_frames_cannot_be_alone(tmp_path):
     path = _folder(tmp_path / "model", TinyDecoder(**CHANNELS), "flashvsr.decoders.TinyDecoder", **CHANNELS)
     with pytest.raises(ValueError, match="does not see the LR frames"):
         load(path, device="cpu")
+
+
+def test_a_step_takes_the_arguments_that_flashvsr_takes():
+    ours, whole = (inspect.signature(system.step).parameters for system in (DecoderSystem, FlashVSR))
+    assert list(ours) == list(whole)
