@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from flashvsr.cli import import_from_working_directory
 from flashvsr.cli.recipe_arguments import RecipeArguments
-from flashvsr.cli.recipe_checks import Started, check_run, prepare_components, try_optimizers
+from flashvsr.cli.recipe_checks import Started, check_checkpoint, check_run, prepare_components, try_optimizers
 from flashvsr.cli.recipe_diff import changes
 from flashvsr.cli.recipe_errors import nearest_key, shorten
 from flashvsr.data.shards import ShardError
@@ -77,6 +77,8 @@ class RecipeCLI(LightningCLI):
         ckpt_path = self.config.ckpt_path
         if ckpt_path is not None and ckpt_path not in KEYWORDS and not Path(ckpt_path).exists():
             raise FileNotFoundError(f"--ckpt_path: there is no {ckpt_path}")
+        if ckpt_path is not None and Path(ckpt_path).is_file():
+            check_checkpoint(Path(ckpt_path))
         prepare_components(self.config.model, self.config.trust_code)
         self.save_config_kwargs = {"overwrite": ckpt_path is not None or self.command != "fit"}
 

@@ -7,6 +7,7 @@ from argparse import ArgumentError
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -163,3 +164,17 @@ def check_run(trainer: Trainer, model: LightningModule, ckpt_path: str | None) -
     saved = Path(trainer.log_dir or ".") / "config.yaml"
     if ckpt_path is None and saved.is_file():
         raise FileExistsError(f"{saved} is that of another run: go on with it (--ckpt_path last) or log elsewhere")
+
+
+def check_checkpoint(path: Path) -> None:
+    """Refuse a file that is no whole checkpoint of a training, before anything is built.
+
+    Raises:
+        ValueError: If it cannot be read, or holds something else.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except (RuntimeError, UnpicklingError, EOFError, ValueError) as error:
+        raise ValueError(f"--ckpt_path: {path} is damaged or no checkpoint") from error
+    if not isinstance(content, dict) or "state_dict" not in content:
+        raise ValueError(f"--ckpt_path: {path} is no checkpoint of a training: it holds no state_dict")

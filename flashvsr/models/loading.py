@@ -194,6 +194,8 @@ def choose_device(device: torch.device | str) -> torch.device:
         chosen = torch.device(device)
     except RuntimeError as error:
         raise ValueError(f"device is auto, cpu, cuda or cuda:N; got {device!r}") from error
+    if chosen.type not in ("cpu", "cuda"):
+        raise ValueError(f"device is auto, cpu, cuda or cuda:N; got {device!r}, which no model was tried on")
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"there is no device {device!r} here: {torch.cuda.device_count()} CUDA GPUs; try --device cpu")
     return chosen

@@ -238,6 +238,12 @@ def test_a_wrong_argument_is_one_short_error_before_any_work(recipe, capsys, mor
     assert said in error_of(capsys, [*recipe(), *more])
 
 
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04" + bytes(500)])
+def test_a_damaged_checkpoint_is_one_short_error(recipe, capsys, content):
+    Path("bad.ckpt").write_bytes(content)
+    assert "bad.ckpt is damaged or no checkpoint" in error_of(capsys, [*recipe(), "--ckpt_path=bad.ckpt"])
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

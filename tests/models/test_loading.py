@@ -514,6 +514,9 @@ def test_unknown_dtypes_and_devices_are_refused(monkeypatch):
     with pytest.raises(ValueError, match="device is auto, cpu, cuda or cuda:N; got 'gpu'"):
         choose_device("gpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for untried in ("mps", "xpu"):
+        with pytest.raises(ValueError, match=f"device is auto, cpu, cuda or cuda:N; got '{untried}'"):
+            choose_device(untried)
     assert choose_device("auto") == torch.device("cpu")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(ValueError, match="there is no device 'cuda:1' here: 0 CUDA GPUs"):
