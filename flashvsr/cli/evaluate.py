@@ -51,9 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--crop", type=int, nargs=2, metavar=("H", "W"), help="then cut this from its middle")
     add(
         "--degrade",
-        choices=["realbasicvsr", "mild", "bicubic"],
+        choices=["realbasicvsr", "mild", "encoded", "bicubic"],
         default="realbasicvsr",
-        help="how the LR video is made; bicubic only shrinks (default: realbasicvsr)",
+        help="how the LR video is made; encoded: by FFmpeg: blur, noise, area reduction, H.264; bicubic only shrinks "
+        "(default: realbasicvsr)",
     )
     add("--seeds", type=int, nargs="+", default=[0], help="of degradation and noise; each clip runs once for each")
     model = parser.add_argument_group("models")
@@ -141,7 +142,7 @@ def _with_defaults(args: argparse.Namespace) -> argparse.Namespace:
 def _evaluate(args: argparse.Namespace, folder: Path | None) -> None:
     from flashvsr.cli.evaluate_models import model_methods
     from flashvsr.cli.evaluate_results import chosen_parts, write_pictures
-    from flashvsr.evaluate import BASELINES, evaluate, load_video_scorer
+    from flashvsr.evaluate import BASELINES, encoded_lr, evaluate, load_video_scorer
     from flashvsr.models.loading import choose_device
 
     suite, readers = _clips(args)
@@ -150,8 +151,10 @@ def _evaluate(args: argparse.Namespace, folder: Path | None) -> None:
     dover = load_video_scorer(args.dover) if args.dover else None
     metrics, missing = _metrics(args, suite, dover, device)
     methods = {**BASELINES, **model_methods(args)}
-    degrade = None
-    if args.degrade != "bicubic":
+    degrade: Any = None
+    if args.degrade == "encoded":
+        degrade = encoded_lr
+    elif args.degrade != "bicubic":
         from flashvsr.data.degrade import Degradation
 
         degrade = Degradation(args.degrade)

@@ -2,6 +2,7 @@
 
 * ``evaluate``: clips, methods and seeds in, all figures out; ``BASELINES`` are bicubic and Lanczos
 * ``find_clips``, ``read_clip``, ``read_low_clip``: ground truth from files, and LR clips that have none
+* ``encoded_lr``: LR clips by FFmpeg's filters and H.264, other means than those of training
 * ``find_suite``, ``SUITES``: the public test sets as they lie on disk
 * ``ClipMeter``: PSNR, SSIM, MS-SSIM, VMAF, warping error, LPIPS, DISTS, NIQE, MUSIQ, CLIPIQA, DOVER,
   ColorVideoVDP and distances in features of EfficientNet-lite0 of one clip
@@ -15,6 +16,7 @@
 from flashvsr.evaluate.clips import LowClip, ReferenceClip, find_clips, read_clip, read_low_clip, resize
 from flashvsr.evaluate.columns import COLUMNS, NO_REFERENCE
 from flashvsr.evaluate.comparison import suite_csv, suite_table
+from flashvsr.evaluate.encoded import encoded_lr
 from flashvsr.evaluate.intervals import half_width, student_quantile
 from flashvsr.evaluate.metrics import ClipMeter, luma_bt601
 from flashvsr.evaluate.paper import published
@@ -45,6 +47,7 @@ __all__ = [
     "bicubic_lr",
     "clip_seed",
     "clip_table",
+    "encoded_lr",
     "estimate_flow",
     "evaluate",
     "find_clips",
