@@ -5,6 +5,7 @@ the start of a clip, and any split of a clip into calls gives the same frames.
 """
 
 from flashvsr.decoders.color import adain_color, wavelet_color
+from flashvsr.decoders.conditional_encoder import ConditionalEncoder
 from flashvsr.decoders.tiny import TinyDecoder, TinyDecoderState
 from flashvsr.decoders.tiny_conditional import TinyConditionalDecoder
 from flashvsr.decoders.tiny_vae import TinyEncoderState, TinyVAE
@@ -12,6 +13,7 @@ from flashvsr.decoders.wan_blocks import WanVAEState
 from flashvsr.decoders.wan_vae import WanVAE
 
 __all__ = [
+    "ConditionalEncoder",
     "TinyConditionalDecoder",
     "TinyDecoder",
     "TinyDecoderState",

@@ -58,14 +58,14 @@ class AutoencoderStage(LightningModule):
         step, losses, divergences = self.global_step, [], []
         for kind, part in split_kinds(batch):
             frames = part["hr"]
-            noise = seeded_normal(part["seed"], f"{kind} autoencoder", step, size=_latent_size(vae, frames))
+            noise = seeded_normal(part["seed"], f"{kind} autoencoder", step, size=latent_size(vae, frames))
             decoded, mean, log_variance = vae.reconstruct(frames, noise)
             if kind == "video":
                 vae.update_statistics(mean)
             mean, log_variance = mean.float(), log_variance.float()
             divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).flatten(1).mean(1)
             loss, parts = self.reconstruction(decoded, frames, None)
-            _log_parts(self, "train", kind, parts)
+            log_parts(self, "train", kind, parts)
             losses.append(loss + self.kl_weight * divergence)
             divergences.append(divergence.detach())
         count = sum(len(loss) for loss in losses)
@@ -80,7 +80,7 @@ class AutoencoderStage(LightningModule):
         hr = batch["hr"]
         latents, _ = vae.encode(hr)
         sr, _ = vae.decode(latents.to(hr.dtype))
-        _log_validation(self, self.reconstruction, sr, hr)
+        log_validation(self, self.reconstruction, sr, hr)
         spread = latents.float().std((0, 2, 3, 4)).mean()
         self.log("val/latent_std", spread, batch_size=hr.shape[0], sync_dist=True)
         return {"lr": batch.get("lr", hr), "sr": sr.float().clamp(-1, 1), "hr": hr}
@@ -167,10 +167,10 @@ class DecoderStage(LightningModule):
                 latents = torch.lerp(latents, noise, level.view(-1, 1, 1, 1, 1))
             sr, _ = self.decoder(latents, lr, None)
             loss, parts = self.reconstruction(sr, hr, None)
-            _log_parts(self, "train", kind, parts)
+            log_parts(self, "train", kind, parts)
             if teacher is not None:
                 imitation, parts = self.reconstruction(sr, teacher, None)
-                _log_parts(self, "train", f"{kind} teacher", parts)
+                log_parts(self, "train", f"{kind} teacher", parts)
                 loss = loss + self.teacher_weight * imitation
             losses.append(loss)
         loss = torch.cat(losses).mean()
@@ -185,7 +185,7 @@ class DecoderStage(LightningModule):
         """Decode the clips of a batch from the latents of the ground truth; images are passed over."""
         lr, hr = target_frames(batch)
         sr, _ = self.decoder(self._latents(batch), lr, None)
-        _log_validation(self, self.reconstruction, sr, hr)
+        log_validation(self, self.reconstruction, sr, hr)
         return {"lr": lr, "sr": sr.float().clamp(-1, 1), "hr": hr}
 
     def configure_optimizers(self) -> Any:
@@ -207,7 +207,7 @@ class DecoderStage(LightningModule):
         vae: Any = self.vae
         _, hr = target_frames(part)
         if vae is None:
-            return hr.new_zeros(hr.shape[0], *_latent_size(self.decoder, hr))
+            return hr.new_zeros(hr.shape[0], *latent_size(self.decoder, hr))
         return vae.encode(hr)[0].to(hr.dtype)
 
     @torch.no_grad()
@@ -216,7 +216,7 @@ class DecoderStage(LightningModule):
         return vae.decode(latents)[0].clamp(-1, 1) if self.teacher_weight else None
 
 
-def _log_parts(stage: Any, when: str, kind: str, parts: dict[str, Tensor]) -> None:
+def log_parts(stage: Any, when: str, kind: str, parts: dict[str, Tensor]) -> None:
     """Log ``<when>/<part>``; an image's and a teacher's with a prefix."""
     prefix = kind.removeprefix("video").strip().replace(" ", "_")
     for name, part in parts.items():
@@ -224,12 +224,13 @@ def _log_parts(stage: Any, when: str, kind: str, parts: dict[str, Tensor]) -> No
         stage.log(f"{when}/{label}", part.mean(), batch_size=len(part), sync_dist=when == "val")
 
 
-def _log_validation(stage: Any, reconstruction: Reconstruction, sr: Tensor, hr: Tensor) -> None:
+def log_validation(stage: Any, reconstruction: Reconstruction, sr: Tensor, hr: Tensor) -> None:
     """Log loss and PSNR (RGB, of [0, 1]) of decoded frames."""
     loss, _ = reconstruction(sr, hr, None)
-    _log_parts(stage, "val", "video", {"loss": loss, "psnr": batch_psnr(sr, hr)})
+    log_parts(stage, "val", "video", {"loss": loss, "psnr": batch_psnr(sr, hr)})
 
 
-def _latent_size(network: Any, frames: Tensor) -> tuple[int, int, int, int]:
+def latent_size(network: Any, frames: Tensor) -> tuple[int, int, int, int]:
+    """Shape of the latents of one sample of `[B, 3, T, H, W]`."""
     _, _, count, height, width = frames.shape
     return network.latent_channels, (count + 3) // FRAMES_PER_LATENT, height // _CELL, width // _CELL

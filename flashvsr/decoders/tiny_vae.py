@@ -35,12 +35,13 @@ class TinyEncoder(nn.Module):
     Args:
         out_channels: Channels out.
         channels: Widths at 1/2, 1/4 and 1/8 resolution.
+        in_channels: Of each picture.
     """
 
-    def __init__(self, out_channels: int, channels: tuple[int, int, int]) -> None:
+    def __init__(self, out_channels: int, channels: tuple[int, int, int], in_channels: int = 3) -> None:
         super().__init__()
         first, second, third = channels
-        self.entry = nn.Conv2d(3 * 4, first, 3, padding=1)
+        self.entry = nn.Conv2d(in_channels * 4, first, 3, padding=1)
         self.to_quarter = nn.Conv2d(2 * first, second, 3, stride=2, padding=1)
         self.quarter = nn.ModuleList([MemBlock(second), MemBlock(second)])
         self.to_eighth = nn.Conv2d(2 * second, third, 3, stride=2, padding=1)
@@ -52,7 +53,7 @@ class TinyEncoder(nn.Module):
         """Encode consecutive frames.
 
         Args:
-            frames: `[B, 4n, 3, H, W]`.
+            frames: `[B, 4n, 3, H, W]`, with ``in_channels`` in place of 3.
             past: Of the call before; empty at the start of a stream.
 
         Returns:
@@ -70,6 +71,27 @@ class TinyEncoder(nn.Module):
                 last.append(kept)
         with torch.autocast(x.device.type, enabled=False):
             return self.head(x.to(self.head.weight.dtype)), last
+
+
+@torch.no_grad()
+def move_statistics(mean: Tensor, mean_square: Tensor, updates: Tensor, latents: Tensor) -> None:
+    """Move running moments of latent channels towards those of a batch, over all processes; no sync of the GPU.
+
+    Args:
+        mean: `[C, 1, 1, 1]`, changed in place; likewise ``mean_square``.
+        mean_square: Of the square.
+        updates: How many there were, counted on: the first hundred count alike, later ones 1 % each.
+        latents: `[B, C, n, h, w]`, as many values in every process.
+    """
+    values = latents.float().transpose(0, 1).flatten(1)
+    moments = torch.stack([values.mean(1), values.square().mean(1)])
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.all_reduce(moments)
+        moments /= distributed.get_world_size()
+    updates += 1
+    weight = (1 / updates).clamp_min(_MOMENTUM)
+    for buffer, moment in zip((mean, mean_square), moments, strict=True):
+        buffer.lerp_(moment.to(buffer.dtype).view_as(buffer), weight.to(buffer.dtype))
 
 
 class TinyVAE(nn.Module):
@@ -193,15 +215,7 @@ class TinyVAE(nn.Module):
         Args:
             mean: `[B, 16, n, h, w]`, the mean that :meth:`reconstruct` returned, as many values in every process.
         """
-        values = mean.float().transpose(0, 1).flatten(1)
-        moments = torch.stack([values.mean(1), values.square().mean(1)])
-        if distributed.is_available() and distributed.is_initialized():
-            distributed.all_reduce(moments)
-            moments /= distributed.get_world_size()
-        self.updates += 1
-        weight = (1 / self.updates).clamp_min(_MOMENTUM)
-        for buffer, moment in zip((self.mean, self.mean_square), moments, strict=True):
-            buffer.lerp_(moment.to(buffer.dtype).view_as(buffer), weight.to(buffer.dtype))
+        move_statistics(self.mean, self.mean_square, self.updates, mean)
 
     def _moments(self, frames: Tensor, state: TinyEncoderState | None) -> tuple[Tensor, Tensor, TinyEncoderState]:
         """Mean and log-variance before normalisation, `[B, 16, n, h, w]` each."""

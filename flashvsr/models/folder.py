@@ -20,6 +20,7 @@
             init_args: {rule: keep_all_when_covered}
       decoder: ...
       vae: ...
+      encoder: ...                # of a conditional autoencoder, whose decoder is `decoder`
       prompt: {shape: [1, 512, 4096]}   # weights: the tensor "prompt" in prompt.safetensors
 """
 
@@ -43,7 +44,7 @@ from flashvsr.models.weight_files import build_empty, load_tensors, read_tensors
 
 FORMAT = 1
 DESCRIPTION = "model.yaml"
-COMPONENTS = ("projection", "dit", "decoder", "vae", "prompt")
+COMPONENTS = ("projection", "dit", "decoder", "vae", "encoder", "prompt")
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,8 @@ def save_model_folder(
 
     Args:
         path: The folder to make.
-        components: Networks by name, ``projection``, ``dit``, ``decoder``, ``vae``: as many as there are.
+        components: Networks by name, ``projection``, ``dit``, ``decoder``, ``vae``, ``encoder``: as many as
+            there are.
         prompt: Text embedding `[1, L, text_dim]`; None for a model without.
         steps: Sampling steps the transformer was trained for.
         color: Colour correction the model wants, see :class:`ModelFolder`.
@@ -200,7 +202,7 @@ def save_model_folder(
     path = Path(path)
     unknown = [name for name in components if name not in COMPONENTS or name == "prompt"]
     if unknown:
-        raise ValueError(f"components are projection, dit, decoder and vae; got {', '.join(unknown)}")
+        raise ValueError(f"components are projection, dit, decoder, vae and encoder; got {', '.join(unknown)}")
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists; choose another folder, or pass overwrite=True")
     if path.exists() and not path.is_dir():

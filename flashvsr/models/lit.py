@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from flashvsr.models.class_paths import build, is_reference
-from flashvsr.models.folder import Component, plain_values, save_model_folder
+from flashvsr.models.folder import COMPONENTS, Component, plain_values, save_model_folder
 from flashvsr.models.loading import DTYPES, described_component, find_model
 from flashvsr.models.lora import merged_state_dict
 from flashvsr.models.sampler import DEFAULT_SHIFT, FlowSchedule
@@ -64,7 +64,7 @@ class ExportModelFolder(Callback):
         overwrite: bool = False,
         trust_code: bool = False,
     ) -> None:
-        allowed = ("projection", "dit", "decoder", "vae")
+        allowed = tuple(name for name in COMPONENTS if name != "prompt")
         for name in components:
             if name not in allowed:
                 raise ValueError(f"components are {', '.join(allowed)}; got {name!r}")

@@ -461,7 +461,7 @@ def test_a_failed_save_leaves_nothing_and_harms_nothing(ours, tmp_path):
             save_model_folder(target, broken, overwrite=True)
     assert {file.name: file.read_bytes() for file in ours.iterdir()} == before
     assert sorted(item.name for item in tmp_path.iterdir()) == ["FlashVSR", "ours"]
-    with pytest.raises(ValueError, match="components are projection, dit, decoder and vae; got prompt"):
+    with pytest.raises(ValueError, match="components are projection, dit, decoder, vae and encoder; got prompt"):
         save_model_folder(tmp_path / "new", {"prompt": folder.component("dit")})
 
 
