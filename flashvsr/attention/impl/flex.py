@@ -92,6 +92,7 @@ def attend(
         BLOCK_SIZE=block_size,
         mask_mod=None if key_mask is None else (lambda batch, head, query_index, key_index: key_mask[key_index]),
         seq_lengths=(query.shape[2], key.shape[2]),
+        compute_q_blocks=query.device.type != "cpu",  # the lists of the backward pass, which a CPU has not
     )
     with torch._dynamo.config.patch(recompile_limit=SHAPES):
         return compiled_flex_attention()(query, key, value, block_mask=sparsity, scale=scale)
