@@ -64,8 +64,8 @@ def run(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("flashvsr: interrupted; the same command goes on", file=sys.stderr)
         return 130
-    for label, error in failed.items():
-        print(f"flashvsr: {label}: {error}", file=sys.stderr)
+    for label, reason in failed.items():
+        print(f"flashvsr: {label}: {reason}", file=sys.stderr)
     return 1 if failed else 0
 
 
@@ -85,8 +85,8 @@ def _claim(out: Path, path: Path) -> None:
 def _run_all(plan: AblationPlan, runs: Sequence[AblationRun], gpus: Sequence[str]) -> Mapping[str, str]:
     """Train and evaluate all runs, and return what failed; others go on."""
     free: SimpleQueue[str | None] = SimpleQueue()
-    for gpu in gpus or [None]:
-        free.put(gpu)
+    for name in gpus or (None,):
+        free.put(name)
 
     def one(run: AblationRun) -> str | None:
         gpu = free.get()

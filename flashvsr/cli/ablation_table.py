@@ -79,7 +79,7 @@ def _costs(run: AblationRun, size: tuple[int, int], *, trust_code: bool) -> list
         return [*cells, "-", "-", "-"]
     device = choose_device("auto")
     placed: dict[str, Any] = {"device": device, "dtype": choose_dtype("auto", device)}
-    trust = {"trust_code": trust_code}
+    trust: dict[str, Any] = {"trust_code": trust_code}
     dit = folder.component("dit").build(**placed, **trust)
     crop = run.settings["data"]["init_args"]["crop"]
     for pixels in ((crop, crop), size):
@@ -89,7 +89,7 @@ def _costs(run: AblationRun, size: tuple[int, int], *, trust_code: bool) -> list
 
 
 def _chunk_milliseconds(
-    folder: ModelFolder, dit: nn.Module, size: tuple[int, int], placed: dict[str, Any], trust: dict[str, bool]
+    folder: ModelFolder, dit: nn.Module, size: tuple[int, int], placed: dict[str, Any], trust: dict[str, Any]
 ) -> str:
     from flashvsr.bench import bench
 
