@@ -164,7 +164,7 @@ def shards(sources, tmp_path) -> Path:
 def run_processes() -> Callable[..., None]:
     """Run a script as each of `world` processes that train together, and wait for all: ``run_processes(script, out)``.
 
-    Scripts see what is in their own folder and in that of the tests (``processes.py``).
+    Scripts import what they share as ``tests.processes``.
     """
 
     def run(script: Path, *arguments: object, world: int = 2) -> None:
@@ -173,7 +173,8 @@ def run_processes() -> Callable[..., None]:
             port = free.getsockname()[1]
         common = {
             "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "GROUP_RANK": 0, "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test", "OMP_NUM_THREADS": 1, "PYTHONPATH": EXTRACT.parent,
+            "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test", "OMP_NUM_THREADS": 1,
+            "PYTHONPATH": EXTRACT.parent.parent,
         }  # fmt: skip
         command = [sys.executable, str(script), *(str(argument) for argument in arguments)]
         processes = []

@@ -4,10 +4,10 @@ import sys
 from functools import partial
 
 import torch
-from processes import save_changes
 
 from flashvsr.attention import FullAttention, LocalSparseAttention
 from flashvsr.attention.lit import AttentionDistillation, RandomTokens
+from tests.processes import save_changes
 
 GRID = (4, 16, 16)
 

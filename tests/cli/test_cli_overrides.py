@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_cli_fit import RECIPE, error_of
 
 from flashvsr.cli import main
 from flashvsr.models import component
+from tests.cli.test_cli_fit import RECIPE, error_of
 
 STAGE2 = ["fit", "-c", "nano/stage2_sparse_causal"]
 BASE = {

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_cli_fit import RECIPE, error_of
 
 import flashvsr
 from flashvsr.cli import main
 from flashvsr.models import component
 from flashvsr.video import VideoInfo
+from tests.cli.test_cli_fit import RECIPE, error_of
 
 MINE = '''
 from flashvsr.attention import LocalSparseAttention

@@ -1,11 +1,10 @@
 import re
 
-from made_run import add_thumbnail, random_run, record, rejected, write_run
-from report_reader import read
-
 from flashvsr.curate.records import REPORT, THUMBNAILS
 from flashvsr.curate.report.page import write_report
 from flashvsr.curate.report.run_data import SHOWN
+from tests.curate.made_run import add_thumbnail, random_run, record, rejected, write_run
+from tests.curate.report_reader import read
 
 
 def test_contact_sheets_say_how_many_of_how_many_they_show(tmp_path):

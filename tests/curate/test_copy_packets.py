@@ -8,13 +8,13 @@ from pathlib import Path
 import av
 import pytest
 import torch
-from footage import RULES, pan, write_video
 
 from flashvsr.curate.rows import Row
 from flashvsr.curate.stages.copy_packets import _decoding_times, copy_packets
 from flashvsr.curate.stages.probe import probe
 from flashvsr.curate.stages.scenes import cut
 from flashvsr.data.clips import decode_clip
+from tests.curate.footage import RULES, pan, write_video
 
 SIZE = (144, 192)
 

@@ -6,10 +6,10 @@ import os
 import time
 
 import pytest
-from footage import RULES, make_footage
 
 from flashvsr.curate.engine import PipelineStage, run_ray
 from flashvsr.curate.run import curate
+from tests.curate.footage import RULES, make_footage
 
 
 @pytest.mark.slow  # a cluster of two raylets on this machine

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from footage import make_footage
 
 from flashvsr.curate.records import read_lines
+from tests.curate.footage import make_footage
 
 PROGRAM = """
 import sys

@@ -10,7 +10,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from footage import KEPT, REJECTED, RULES, make_footage, pan, write_video
 from PIL import Image
 
 from flashvsr.curate.errors import CurateError
@@ -19,6 +18,7 @@ from flashvsr.curate.rules import Limit
 from flashvsr.curate.run import Isolated, curate
 from flashvsr.data.clips import decode_clip
 from flashvsr.data.shards import ShardIndex
+from tests.curate.footage import KEPT, REJECTED, RULES, make_footage, pan, write_video
 
 
 def here(sources, out, rules=RULES, *, workers=0, **options):

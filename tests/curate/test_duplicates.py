@@ -4,13 +4,13 @@ import random
 from dataclasses import replace
 
 import numpy as np
-from footage import pan, texture
 from PIL import Image
 
 from flashvsr.curate.rows import Row
 from flashvsr.curate.rules import CurateRules
 from flashvsr.curate.stages.duplicates import hash_distances, mark_duplicates
 from flashvsr.curate.stages.measure import hashes
+from tests.curate.footage import pan, texture
 
 RULES = CurateRules()
 

@@ -7,12 +7,12 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
-from footage import RULES, pan, texture, weave, write_video
 from PIL import Image
 
 from flashvsr.curate.rows import Row
 from flashvsr.curate.stages.probe import probe
 from flashvsr.curate.stages.scenes import cut
+from tests.curate.footage import RULES, pan, texture, weave, write_video
 
 
 def looked_at(path):

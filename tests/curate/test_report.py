@@ -2,14 +2,14 @@ import json
 import re
 
 import pytest
-from made_run import photo, random_run, record, rejected, write_run
-from report_reader import Page, read
 
 from flashvsr.curate.errors import CurateError
 from flashvsr.curate.records import RECORDS, REPORT, THUMBNAILS
 from flashvsr.curate.report.markup import duration
 from flashvsr.curate.report.page import write_report
 from flashvsr.curate.report.run_data import SHOWN
+from tests.curate.made_run import photo, random_run, record, rejected, write_run
+from tests.curate.report_reader import Page, read
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,8 @@
 import pytest
-from made_run import record, rejected, write_run
-from report_reader import read
 
 from flashvsr.curate.report.page import write_report
+from tests.curate.made_run import record, rejected, write_run
+from tests.curate.report_reader import read
 
 HOSTILE = [
     "<script>alert(1)</script>.mp4",

@@ -1,11 +1,11 @@
 """The report as a reader sees it, in a headless Chromium (Debian: `apt install chromium`)."""
 
 import pytest
-from headless_chromium import chromium, find_chromium
-from made_run import add_thumbnail, random_run, record, rejected, write_run
 from PIL import Image
 
 from flashvsr.curate.report.page import write_report
+from tests.curate.headless_chromium import chromium, find_chromium
+from tests.curate.made_run import add_thumbnail, random_run, record, rejected, write_run
 
 _PROGRAM = find_chromium()
 pytestmark = [

@@ -10,7 +10,6 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
-from footage import RULES, make_footage, pan
 
 from flashvsr.curate.errors import CurateError
 from flashvsr.curate.records import read_records
@@ -18,6 +17,7 @@ from flashvsr.curate.rows import Row
 from flashvsr.curate.rules import Limit
 from flashvsr.curate.run import curate
 from flashvsr.curate.stages.scorers import Scorers
+from tests.curate.footage import RULES, make_footage, pan
 
 LIMITS = RULES.thresholds | {"aesthetic": Limit(min=0.0), "musiq": Limit(min=0.0)}
 WITH_BOTH = replace(RULES, scorers=("aesthetic", "musiq"), thresholds=LIMITS)

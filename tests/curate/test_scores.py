@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from footage import pan, texture
 from PIL import Image
 
 from flashvsr.curate.stages.motion import motion_dis, motion_of_flow
 from flashvsr.curate.stages.probe import combing, letterbox
 from flashvsr.curate.stages.scores import blockiness, sharpness, weight_free
+from tests.curate.footage import pan, texture
 
 
 def luma_of(picture):

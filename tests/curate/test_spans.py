@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from footage import RULES, pan, write_video
 
 from flashvsr.curate.rows import Row
 from flashvsr.curate.stages.measure import measure
 from flashvsr.curate.stages.probe import probe
 from flashvsr.curate.stages.scenes import cut
 from flashvsr.curate.stages.spans import frames_from, open_picture
+from tests.curate.footage import RULES, pan, write_video
 
 
 @pytest.fixture(scope="module", params=[("mp4", "12"), ("matroska", "50"), ("mpegts", "100"), ("mpegts", "12")])

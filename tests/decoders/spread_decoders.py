@@ -3,8 +3,8 @@
 import sys
 from functools import partial
 
-from processes import save_changes
-from toy_decoders import make_batch, make_stage
+from tests.decoders.toy_decoders import make_batch, make_stage
+from tests.processes import save_changes
 
 
 def batches(name: str, world: int, rank: int) -> list[dict]:

@@ -1,17 +1,14 @@
 import math
-import sys
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
-from toy_decoders import fit, make_batch, make_stage, squared_error, toy_vae
-
 from flashvsr.decoders import TinyConditionalDecoder, TinyDecoder
 from flashvsr.decoders.lit import AutoencoderStage, DecoderStage
 from flashvsr.training import seeded_normal, seeded_uniform
+from tests.decoders.toy_decoders import fit, make_batch, make_stage, squared_error, toy_vae
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on loggers, workers and devices
 ADAM = partial(torch.optim.Adam, lr=0.01)

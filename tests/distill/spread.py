@@ -4,10 +4,10 @@ import sys
 from functools import partial
 
 import torch
-from processes import save_changes
-from toy_stages import batch, make_stage
 
 from flashvsr.distill import PatchDiscriminator
+from tests.distill.toy_stages import batch, make_stage
+from tests.processes import save_changes
 
 STEPS = 2
 NAMES = ("joint", "sparse", "sparse_lora", "one_step", "one_step_adversarial")

@@ -9,11 +9,11 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
-from toy_stages import batch, make_stage, sample
 
 from flashvsr.distill import OneStepObjective, PatchDiscriminator
 from flashvsr.distill.lit import OneStepOptimization
 from flashvsr.training import WarmupCosine, collect_trainable
+from tests.distill.toy_stages import batch, make_stage, sample
 
 STAGES = ("joint", "sparse", "one_step")
 

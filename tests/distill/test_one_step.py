@@ -5,11 +5,11 @@ from random import Random
 import pytest
 import torch
 from torch import nn
-from toy_stages import CHANNELS, batch, toy_decoder
 
 from flashvsr.distill import OneStepObjective, ReconstructionLoss, decode_window, draw_history, draw_window
 from flashvsr.distill.one_step import Window
 from flashvsr.models import FlowSchedule
+from tests.distill.toy_stages import CHANNELS, batch, toy_decoder
 
 SHAPE = (1, CHANNELS, 4, 16, 16)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -22,9 +21,7 @@ from flashvsr.models.folder import Component, read_model_folder, save_model_fold
 from flashvsr.models.loading import choose_device, choose_dtype, find_model, load
 from flashvsr.models.official import load_wan_base, read_official_folder
 from flashvsr.models.weight_files import read_tensors
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
-from official_folder import write_official_folder
+from tests.official_folder import write_official_folder
 
 DIT = "diffusion_pytorch_model_streaming_dmd.safetensors"
 PROMPT_SHAPE = (1, 5, 24)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from two_processes import STRATEGIES, train
 
 from flashvsr.models import component
+from tests.models.two_processes import STRATEGIES, train
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on loggers, workers and devices
 

@@ -13,12 +13,12 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.strategies import ModelParallelStrategy
-from processes import QUIET, place
 from torch.utils.data import DataLoader
 
 from flashvsr.decoders import TinyDecoder, TinyVAE
 from flashvsr.decoders.lit import DecoderStage
 from flashvsr.models.lit import ExportModelFolder
+from tests.processes import QUIET, place
 
 CHANNELS = [8, 8, 8, 8]
 RECIPE = {"class_path": "flashvsr.decoders.TinyDecoder", "init_args": {"channels": CHANNELS}}

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from standin import write_clip
+
+from tests.upscale.standin import write_clip
 
 
 @pytest.fixture(scope="session")

@@ -6,9 +6,9 @@ import random
 import signal
 
 import pytest
-from standin import StandIn, audio_packets, same_video
 
 from flashvsr.upscale import upscale_file
+from tests.upscale.standin import StandIn, audio_packets, same_video
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="there is no SIGKILL: runs killed at random were not resumed")
 SEGMENT_SECONDS = 1.0

@@ -4,11 +4,11 @@ from fractions import Fraction
 
 import pytest
 import torch
-from standin import StandIn, audio_packets, read_frames, same_video, write_clip
 
 from flashvsr import upscale_file
 from flashvsr.upscale import EncodeOptions, LoadOptions, ResumeError
 from flashvsr.video import VideoError, VideoReader
+from tests.upscale.standin import StandIn, audio_packets, read_frames, same_video, write_clip
 
 
 @pytest.fixture(scope="module")
