@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -13,34 +15,74 @@ from flashvsr.data.batches import BatchLoader
 from flashvsr.data.sampling import derive_seed
 
 
+@dataclass(frozen=True)
+class EchoStart:
+    """Where in the run a pass begins.
+
+    Attributes:
+        position: Epoch and number of the batch that comes next, or of which steps are left.
+        had: Steps of it that were taken.
+        held: Whether the buffer has it, so that its other steps need no clips.
+        refill: Batches before it that the buffer should have and, after a resume, has not.
+    """
+
+    position: tuple[int, int]
+    had: int
+    held: bool
+    refill: int
+
+    def span(self, batches: int) -> range:
+        """Numbers in the run of the batches to make for a pass as long as an epoch.
+
+        Args:
+            batches: Of an epoch.
+        """
+        first = self.position[0] * batches + self.position[1]
+        if self.held:
+            return range(first + 1, first + 1 + batches)
+        return range(first - self.refill, first + batches + (self.had > 0))
+
+
 class EchoLoader:
     """Each batch of a loader, followed by ``times - 1`` that hold its position only: a `EchoBuffer` has the clips.
 
+    Every pass has the same number of steps, also one that begins among those of a batch: Lightning counts the steps of
+    an epoch itself, from its own checkpoint.
+
     Args:
-        loader: Gives dicts with ``position`` and ``broken``.
+        loader: Gives dicts with ``position`` and ``broken``: those of ``start().span(...)``.
         times: Steps per batch.
-        had: Steps of the first batch that were taken before a resume.
-        refill: Batches of the loader that come before the first step, to fill the pool: under its ``before``.
+        start: Asked when a pass begins. Batches that refill the buffer come under ``before`` of the first one.
     """
 
-    def __init__(self, loader: BatchLoader, times: int, had: int = 0, refill: int = 0) -> None:
-        self.loader, self.times, self.had, self.refill = loader, times, had, refill
+    def __init__(self, loader: BatchLoader, times: int, start: Callable[[], EchoStart]) -> None:
+        self.loader, self.times, self.start = loader, times, start
         self.sampler = loader.sampler
 
     def __len__(self) -> int:
-        return len(self.loader) * self.times - self.had
+        return len(self.loader) * self.times
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        had, self.had = self.had, 0
-        refill, self.refill = self.refill, 0
+        return islice(self._steps(), len(self))
+
+    def _steps(self) -> Iterator[dict[str, Any]]:
+        start = self.start()
+        had = start.had
+        if start.held:
+            yield from self._repeats(start.position, self.times - had)
+            had = 0
         batches = iter(self.loader)
-        before = [next(batches) for _ in range(refill)]
+        before = [next(batches) for _ in range(start.refill)]
         for batch in batches:
-            position = batch["position"]
+            position = batch["position"]  # whoever gets the batch takes it out
             yield batch | {"before": before} if before else batch
-            for _ in range(self.times - had - 1):
-                yield {"position": position, "broken": []}
+            yield from self._repeats(position, self.times - had - 1)
             had, before = 0, []
+
+    @staticmethod
+    def _repeats(position: tuple[int, int], times: int) -> Iterator[dict[str, Any]]:
+        for _ in range(times):
+            yield {"position": position, "broken": []}
 
 
 class EchoBuffer:

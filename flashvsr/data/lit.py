@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from flashvsr.data.batches import BatchLoader, SingleClipPlans, to_float, upsample
-from flashvsr.data.echo import EchoBuffer, EchoLoader
+from flashvsr.data.echo import EchoBuffer, EchoLoader, EchoStart
 from flashvsr.data.memory import FootageInMemory, load_footage
 from flashvsr.data.samples import ClipDataset, DrawnNumbers
 from flashvsr.data.sampling import EpochPlan, validation_plans
@@ -124,8 +124,7 @@ class ShardDataModule(L.LightningDataModule):
             seed=self._seed,
             rank=rank,
             world=world,
-            position=lambda: self._start,
-            before=self._missing,
+            span=lambda: self._pass().span(self._epoch.batches),
         )
         memory = self._loader_options.memory
         if memory is None:
@@ -137,7 +136,7 @@ class ShardDataModule(L.LightningDataModule):
             dataset = DrawnNumbers()
         loader = BatchLoader(self._loader(dataset, SingleClipPlans(plan)), self._batch_size)
         repeats = self._epoch.echo > 1 or self._epoch.pool > 1 or self._epoch.turn
-        return EchoLoader(loader, self._epoch.echo, self._echoed, self._missing()) if repeats else loader
+        return EchoLoader(loader, self._epoch.echo, self._pass) if repeats else loader
 
     def val_dataloader(self) -> DataLoader | list[Any]:
         """Every validation sample once; an empty list without validation shards."""
@@ -245,10 +244,11 @@ class ShardDataModule(L.LightningDataModule):
         if broken and self.trainer is not None and self.trainer.logger is not None:
             self.trainer.logger.log_metrics({"data/broken": float(self.broken.total())}, self.trainer.global_step)
 
-    def _missing(self) -> int:
-        """Batches before the next one that the pool should hold and, after a resume, does not."""
-        epoch, number = self._start
-        return 0 if len(self._buffer) else min(self._epoch.pool - 1, epoch * self._epoch.batches + number)
+    def _pass(self) -> EchoStart:
+        """Where the next pass begins, and what of its clips the pool has and lacks."""
+        (epoch, number), filled = self._start, len(self._buffer) > 0
+        refill = 0 if filled else min(self._epoch.pool - 1, epoch * self._epoch.batches + number)
+        return EchoStart(self._start, self._echoed, held=filled and self._echoed > 0, refill=refill)
 
     def _degraded(self, batch: dict[str, Any], image: bool = False) -> dict[str, Any]:
         """``hr``, ``lr`` and ``seed`` of what the loader sent, and the images' likewise, all uint8."""

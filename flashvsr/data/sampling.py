@@ -80,9 +80,9 @@ class EpochPlan:
     sample is a function of (seed, epoch, global position): two processes of batch B/2 together get what one of
     batch B gets. Every process gets the same number of batches.
 
-    Each pass begins at ``position()`` and gives as many batches as an epoch has, across its end if need be. So the run
-    is one sequence of batches wherever a pass is cut off, and Lightning's own count of epochs (which calls one
-    finished when ``max_steps`` ends it) does not matter.
+    Each pass gives the batches ``span()`` of the run, across the end of an epoch if need be. So the run is one sequence
+    of batches wherever a pass is cut off, and Lightning's own count of epochs (which calls one finished when
+    ``max_steps`` ends it) does not matter.
 
     Args:
         counts: Videos and photographs there are.
@@ -93,8 +93,7 @@ class EpochPlan:
         seed: Of the run.
         rank: Of this process.
         world: Number of processes.
-        position: Epoch and batch that come next; asked when a pass begins.
-        before: How many of the batches before that one come first; asked likewise.
+        span: Numbers in the run, from 0, of the batches of a pass; asked when it begins. None: the first epoch.
     """
 
     def __init__(
@@ -108,22 +107,19 @@ class EpochPlan:
         seed: int,
         rank: int = 0,
         world: int = 1,
-        position: Callable[[], tuple[int, int]] = lambda: (0, 0),
-        before: Callable[[], int] = lambda: 0,
+        span: Callable[[], range] | None = None,
     ) -> None:
         self._counts, self._batches, self._seed = counts, batches, seed
         self._rank, self._world = rank, world
-        self._position, self._before = position, before
+        self._span = span or (lambda: range(batches))
         self.batch_size, self._images, self._photo_fraction = batch_size, images, photo_fraction
 
     def __len__(self) -> int:
         return self._batches
 
     def __iter__(self) -> Iterator[BatchPlan]:
-        epoch, number = self._position()
-        coming = epoch * self._batches + number  # in the run
         drawn = None
-        for number in range(coming - self._before(), coming + self._batches):
+        for number in self._span():
             epoch, batch = divmod(number, self._batches)
             if epoch != drawn:
                 clips = self._draws("clips", epoch, self.batch_size, self._photo_fraction)

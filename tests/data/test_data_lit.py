@@ -1,3 +1,4 @@
+import itertools
 import warnings
 from pathlib import Path
 
@@ -5,6 +6,7 @@ import lightning as L
 import pytest
 import torch
 from jsonargparse import ArgumentParser
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import distributed
 from torch.nn.functional import interpolate
 
@@ -127,7 +129,27 @@ class Recorder(L.LightningModule):
         return torch.optim.SGD(self.parameters(), 0.1)
 
 
-def test_lightning_resumes_in_the_middle_of_an_epoch(shards, tmp_path):
+ECHO = {"echo": 3, "pool": 3, "turn": True}  # with four batches, an epoch has 12 steps
+
+
+@pytest.mark.parametrize(
+    ("stops", "options"),
+    [
+        ([6], {}),
+        ([5, 14], ECHO),  # among the steps of a batch, and again: passes then begin there
+        ([12], ECHO),  # at the end of an epoch
+        ([11, 12, 13], {"echo": 3}),
+        pytest.param([7, 24], ECHO | {"workers": 2}, marks=pytest.mark.slow),  # two processes for each of four runs
+    ],
+)
+@pytest.mark.parametrize("saved", ["after a step", "at the end"])
+def test_a_run_that_lightning_resumes_gets_the_batches_of_one_that_never_stopped(
+    shards, tmp_path, stops, options, saved
+):
+    """Those after the epoch in which it was resumed, too."""
+    steps = 11 if not options else 38
+    keep = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=1, save_top_k=-1)
+
     def train(steps, resume=None):
         model = Recorder()
         quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
@@ -137,18 +159,22 @@ def test_lightning_resumes_in_the_middle_of_an_epoch(shards, tmp_path):
             default_root_dir=tmp_path,
             limit_val_batches=1,
             num_sanity_val_steps=1,
+            callbacks=[keep] if saved == "after a step" else [],
             **quiet,
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            trainer.fit(model, module(shards, val=str(shards)), ckpt_path=resume, weights_only=True if resume else None)
-        trainer.save_checkpoint(tmp_path / f"{steps}.ckpt")
+            data = module(shards, val=str(shards), **options)
+            trainer.fit(model, data, ckpt_path=resume, weights_only=True if resume else None)
+        if saved == "at the end":
+            trainer.save_checkpoint(tmp_path / f"step={steps}.ckpt")
         return model.seen
 
-    whole = train(11)
-    assert len({tuple(seeds) for seeds in whole}) == 11
-    assert train(6) == whole[:6]
-    assert train(11, tmp_path / "6.ckpt") == whole[6:]
+    whole = train(steps)
+    assert len({tuple(seeds) for seeds in whole}) > 8
+    assert train(stops[0]) == whole[: stops[0]]
+    for done, stop in itertools.pairwise([*stops, steps]):
+        assert train(stop, tmp_path / f"step={done}.ckpt") == whole[done:stop]
 
 
 def test_validation_is_the_same_every_time_and_shows_every_sample(shards):
@@ -379,6 +405,18 @@ def test_a_resumed_run_fills_its_pool_again_and_draws_the_same(shards, done):
     assert all(same(a, b) for a, b in zip(rest, whole[done : done + len(rest)], strict=True))
     with pytest.raises(ValueError, match="pool=3, this one has 1"):
         module(shards, echo=2, images_per_batch=1).load_state_dict(data.state_dict())
+
+
+def test_a_pass_that_begins_among_the_steps_of_a_batch_is_as_long_as_any_other(shards):
+    options = {"echo": 3, "pool": 2}
+    data = module(shards, **options)
+    whole = [batch for _ in range(3) for batch in batches(data)]
+    cut = module(shards, **options)
+    parts = [cut.on_after_batch_transfer(batch, 0) for batch in itertools.islice(cut.train_dataloader(), 5)]
+    parts += batches(cut)  # the pool is full and holds the batch
+    assert len(parts) == 17
+    assert len(after(5, shards, **options)) == 12  # the pool is empty
+    assert all(same(a, b) for a, b in zip(parts + batches(cut), whole, strict=False))
 
 
 def after(steps, shards, **options):
