@@ -127,7 +127,7 @@ class AblationRun:
     @property
     def checkpoint(self) -> Path | None:
         """Where a stopped run left off; None for a recipe without checkpoints, or before the first."""
-        for part in self._callbacks("ModelCheckpoint"):
+        for part in (*self._callbacks("ModelCheckpoint"), *self._callbacks("LastCheckpoint")):
             path = Path(str(part.get("dirpath"))) / f"{part.get('filename') or 'last'}.ckpt"
             if path.is_file():
                 return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from argparse import ArgumentError
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from flashvsr.cli.recipe_diff import changes
 from flashvsr.cli.recipe_errors import nearest_key, shorten
 from flashvsr.data.shards import ShardError
 from flashvsr.models.lit import ExportModelFolder
+from flashvsr.training.callbacks import LastCheckpoint
 
 KEYWORDS = ("last", "best")
 """Values of ``--ckpt_path`` that are not paths."""
@@ -133,7 +135,7 @@ def run_recipe(command: str, arguments: Sequence[str]) -> int:
         arguments: As on the command line, after the name of the command.
 
     Returns:
-        0 when all went well, 1 for an error before any work, 130 when interrupted.
+        0 when all went well, 1 for an error before any work, 130 when interrupted, 143 after SIGTERM.
 
     Raises:
         SystemExit: Status 2 for a recipe or an argument that makes no sense, 0 after ``--help`` and ``--print_config``.
@@ -150,7 +152,8 @@ def run_recipe(command: str, arguments: Sequence[str]) -> int:
     except SystemExit:
         if cli is None or not cli.trainer.interrupted:
             raise
-        return 130
+        signals = [callback.received for callback in cli.trainer.callbacks if isinstance(callback, LastCheckpoint)]
+        return 128 + next(filter(None, signals), signal.SIGINT)
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -226,6 +227,7 @@ class ShardDataModule(L.LightningDataModule):
             prefetch_factor=self._loader_options.prefetch if self._loader_options.workers else None,
             persistent_workers=self._loader_options.workers > 0,
             pin_memory=torch.cuda.is_available(),
+            worker_init_fn=_outlive_signals,
         )
 
     def _place(self) -> tuple[int, int]:
@@ -281,6 +283,15 @@ class ShardDataModule(L.LightningDataModule):
         hr = batch["hr"]
         finished = batch | {"hr": to_float(hr), "lr": upsample(batch["lr"], (hr.shape[3], hr.shape[4]))}
         return finished | ({"image": self._finish(batch["image"])} if "image" in batch else {})
+
+
+def _outlive_signals(worker: int) -> None:
+    """Leave Ctrl-C, and the first SIGTERM, to the training, which still needs a worker to end its step.
+
+    A terminal and a cluster send them to every process.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
 
 
 class _Fixed(torch.utils.data.DistributedSampler):

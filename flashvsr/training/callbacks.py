@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 import time
 from collections import deque
 from copy import deepcopy
@@ -11,8 +13,9 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -141,3 +144,94 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         part = f"{path}.part"
         super().save_checkpoint(checkpoint, part, storage_options)
         os.replace(part, path)  # noqa: PTH105 - as strings, which Lightning passes
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """``last.ckpt`` of the step at hand: what ``--ckpt_path last`` goes on from.
+
+    It is written before the first step, every few minutes, at the end of each epoch, and when the run is stopped by
+    ``max_steps``, ``max_time``, Ctrl-C or SIGTERM. A signal lets the step end that is being made, on every process,
+    also when one of them got it; then the run ends as by Ctrl-C. The second signal ends it at once.
+
+    Args:
+        dirpath: Folder of the checkpoint.
+        minutes: Longest time between two of them while steps are made; at least 0, which writes one after every step.
+
+    Attributes:
+        received: Number of the signal that stopped the run; None for none.
+
+    Raises:
+        ValueError: If `minutes` is negative.
+    """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self, dirpath: str | Path, minutes: float = 10.0) -> None:
+        if minutes < 0:
+            raise ValueError(f"minutes is at least 0, got {minutes}")
+        super().__init__(dirpath, filename="last", enable_version_counter=False, save_on_train_epoch_end=True)
+        self.minutes, self.received = minutes, None
+        self._saved_at, self._stops = 0.0, False
+        self._replaced: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the first one, and take the signals."""
+        super().on_train_start(trainer, pl_module)
+        self.received, self._stops = None, False
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]  # Lightning sets it without declaring it
+            return
+        if not trainer.ckpt_path:
+            self._save_now(trainer)
+        self._saved_at = time.monotonic()
+        if threading.current_thread() is threading.main_thread():
+            self._replaced = {number: signal.signal(number, self._receive) for number in self.SIGNALS}
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save when it is time to, and stop when a signal came: all processes do what one of them wants."""
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        late = time.monotonic() - self._saved_at >= 60 * self.minutes
+        wanted = 2 if self.received else int(late)
+        if trainer.world_size > 1:
+            told = torch.tensor(wanted, device=trainer.strategy.root_device)
+            wanted = int(trainer.strategy.reduce(told, reduce_op="max"))
+        if wanted:
+            self._save_now(trainer)
+        self._stops = wanted == 2
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Stop when what the step logged is written."""
+        if self._stops:
+            raise KeyboardInterrupt
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Likewise, instead of a validation that may take minutes."""
+        if self._stops:
+            raise KeyboardInterrupt
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Give the signals back."""
+        super().on_train_end(trainer, pl_module)
+        self._give_back()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Give the signals back."""
+        self._give_back()
+
+    def _receive(self, number: int, frame: Any) -> None:
+        self.received = number
+        self._give_back()
+        if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+            name = signal.Signals(number).name
+            os.write(2, f"\n{name}: the run stops after this step; once more stops it at once\n".encode())
+
+    def _give_back(self) -> None:
+        for number, handler in self._replaced.items():
+            signal.signal(number, handler)
+        self._replaced = {}
+
+    def _save_now(self, trainer: Trainer) -> None:
+        trainer.save_checkpoint(f"{self.dirpath}/{self.filename}{self.FILE_EXTENSION}")
+        self._saved_at = time.monotonic()

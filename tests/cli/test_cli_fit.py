@@ -35,8 +35,8 @@ trainer:
   callbacks:
     - class_path: flashvsr.training.callbacks.WeightAverage
       init_args: {decay: 0.5}
-    - class_path: lightning.pytorch.callbacks.ModelCheckpoint
-      init_args: {dirpath: checkpoints, filename: last, enable_version_counter: false, save_on_train_epoch_end: true}
+    - class_path: flashvsr.training.callbacks.LastCheckpoint
+      init_args: {dirpath: checkpoints}
     - class_path: flashvsr.training.callbacks.Throughput
     - class_path: flashvsr.models.lit.ExportModelFolder
       init_args: {folder: made, components: {decoder: decoder}}
@@ -112,6 +112,38 @@ def test_a_run_stopped_by_the_user_goes_on_from_its_last_checkpoint(recipe):
     assert main([*recipe(), "--model.stop_at=5"]) == 130  # two steps into the second epoch
     assert main([*recipe(), "--ckpt_path=checkpoints/last.ckpt"]) == 0
     assert losses() == whole[:5] and losses(1) == whole[3:]
+
+
+@pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143)])
+@pytest.mark.parametrize("step", [0, 1, 2, 4])  # in the first epoch, at its end, in the second
+def test_a_signal_leaves_a_checkpoint_of_its_step_and_the_run_goes_on_the_same(recipe, name, status, step):
+    assert main(recipe()) == 0
+    whole, weights = losses(), component("made", "decoder").state_dict()
+    for folder in ("logs", "made", "checkpoints"):
+        Path(folder).rename(f"whole_{folder}")
+    before = signal.getsignal(signal.Signals[name])
+    assert main([*recipe(), f"--model.kill_at={step}", f"--model.kill_with={name}"]) == status
+    assert signal.getsignal(signal.Signals[name]) == before
+    assert losses() == whole[: step + 1]
+    assert torch.load("checkpoints/last.ckpt", weights_only=True)["global_step"] == step + 1
+    assert main([*recipe(), "--ckpt_path=last"]) == 0
+    assert losses(1) == whole[step + 1 :]
+    resumed = component("made", "decoder").state_dict()
+    assert all(torch.equal(value, resumed[name]) for name, value in weights.items())
+
+
+@pytest.mark.parametrize("minutes", [0, 10])
+def test_a_checkpoint_is_written_before_the_first_step_and_as_often_as_asked(recipe, minutes):
+    every = recipe(("{dirpath: checkpoints}", f"{{dirpath: checkpoints, minutes: {minutes}}}"))
+    assert main(every) == 0
+    whole = losses()
+    for folder in ("logs", "made", "checkpoints"):
+        Path(folder).rename(f"whole_{folder}")
+    assert main([*every, "--model.stop_at=2"]) == 130  # in the middle of a step: nothing is saved then
+    kept = torch.load("checkpoints/last.ckpt", weights_only=True)["global_step"]
+    assert kept == (0 if minutes else 2)
+    assert main([*every, "--ckpt_path=last"]) == 0
+    assert losses(1) == whole[kept:]
 
 
 @pytest.mark.slow  # a process of its own imports Lightning
@@ -263,7 +295,7 @@ def test_another_runs_results_are_not_overwritten(recipe, capsys, change, said):
 def test_the_export_stands_after_the_averaging_or_is_refused(recipe, capsys):
     text = RECIPE
     start = text.index("    - class_path: flashvsr.training.callbacks.WeightAverage")
-    end = text.index("    - class_path: lightning.pytorch.callbacks.ModelCheckpoint")
+    end = text.index("    - class_path: flashvsr.training.callbacks.LastCheckpoint")
     moved = text[:start] + text[end:].replace("model:\n", text[start:end] + "model:\n", 1)
     Path("recipe.yaml").write_text(moved)
     assert "put it after" in error_of(capsys, ["fit", "-c", "recipe.yaml"])

@@ -26,18 +26,19 @@ class ToyStage(LightningModule):
         manual: bool = False,
         stop_at: int | None = None,
         kill_at: int | None = None,
+        kill_with: str = "SIGKILL",
     ) -> None:
         super().__init__()
         self.decoder, self.optimizer, self.scheduler = decoder, optimizer, scheduler
         self.other = nn.Linear(2, 2)
         self.automatic_optimization = not manual
-        self.stop_at, self.kill_at = stop_at, kill_at
+        self.stop_at, self.kill_at, self.kill_with = stop_at, kill_at, signal.Signals[kill_with]
 
     def training_step(self, batch, batch_idx):
         if self.stop_at is not None and self.global_step >= self.stop_at:
             raise KeyboardInterrupt
-        if self.kill_at is not None and self.global_step >= self.kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if self.kill_at is not None and self.global_step == self.kill_at:
+            os.kill(os.getpid(), self.kill_with)
         frames, _ = self.decoder(batch["latents"], None, None)
         loss = (frames - batch["hr"]).square().mean()
         self.log("train/loss", loss.detach(), batch_size=1)
@@ -66,14 +67,14 @@ class ToyData(LightningDataModule):
 
     def __init__(self, epoch_batches: int = 3, broken: str | None = None) -> None:
         super().__init__()
-        self.epoch_batches, self.broken = epoch_batches, broken
+        self.epoch_batches, self.broken, self.taken = epoch_batches, broken, 0
 
     def setup(self, stage):
         if self.broken == "setup":
             raise ValueError("no such data")
 
     def train_dataloader(self):
-        return DataLoader([self._sample(index) for index in range(self.epoch_batches)])
+        return ToyLoader(self)
 
     def val_dataloader(self):
         return DataLoader([self._sample(0)])
@@ -81,9 +82,30 @@ class ToyData(LightningDataModule):
     def on_after_batch_transfer(self, batch, dataloader_idx):
         if self.broken == "batch":
             raise ValueError("no such data")
+        self.taken += self.trainer.training
         return batch
+
+    def state_dict(self):
+        return {"taken": self.taken}
+
+    def load_state_dict(self, state_dict):
+        self.taken = state_dict["taken"]
 
     def _sample(self, index):
         generator = torch.Generator().manual_seed(index)
         size = {"latents": (16, 2, 2, 2), "hr": (3, 5, 16, 16)}
         return {name: torch.randn(shape, generator=generator) for name, shape in size.items()}
+
+
+class ToyLoader:
+    """The batches from the one that comes next on."""
+
+    def __init__(self, data: ToyData) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return self.data.epoch_batches
+
+    def __iter__(self):
+        first = self.data.taken
+        return iter(DataLoader([self.data._sample((first + n) % len(self)) for n in range(len(self))]))
