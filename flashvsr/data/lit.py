@@ -227,7 +227,7 @@ class ShardDataModule(L.LightningDataModule):
             prefetch_factor=self._loader_options.prefetch if self._loader_options.workers else None,
             persistent_workers=self._loader_options.workers > 0,
             pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_outlive_signals,
+            worker_init_fn=_outlive_ctrl_c,
         )
 
     def _place(self) -> tuple[int, int]:
@@ -285,13 +285,9 @@ class ShardDataModule(L.LightningDataModule):
         return finished | ({"image": self._finish(batch["image"])} if "image" in batch else {})
 
 
-def _outlive_signals(worker: int) -> None:
-    """Leave Ctrl-C, and the first SIGTERM, to the training, which still needs a worker to end its step.
-
-    A terminal and a cluster send them to every process.
-    """
+def _outlive_ctrl_c(worker: int) -> None:
+    """Leave Ctrl-C, which a terminal sends to every process, to the training: it needs a worker to end its step."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
 
 
 class _Fixed(torch.utils.data.DistributedSampler):
