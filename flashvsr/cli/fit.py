@@ -14,7 +14,14 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from flashvsr.cli import import_from_working_directory
 from flashvsr.cli.recipe_arguments import RecipeArguments
-from flashvsr.cli.recipe_checks import Started, check_checkpoint, check_run, prepare_components, try_optimizers
+from flashvsr.cli.recipe_checks import (
+    SameRecipe,
+    Started,
+    check_checkpoint,
+    check_run,
+    prepare_components,
+    try_optimizers,
+)
 from flashvsr.cli.recipe_diff import changes
 from flashvsr.cli.recipe_errors import nearest_key, shorten
 from flashvsr.data.shards import ShardError
@@ -100,7 +107,8 @@ class RecipeCLI(LightningCLI):
             if len(self.said.recipes) > 1 and trainer.is_global_zero:
                 self._tell_changes()
         self.started = Started()
-        trainer.callbacks.append(self.started)
+        data = self.config.as_dict().get("data")
+        trainer.callbacks += [self.started, SameRecipe(data, self.config.trainer.precision)]
 
     def _tell_changes(self) -> None:
         """Print what files and arguments change against the first file."""

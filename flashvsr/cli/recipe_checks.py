@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from argparse import ArgumentError
 from collections.abc import Iterator, Mapping
 from importlib import import_module
@@ -20,6 +21,7 @@ from torch import nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from flashvsr.cli.recipe_diff import changes
 from flashvsr.cli.recipe_errors import shorten
 from flashvsr.cli.recipes import made_by
 from flashvsr.models.class_paths import check_allowed
@@ -51,6 +53,39 @@ class Started(Callback):
     def on_train_start(self, *unused: Any) -> None:
         """Training."""
         self.yes = True
+
+
+class SameRecipe(Callback):
+    """Keeps in every checkpoint what of a recipe decides the batches, and refuses to go on with something else.
+
+    Where shards lie, how they are loaded and what is validated may change.
+
+    Args:
+        data: What the recipe says of the data module, as plain mappings; None without one.
+        precision: Of the trainer.
+    """
+
+    def __init__(self, data: Mapping[str, Any] | None, precision: Any) -> None:
+        decides = json.loads(json.dumps(data, default=str)) or {}  # values that a checkpoint may hold
+        for name in ("train", "val", "validation", "loader"):
+            (decides.get("init_args") or {}).pop(name, None)
+        self._decides = {"data": decides, "trainer": {"precision": str(precision)}}
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep it."""
+        checkpoint["recipe"] = self._decides
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Compare.
+
+        Raises:
+            ValueError: If a training goes on with other values.
+        """
+        different = list(changes(checkpoint.get("recipe", self._decides), self._decides))
+        if different and trainer.training:
+            raise ValueError(
+                f"the run to resume had other values ({'; '.join(different)}): set them back, or start a new run"
+            )
 
 
 def try_optimizers(recipe: Mapping[str, Any]) -> None:

@@ -21,6 +21,7 @@ NOISE = re.compile(
     r"|Expected a <class 'NoneType'>|Not a valid subclass of|Subclass types expect|a class path \(str\)|a dict with"
     r"|Expected a path but .* either not accessible or invalid"
 )
+INTERPOLATED = re.compile(r"raised while resolving interpolation: (.+)\n\s*full_key: (\S+)")
 GIVEN = re.compile(r"Given value: (.{1,80}?)(\. Got value: .*)?$")
 LONGEST = 300
 """Characters of one line of an error."""
@@ -35,6 +36,8 @@ def shorten(message: str) -> str:
     Returns:
         One to three lines; a message of another form as it is.
     """
+    if found := INTERPOLATED.search(message):
+        return f"{found[2]} takes its value from another key. {found[1]}: leave that as it is, or change both"
     if not any(form.search(message) for form in (KEY, CLASS, NOISE, UNKNOWN)):
         return message
     path: list[tuple[int, str]] = []

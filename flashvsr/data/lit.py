@@ -97,6 +97,11 @@ class ShardDataModule(L.LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Index the shards that the stage needs; says what cannot be used."""
+        if stage == "fit" and self.trainer is not None and self.trainer.overfit_batches:
+            raise ValueError(
+                "overfit_batches does not work with shards, which give new clips in every epoch: train on shards of few"
+                " clips"
+            )
         if stage in (None, "fit") and "train" not in self._found:
             both = zip(self._crop, self._image_crop if self._photos.images_per_batch else self._crop, strict=True)
             rows, columns = map(max, both)

@@ -270,6 +270,32 @@ def test_a_wrong_argument_is_one_short_error_before_any_work(recipe, capsys, mor
     assert said in error_of(capsys, [*recipe(), *more])
 
 
+@pytest.mark.parametrize("logger", ["false", "true", "null"])
+def test_a_recipe_whose_folders_are_named_after_its_logger_keeps_it_or_says_so_in_a_line(recipe, capsys, logger):
+    arguments = recipe(("{dirpath: checkpoints,", '{dirpath: "made/${....logger.init_args.name}",'))
+    said = error_of(capsys, [*arguments, "--trainer.logger", logger])
+    assert len(said.splitlines()) == 1
+    assert "trainer.callbacks[1].init_args.dirpath" in said and "logger.init_args.name" in said
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("--data.epoch_batches=2", "data.epoch_batches: 3 -> 2"),
+        ("--trainer.precision=bf16-mixed", "trainer.precision: 32-true -> bf16-mixed"),
+    ],
+)
+def test_a_run_does_not_go_on_with_other_batches_or_another_precision(recipe, capsys, argument, said):
+    arguments = [*recipe(("accelerator: cpu", "accelerator: cpu\n  precision: 32-true")), "--ckpt_path=last"]
+    assert main([*arguments[:-1], "--trainer.max_epochs=1"]) == 0
+    capsys.readouterr()
+    assert main([*arguments, argument]) == 1
+    error = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert len(error) == 1 and said in error[0]
+    assert main(["validate", *arguments[1:], argument]) == 0
+    assert main(arguments) == 0
+
+
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04" + bytes(500)])
 def test_a_damaged_checkpoint_is_one_short_error(recipe, capsys, content):
     Path("bad.ckpt").write_bytes(content)
@@ -306,6 +332,17 @@ def test_data_that_cannot_be_set_up_is_a_short_error(recipe, capsys):
     lines = capsys.readouterr().err.splitlines()
     assert "flashvsr fit: error: no such data" in lines[-1]
     assert not any("Traceback" in line for line in lines)
+
+
+def test_overfit_batches_is_refused_with_shards_and_works_with_other_data(recipe, capsys):
+    shards = (
+        "{class_path: flashvsr.data.lit.ShardDataModule, init_args: {train: none, crop: 64, degradation: {class_path:"
+        " flashvsr.data.degrade.BatchDegradation}}}"
+    )
+    toy = "{class_path: toy_stage.ToyData, init_args: {epoch_batches: 3}}"
+    assert main([*recipe((toy, shards)), "--trainer.overfit_batches=1"]) == 1
+    assert "error: overfit_batches does not work with shards" in capsys.readouterr().err
+    assert main([*recipe(), "--trainer.overfit_batches=1"]) == 0
 
 
 def test_an_error_in_the_middle_of_training_keeps_its_traceback(recipe):
