@@ -9,7 +9,7 @@ import yaml
 
 from flashvsr.cli import main
 from flashvsr.models import component
-from tests.cli.test_cli_fit import RECIPE, error_of
+from tests.cli.test_fit import RECIPE, error_of
 
 STAGE2 = ["fit", "-c", "nano/stage2_sparse_causal"]
 BASE = {

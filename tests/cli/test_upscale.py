@@ -23,7 +23,7 @@ WITH_STANDIN = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job, and what it starts, ignores it
 sys.path.insert(0, {folder!r})
-from test_cli_upscale import Nearest, run_with
+from test_upscale import Nearest, run_with
 import flashvsr.upscale
 from flashvsr.cli import main
 flashvsr.upscale.upscale_file = run_with(Nearest(float(sys.argv.pop(1))))

@@ -14,7 +14,7 @@ import flashvsr
 from flashvsr.cli import main
 from flashvsr.models import component
 from flashvsr.video import VideoInfo
-from tests.cli.test_cli_fit import RECIPE, error_of
+from tests.cli.test_fit import RECIPE, error_of
 
 MINE = '''
 from flashvsr.attention import LocalSparseAttention
