@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Curate; the exit status is 1 for an error, among them that nothing was kept."""
-    from flashvsr.curate.errors import CurateError
+    from flashvsr.curate import CurateError
 
     try:
         return _curate(args)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from flashvsr.curate.errors import CurateError
+from flashvsr.curate import CurateError
 
 _BLOCKS = 20_000  # tasks that a stage is cut into, at most
 _PATIENCE = 10  # seconds for a cluster to answer

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from flashvsr.curate.errors import CurateError
+from flashvsr.curate import CurateError
 from flashvsr.curate.records import REPORT, THUMBNAILS, write_text
 from flashvsr.curate.rows import Row
 from flashvsr.curate.rules import CurateRules

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from flashvsr.curate.errors import CurateError
+from flashvsr.curate import CurateError
 
 UNITS = {
     "short_side": "pixels",

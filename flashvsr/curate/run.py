@@ -12,8 +12,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from flashvsr.curate import CurateError
 from flashvsr.curate.engine import PipelineStage, RaySession, run_in_process, run_ray
-from flashvsr.curate.errors import CurateError
 from flashvsr.curate.isolation import WorkerCrashed, call_isolated
 from flashvsr.curate.journal import CurateJournal
 from flashvsr.curate.plan import ShardClip, funnel, make_clips, make_shard_plans

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from flashvsr.curate.errors import CurateError
+from flashvsr.curate import CurateError
 from flashvsr.curate.rows import Row
 from flashvsr.data.shard_writer import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 

@@ -21,9 +21,8 @@ from flashvsr.attention import (
     unpartition_blocks,
 )
 from flashvsr.attention.select import FIRST_SLOTS
-from flashvsr.models.chunk_graphs import ChunkGraphs, why_not
 from flashvsr.models.dit_blocks import DiTBlock, Head, linear_velocity, timestep_embedding
-from flashvsr.models.dit_state import DiTState
+from flashvsr.models.dit_state import ChunkGraphs, DiTState, why_no_graphs
 
 PATCH = 2
 """Latent cells per token along rows and columns."""
@@ -158,7 +157,7 @@ class VideoDiT(nn.Module):
             return self.head(x, embedding, None)
 
         inputs = (x, rope, embedding, modulation)
-        x = run(*inputs) if cache is None or why_not(self, x, cache) else graphs.run(cache, run, *inputs)
+        x = run(*inputs) if cache is None or why_no_graphs(self, x, cache) else graphs.run(cache, run, *inputs)
         if self.order == "block":
             x = unpartition_blocks(x, (grid.frames, grid.rows, grid.columns)).flatten(1, 3)
         velocity = self._velocity(x, grid, latents, timestep)

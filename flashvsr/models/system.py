@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from flashvsr.attention import choose_impl
 from flashvsr.decoders.color import ColorMatch
 from flashvsr.kernels import unavailable
-from flashvsr.models.chunk_graphs import MOST_TOKENS, RECORDABLE
 from flashvsr.models.dit import VideoDiT
-from flashvsr.models.dit_state import DiTState
+from flashvsr.models.dit_state import MOST_TOKENS, RECORDABLE, DiTState
 from flashvsr.models.fp8 import Fp8Linear
 from flashvsr.state import ConsumableState
 from flashvsr.streaming import Geometry, Stream, upscale

@@ -12,7 +12,7 @@ from PIL import Image
 
 import flashvsr
 from flashvsr.cli import main
-from flashvsr.curate.errors import CurateError
+from flashvsr.curate import CurateError
 from flashvsr.video import VideoInfo, VideoWriter
 
 RECIPES = Path(flashvsr.__file__).parents[1] / "recipes"

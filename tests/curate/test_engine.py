@@ -9,8 +9,8 @@ from functools import partial
 
 import pytest
 
+from flashvsr.curate import CurateError
 from flashvsr.curate.engine import PipelineStage, RaySession, run_in_process, run_ray
-from flashvsr.curate.errors import CurateError
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import flashvsr
-from flashvsr.curate.errors import CurateError
+from flashvsr.curate import CurateError
 from flashvsr.curate.rules import UNITS, CurateRules, Limit, read_rules
 
 RECIPES = Path(flashvsr.__file__).parents[1] / "recipes" / "curate"

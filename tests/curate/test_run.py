@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from flashvsr.curate.errors import CurateError
+from flashvsr.curate import CurateError
 from flashvsr.curate.records import STAGES, read_lines, read_records
 from flashvsr.curate.rules import Limit
 from flashvsr.curate.run import Isolated, curate

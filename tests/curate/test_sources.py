@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from flashvsr.curate.errors import CurateError
+from flashvsr.curate import CurateError
 from flashvsr.curate.sources import find_sources, read_licences
 
 

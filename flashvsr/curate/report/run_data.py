@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flashvsr.curate.errors import CurateError
+from flashvsr.curate import CurateError
 from flashvsr.curate.records import RECORDS, REPORT, RUN, STAGES, read_lines
 
 SHOWN = 36

@@ -14,9 +14,8 @@ from PIL import Image, ImageOps
 
 from flashvsr.curate.rows import Row
 from flashvsr.curate.rules import CurateRules
-from flashvsr.curate.stages.motion import motion_dis
 from flashvsr.curate.stages.probe import PHOTO_FORMATS
-from flashvsr.curate.stages.scores import weight_free
+from flashvsr.curate.stages.scores import motion_dis, weight_free
 from flashvsr.curate.stages.spans import Pixels, frames_from, open_picture
 from flashvsr.video.crop import container_crop
 from flashvsr.video.info import VideoError

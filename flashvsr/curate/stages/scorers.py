@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from flashvsr.curate.errors import CurateError
+from flashvsr.curate import CurateError
 from flashvsr.curate.rows import Row
 from flashvsr.curate.rules import CurateRules
-from flashvsr.curate.stages.motion import motion_of_flow
+from flashvsr.curate.stages.scores import motion_of_flow
 
 PYIQA_NAMES = {"aesthetic": "laion_aes", "musiq": "musiq"}
 _FLOW_SIDE = 360  # pixels: short side that RAFT sees

@@ -1,4 +1,4 @@
-"""Scores of a picture that need no weights: sharpness, blockiness, exposure."""
+"""Scores of pictures that need no weights: sharpness, blockiness, exposure, and motion by optical flow."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import numpy as np
 _LUMA = np.array([0.2126, 0.7152, 0.0722], np.float32)  # ITU-R BT.709
 _BLOCK = 8  # pixels: the grid of JPEG, MPEG-2 and of most transforms since
 _DARK, _BRIGHT = 3, 252  # of 255: where detail is lost
+_NO_GUESS: Any = None  # the search starts from no motion
+_SHORT_SIDE = 256  # pixels: what the flow is computed on
 
 
 def weight_free(pictures: np.ndarray[Any, Any]) -> dict[str, float]:
@@ -59,3 +61,36 @@ def blockiness(luma: np.ndarray[Any, Any]) -> float:
         strongest = phases.argmax()
         ratios.append(phases[strongest] / max(float(np.delete(phases, strongest).mean()), 0.1))
     return float(np.mean(ratios))
+
+
+def motion_of_flow(flow: np.ndarray[Any, Any], gap: float) -> float:
+    """Mean length of flow vectors, in per cent of the short side a second.
+
+    Args:
+        flow: `[h, w, 2]` in pixels of its own grid.
+        gap: Seconds between the two frames.
+    """
+    length = np.hypot(flow[..., 0], flow[..., 1]).mean()
+    return float(100 * length / min(flow.shape[:2]) / gap)
+
+
+def motion_dis(pictures: np.ndarray[Any, Any], later: np.ndarray[Any, Any], gap: float) -> float:
+    """Motion of a segment, by dense inverse search: the mean over its pairs of pictures.
+
+    Args:
+        pictures: `[frames, h, w, 3]` uint8.
+        later: The same a little later.
+        gap: Seconds between the two.
+
+    Reference:
+        Kroeger et al., Fast optical flow using dense inverse search, ECCV 2016.
+    """
+    search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+    flows = [search.calc(_gray(a), _gray(b), _NO_GUESS) for a, b in zip(pictures, later, strict=True)]
+    return float(np.mean([motion_of_flow(flow, gap) for flow in flows]))
+
+
+def _gray(picture: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    gray = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+    scale = _SHORT_SIDE / min(gray.shape)
+    return cv2.resize(gray, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else gray

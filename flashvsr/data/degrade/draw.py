@@ -10,9 +10,8 @@ from flashvsr.data.degrade.blur import BlurWalk
 from flashvsr.data.degrade.codec import CodecDraw
 from flashvsr.data.degrade.jpeg import JpegWalk
 from flashvsr.data.degrade.noise import NoiseWalk
-from flashvsr.data.degrade.presets import PRESETS
 from flashvsr.data.degrade.resize import ResizeWalk
-from flashvsr.data.degrade.settings import RESIZE_METHODS, Blur, DegradationRound, DegradationSettings
+from flashvsr.data.degrade.settings import PRESETS, RESIZE_METHODS, Blur, DegradationRound, DegradationSettings
 
 
 class RoundDraw:

@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from flashvsr.curate.errors import CurateError
+from flashvsr.curate import CurateError
 from flashvsr.curate.records import RECORDS, REPORT, THUMBNAILS
 from flashvsr.curate.report.markup import duration
 from flashvsr.curate.report.page import write_report

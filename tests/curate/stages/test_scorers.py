@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from flashvsr.curate.errors import CurateError
+from flashvsr.curate import CurateError
 from flashvsr.curate.records import read_records
 from flashvsr.curate.rows import Row
 from flashvsr.curate.rules import Limit

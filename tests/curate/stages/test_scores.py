@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flashvsr.curate.stages.motion import motion_dis, motion_of_flow
 from flashvsr.curate.stages.probe import combing, letterbox
-from flashvsr.curate.stages.scores import blockiness, sharpness, weight_free
+from flashvsr.curate.stages.scores import blockiness, motion_dis, motion_of_flow, sharpness, weight_free
 from tests.curate.footage import pan, texture
 
 

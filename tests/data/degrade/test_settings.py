@@ -1,7 +1,6 @@
 import pytest
 
-from flashvsr.data.degrade.presets import MILD, REALBASICVSR
-from flashvsr.data.degrade.settings import Blur, Codec, DegradationRound, Jpeg, Noise, Resize
+from flashvsr.data.degrade.settings import MILD, REALBASICVSR, Blur, Codec, DegradationRound, Jpeg, Noise, Resize
 
 
 def test_the_defaults_are_the_published_ones():

@@ -5,7 +5,7 @@ import torch
 
 from flashvsr.attention import KVCache, LocalSparseAttention
 from flashvsr.decoders import TinyConditionalDecoder
-from flashvsr.models import FlashVSR, LRProjection, VideoDiT, chunk_graphs
+from flashvsr.models import FlashVSR, LRProjection, VideoDiT, dit_state
 
 
 def _system(history: int = 3) -> FlashVSR:
@@ -22,7 +22,7 @@ def _system(history: int = 3) -> FlashVSR:
 @torch.inference_mode()
 def test_why_a_chunk_is_not_recorded_is_said():
     dit, x = _system().dit, torch.zeros(1, 128, 128)
-    assert chunk_graphs.why_not(dit, x, KVCache(2, 3, 128, 2, 64)) == "they need a GPU"
+    assert dit_state.why_no_graphs(dit, x, KVCache(2, 3, 128, 2, 64)) == "they need a GPU"
 
 
 def test_system_shows_the_frames_of_each_latent_as_it_is_decoded():
@@ -40,17 +40,15 @@ def test_system_shows_the_frames_of_each_latent_as_it_is_decoded():
 def test_graphs_change_no_bit_of_a_stream_and_follow_a_copy(history, monkeypatch):
     system, video = _system(history).to("cuda", torch.bfloat16), torch.rand(25 + 8 * 12, 3, 64, 96)
     recorded = []
-    record = chunk_graphs.ChunkGraphs._record
-    monkeypatch.setattr(
-        chunk_graphs.ChunkGraphs, "_record", lambda *arguments: recorded.append(1) or record(*arguments)
-    )
+    record = dit_state.ChunkGraphs._record
+    monkeypatch.setattr(dit_state.ChunkGraphs, "_record", lambda *arguments: recorded.append(1) or record(*arguments))
     with_graphs = system.upscale(video)
     assert len(recorded) == history
     half = system.stream(height=64, width=96)
     begun = half.push(video[:73])
     later = system.stream(height=64, width=96, state=half.state_dict())
     assert torch.equal(torch.cat([begun, later.push(video[73:]), later.finish()]), with_graphs)
-    monkeypatch.setattr(chunk_graphs, "MOST_TOKENS", 0)
+    monkeypatch.setattr(dit_state, "MOST_TOKENS", 0)
     assert torch.equal(system.upscale(video), with_graphs)
 
 
@@ -60,15 +58,15 @@ def test_what_cannot_be_recorded_runs_as_usual():
     system = _system().to("cuda", torch.bfloat16)
     dit, x = system.dit, torch.zeros(1, 256, 128, device="cuda", dtype=torch.bfloat16)
     cache = KVCache(2, 3, 128, 2, 64, device="cuda")
-    assert chunk_graphs.why_not(dit, x, cache) == "the stream has just begun"
+    assert dit_state.why_no_graphs(dit, x, cache) == "the stream has just begun"
     cache.advance(3)
-    assert chunk_graphs.why_not(dit, x, cache) is None
-    assert "keep a GPU busy" in str(chunk_graphs.why_not(dit, x.expand(chunk_graphs.MOST_TOKENS, -1, -1), cache))
+    assert dit_state.why_no_graphs(dit, x, cache) is None
+    assert "keep a GPU busy" in str(dit_state.why_no_graphs(dit, x.expand(dit_state.MOST_TOKENS, -1, -1), cache))
     handle = dit.blocks[1].self_attn.selection.register_forward_hook(lambda *_: None)
-    assert chunk_graphs.why_not(dit, x, cache) == "hooks watch the blocks"
+    assert dit_state.why_no_graphs(dit, x, cache) == "hooks watch the blocks"
     handle.remove()
     dit.blocks[0].self_attn.impl = "gather"
-    assert "'gather'" in str(chunk_graphs.why_not(dit, x, cache))
+    assert "'gather'" in str(dit_state.why_no_graphs(dit, x, cache))
     dit.blocks[0].self_attn.impl = "auto"
     with torch.autocast("cuda"):
-        assert "autocast" in str(chunk_graphs.why_not(dit, x, cache))
+        assert "autocast" in str(dit_state.why_no_graphs(dit, x, cache))
