@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
+from inspect import signature
 from types import ModuleType
 
 import torch
@@ -92,7 +93,7 @@ def attend(
         BLOCK_SIZE=block_size,
         mask_mod=None if key_mask is None else (lambda batch, head, query_index, key_index: key_mask[key_index]),
         seq_lengths=(query.shape[2], key.shape[2]),
-        compute_q_blocks=query.device.type != "cpu",  # the lists of the backward pass, which a CPU has not
+        **_without_backward_lists() if query.device.type == "cpu" else {},
     )
     with torch._dynamo.config.patch(recompile_limit=SHAPES):
         return compiled_flex_attention()(query, key, value, block_mask=sparsity, scale=scale)
@@ -116,6 +117,13 @@ def list_kept_blocks(block_mask: Tensor) -> tuple[Tensor, Tensor]:
 def flex() -> ModuleType:
     """PyTorch's module of FlexAttention, imported at the first call: it brings its compiler along."""
     return import_module("torch.nn.attention.flex_attention")
+
+
+@cache
+def _without_backward_lists() -> dict[str, bool]:
+    """The argument that spares a forward pass the lists of its backward pass; empty where torch has none."""
+    known = signature(flex().BlockMask.from_kv_blocks).parameters
+    return {"compute_q_blocks": False} if "compute_q_blocks" in known else {}
 
 
 @cache

@@ -1,6 +1,7 @@
 """FlexAttention on block lists: forward on a CPU, forward and backward on a GPU."""
 
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -30,6 +31,25 @@ def in_float64(
     mask = mask.repeat_interleave(128, 2).repeat_interleave(128, 3)
     weights = (query @ key.transpose(2, 3) * scale).exp() * mask
     return weights / weights.sum(-1, keepdim=True).clamp(min=1e-300) @ value
+
+
+def test_a_torch_that_cannot_skip_the_lists_of_the_backward_pass_makes_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    block_mask_class = impl_flex.flex().BlockMask
+
+    def older(*lists: Tensor, BLOCK_SIZE: int, mask_mod: None, seq_lengths: tuple[int, int]) -> object:
+        return block_mask_class.from_kv_blocks(
+            *lists, BLOCK_SIZE=BLOCK_SIZE, mask_mod=mask_mod, seq_lengths=seq_lengths
+        )
+
+    older_torch = SimpleNamespace(BlockMask=SimpleNamespace(from_kv_blocks=older))
+    monkeypatch.setattr(impl_flex, "_without_backward_lists", impl_flex._without_backward_lists.__wrapped__)
+    monkeypatch.setattr(impl_flex, "flex", lambda: older_torch)
+    monkeypatch.setattr(impl_flex, "compiled_flex_attention", lambda: lambda *qkv, block_mask, scale: block_mask)
+    query = torch.randn(1, 1, 256, 32)
+    mask = impl_flex.attend(
+        query, (query,), (query,), torch.eye(2, dtype=torch.bool)[None, None], block_size=128, scale=1
+    )
+    assert mask.full_q_num_blocks.tolist() == [[[1, 1]]]
 
 
 @pytest.mark.slow  # torch.compile builds C++ for 10 to 20 seconds
