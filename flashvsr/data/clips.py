@@ -55,7 +55,8 @@ def decode_clip(media: bytes, start: int, frames: int, corner: tuple[int, int], 
                 continue
             part = _cut_out(frame, top, left, *crop)
             if convert is None:
-                convert = ToRGB(resolve_colors(frame_colors(frame), frame.width, frame.height), deep=False)
+                colors = frame_colors(frame, stream.codec_context.codec.canonical_name)
+                convert = ToRGB(resolve_colors(colors, frame.width, frame.height), deep=False)
             pictures.append(convert(part))
             if len(pictures) == frames:
                 break

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any, NamedTuple
 
-import av
 from torch import Tensor
 
-from flashvsr.video.matroska import SEGMENT, TRACK, TRACKS, VIDEO, elements, inside
+from flashvsr.video.matroska import VIDEO, described, elements, inside
 
 UNALIGNED = 1
 """AV_CODEC_FLAG_UNALIGNED: decoders cut off hidden columns on the left exactly, not only down to a round address."""
@@ -40,8 +38,7 @@ NO_CROP = Crop()
 def container_crop(stream: Any) -> Crop:
     """What the container of a video stream says about cropping: PixelCrop of Matroska, ``clap`` of MP4 and MOV.
 
-    The codec's own cropping is applied by the decoder. PyAV does not show what FFmpeg's demuxer knows of the
-    container's, but a stream made from it does: its Matroska header is written in memory and read.
+    The codec's own cropping is applied by the decoder.
 
     Args:
         stream: Of an input.
@@ -49,13 +46,5 @@ def container_crop(stream: Any) -> Crop:
     Returns:
         The edges; zeros when nothing is to be cropped.
     """
-    header = io.BytesIO()
-    try:
-        with av.open(header, "w", format="matroska") as trial:
-            trial.add_stream_from_template(stream, opaque=True)
-            trial.start_encoding()
-            written = header.getvalue()
-    except (av.FFmpegError, ValueError):  # a codec that Matroska does not take; raw streams have no container either
-        return NO_CROP
-    video = inside(written, SEGMENT, TRACKS, TRACK, VIDEO)
+    video = inside(described(stream), VIDEO)
     return Crop(**{_EDGES[one.name]: int.from_bytes(one.content) for one in elements(video) if one.name in _EDGES})

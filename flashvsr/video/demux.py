@@ -12,6 +12,7 @@ import av
 
 from flashvsr.video.crop import UNALIGNED, container_crop
 from flashvsr.video.info import VideoError, VideoFrame, VideoInfo, file_url, plain_errors
+from flashvsr.video.matroska import needs_dolby_vision
 from flashvsr.video.pixels import (
     ToRGB,
     bit_depth,
@@ -75,6 +76,11 @@ class FileSource:
             self.info = self._describe(source, first)
             if is_transparent(first):
                 self.warnings.append(f"{self.name} is transparent in places: the result is not")
+            if needs_dolby_vision(self._stream):
+                self.warnings.append(
+                    f"{self.name} is Dolby Vision whose colours (IPTPQc2) only its players know: those of the result"
+                    " will be wrong; convert it to HDR10 first"
+                )
             if self._hides_its_sound():
                 self.warnings.append(f"{self.name} has its sound switched off: players may play that of the result")
             self._to_rgb = ToRGB(

@@ -29,6 +29,17 @@ ADDS_UP = _MP4_LIKE
 """Containers whose length is that of all packets together, in decoding order."""
 _VARIABLE_RATE = 0x400  # AVFMT_VARIABLE_FPS
 _WELL_KNOWN = ("libx264", "libx265", "libsvtav1", "libvpx-vp9", "prores_ks", "ffv1")
+_H264, _AV1_OR_VP9 = ("libx264", "libx264"), ("libsvtav1", "libvpx-vp9")
+# encoders of "auto" for HDR and deep sources and for the rest, by container; _USUAL suits those that are not named
+_USUAL = ("libx265", "libx264")
+_AUTO = (
+    {"webm": _AV1_OR_VP9, "ivf": _AV1_OR_VP9}
+    | dict.fromkeys(("avi", "asf", "f4v", "3gp", "3g2", "mxf", "h264"), _H264)
+    | dict.fromkeys(("ogg", "ogv"), ("libvpx", "libvpx"))
+    | dict.fromkeys(("avif", "obu"), ("libsvtav1", "libsvtav1"))
+    | {"yuv4mpegpipe": ("rawvideo", "rawvideo"), "hevc": ("libx265", "libx265")}
+    | {name: (name, name) for name in ("apng", "mjpeg")}
+)
 # the first that the encoder takes; odd sizes cannot have their colour halved
 _PIXEL_FORMATS = {
     (8, "even"): ("yuv420p", "yuvj420p", "nv12", "yuv422p", "yuv444p", "gbrp", "rgb24"),
@@ -90,16 +101,14 @@ def keeps_times(format: str) -> bool:
 def pick_codec(codec: str, format: str, info: VideoInfo) -> str:
     """Name of the encoder: the one asked for, or what suits the container and the source.
 
-    ``"auto"`` is uncompressed for Y4M; VP9 for WebM, AV1 (libsvtav1) when its source is HDR or deep; else 10-bit HEVC
-    (libx265) for HDR and deep sources and H.264 (libx264) for the rest.
+    ``"auto"`` is 10-bit HEVC (libx265) for HDR and deep sources and H.264 (libx264) for the rest, where the container
+    takes both; VP9 or AV1 (libsvtav1) for WebM, VP8 for Ogg, uncompressed for Y4M, and what else a container is for.
 
     Raises:
         VideoError: No such encoder in this build of FFmpeg.
     """
     if codec == "auto":
-        if format == "yuv4mpegpipe":
-            return "rawvideo"
-        deep, plain = ("libsvtav1", "libvpx-vp9") if format == "webm" else ("libx265", "libx264")
+        deep, plain = _AUTO.get(format, _USUAL)
         return deep if info.is_hdr or info.bit_depth > 8 else plain
     try:
         known = av.Codec(codec, "w")

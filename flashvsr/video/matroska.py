@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import zlib
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import av
+
 FORMATS = ("matroska", "webm")
 SEGMENT, TRACKS, TRACK, VIDEO = b"\x18\x53\x80\x67", b"\x16\x54\xae\x6b", b"\xae", b"\xe0"
 _TYPE, _NAME, _CRC, _VOID = b"\x83", b"\x53\x6e", b"\xbf", b"\xec"
+_ADDITION, _EXTRA = b"\x41\xe4", b"\x41\xed"  # BlockAdditionMapping, BlockAddIDExtraData
+_DOLBY_COLORS = (5, 10, 20)  # profiles of Dolby Vision that may have a base layer in IPTPQc2
 _SHAPE = (b"\x54\xb0", b"\x54\xba", b"\x54\xb2")  # DisplayWidth, DisplayHeight, DisplayUnit
 _HEADER = 1 << 22  # bytes that are searched for the description of the tracks
 _ROOM = " " * 48  # by so much longer is the name of a track written, to be used for the shape of its pixels
@@ -49,6 +54,42 @@ def inside(data: bytes, *names: bytes) -> bytes:
     for name in names:
         data = next((element.content for element in elements(data) if element.name == name), b"")
     return data
+
+
+def described(stream: Any) -> bytes:
+    """What FFmpeg's demuxer knows of a stream, as the content of a track of Matroska; empty for what that cannot hold.
+
+    PyAV does not show the container's cropping, Dolby Vision and the like: a header is written in memory and read.
+
+    Args:
+        stream: Of an input.
+    """
+    header = io.BytesIO()
+    try:
+        with av.open(header, "w", format="matroska") as trial:
+            trial.add_stream_from_template(stream, opaque=True)
+            trial.start_encoding()
+            written = header.getvalue()
+    except (av.FFmpegError, ValueError):  # a codec that Matroska does not take; raw streams have no container either
+        return b""
+    return inside(written, SEGMENT, TRACKS, TRACK)
+
+
+def needs_dolby_vision(stream: Any) -> bool:
+    """Whether the colours of a stream are right on players of Dolby Vision alone: no other display can take them.
+
+    Args:
+        stream: Of an input.
+
+    Reference:
+        Dolby Vision Streams Within the ISO Base Media File Format, section 3.2: the profile and the compatibility of
+        the base layer; ``dvcC`` and ``dvvC`` of MP4 are BlockAddIDExtraData of Matroska.
+    """
+    for one in elements(described(stream)):
+        setup = inside(one.content, _EXTRA) if one.name == _ADDITION else b""
+        if len(setup) >= 5 and setup[2] >> 1 in _DOLBY_COLORS and setup[4] >> 4 == 0:
+            return True
+    return False
 
 
 def leave_room(stream: Any) -> None:

@@ -19,6 +19,7 @@ from flashvsr.video.info import Colors, VideoError, VideoInfo
 _SCALE_FLAGS = 4 | 0x2000 | 0x4000 | 0x40000 | 0x80000
 _UNSPECIFIED, _LIMITED, _FULL = 0, 1, 2
 _SWAPPED = re.compile(r"(rgb|bgr)(444|555|565)be")
+_FOUR_BITS = re.compile(r"(rgb|bgr)444(be|le)")
 _STATE_THEIR_RANGE = ("h264", "hevc", "vvc", "av1", "vp9")
 _ALWAYS_FULL = ("mjpeg", "ljpeg", "jpegls")
 _LUMA_IS_LIMITED = ("h264", "hevc", "vvc", "av1", "vp8", "vp9", "mpeg1video", "mpeg2video", "mpeg4", "theora")
@@ -185,6 +186,8 @@ class ToRGB:
             interpolation=_SCALE_FLAGS,
         )
         pixels = self._crop(torch.from_numpy(converted.to_ndarray()).permute(2, 0, 1))  # [3, h, w]
+        if _FOUR_BITS.fullmatch(frame.format.name):  # swscale leaves the lower half of the byte empty: white is 240
+            pixels = pixels + (pixels >> 4)
         if not full and is_gray(frame.format):
             pixels = _expand_gray(pixels)
         if self._deep:

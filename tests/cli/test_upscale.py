@@ -17,6 +17,7 @@ import flashvsr.upscale
 from flashvsr.cli import main
 from flashvsr.streaming import Geometry, Stream
 from flashvsr.upscale import EncodeOptions, LoadOptions
+from tests.video.test_crop import put_into_sample_entry, write
 
 # The command with a model that needs no weights, as slow as the first argument says.
 WITH_STANDIN = """
@@ -151,6 +152,48 @@ def test_an_error_is_a_line_or_two_and_leaves_nothing(
     assert len(shown.err.strip().splitlines()) <= 2
     assert "Traceback" not in shown.err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("ending", "plain", "deep"),
+    [
+        ("ogv", "vp8", "vp8"),
+        ("ogg", "vp8", "vp8"),
+        ("ivf", "vp9", "av1"),
+        ("avi", "h264", "h264"),
+        ("wmv", "h264", "h264"),
+        ("3gp", "h264", "h264"),
+        ("h264", "h264", "h264"),
+        ("hevc", "hevc", "hevc"),
+        ("mjpeg", "mjpeg", "mjpeg"),
+    ],
+)
+def test_every_container_gets_a_codec_that_it_holds(model, clip, tmp_path, ending, plain, deep):
+    deep_clip = tmp_path / "deep.mkv"
+    with av.open(str(deep_clip), "w") as container:
+        video = container.add_stream("ffv1", rate=25)
+        video.width, video.height, video.pix_fmt = 48, 32, "yuv420p10le"
+        for _ in range(40):
+            container.mux(video.encode(av.VideoFrame(48, 32, "yuv420p10le")))
+        container.mux(video.encode(None))
+    for source, codec in ((clip, plain), (deep_clip, deep)):
+        made = tmp_path / f"{codec}_{source.stem}.{ending}"
+        assert main(["upscale", str(source), str(made), "--quiet"]) == 0
+        assert _count(made)["video"] == 40
+        with av.open(str(made)) as container:
+            assert container.streams.video[0].codec_context.codec.canonical_name == codec
+
+
+@pytest.mark.parametrize(("profile", "compatibility", "wrong"), [(5, 0, True), (8, 1, False), (7, 6, False)])
+def test_dolby_vision_without_a_base_layer_for_others_is_warned_of(
+    model, tmp_path, capfd, profile, compatibility, wrong
+):
+    source = write(tmp_path / "in.mp4")
+    setup = bytes([1, 0]) + (profile << 9 | 0b1101).to_bytes(2) + bytes([compatibility << 4]) + bytes(19)
+    put_into_sample_entry(source, (8 + len(setup)).to_bytes(4) + b"dvcC" + setup)
+    assert main(["upscale", str(source), str(tmp_path / "out.mkv")]) == 0
+    said = [line for line in capfd.readouterr().err.splitlines() if "Dolby Vision" in line]
+    assert len(said) == wrong
 
 
 def test_a_folder_that_cannot_be_made_is_named(model, clip, tmp_path, monkeypatch, capfd):

@@ -71,21 +71,26 @@ def write_matroska_crop(path: Path) -> Path:
 
 
 def write_clap(path: Path) -> Path:
-    """MP4 with a clean aperture: a box put into the sample entry, and the sizes around it grown."""
-    data = bytearray(write(path).read_bytes())
+    """MP4 with a clean aperture."""
     width, height = CROP.size(64, 48)
     across, down = CROP.left - CROP.right, CROP.top - CROP.bottom  # twice the way from the middle
     clap = struct.pack(">I4sIIIIiIiI", 40, b"clap", width, 1, height, 1, across, 2, down, 2)
+    return put_into_sample_entry(write(path), clap)
+
+
+def put_into_sample_entry(path: Path, box: bytes) -> Path:
+    """Add a box to the description of the picture of an MP4, and grow the sizes around it."""
+    data = bytearray(path.read_bytes())
     assert data.index(b"moov") > data.index(b"mdat")  # so that no offset changes
     at, end = 0, len(data)
     for wanted in NESTED:
         while data[at + 4 : at + 8] != wanted:
             at += int.from_bytes(data[at : at + 4])
         size = int.from_bytes(data[at : at + 4])
-        data[at : at + 4] = (size + len(clap)).to_bytes(4)
+        data[at : at + 4] = (size + len(box)).to_bytes(4)
         end = at + size
         at += 8 + HEADER.get(wanted, 0)
-    data[end:end] = clap
+    data[end:end] = box
     path.write_bytes(data)
     return path
 

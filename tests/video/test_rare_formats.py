@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from flashvsr.curate.stages.spans import Pixels, frames_from, open_picture
+from flashvsr.data.clips import decode_clip
 from flashvsr.video import VideoError, VideoReader
 from flashvsr.video.pixels import ToRGB, frame_colors, resolve_colors
 
@@ -48,19 +50,36 @@ def test_sound_that_an_mp4_hides_is_said(tmp_path, write_av):
         assert "sound switched off" in reader.warnings[0]
 
 
-@pytest.mark.parametrize("layout", ["rgb555be", "bgr555be", "rgb565be", "bgr565be"])
-def test_big_endian_colours_of_16_bits_are_right(layout):
-    bits = (5, 6, 5) if "565" in layout else (5, 5, 5)
+@pytest.mark.parametrize(
+    "layout", ["rgb555be", "bgr555be", "rgb565be", "bgr565be", "rgb444be", "bgr444be", "rgb444le", "bgr444le"]
+)
+def test_colours_of_16_bits_are_right(layout):
+    bits = {"565": (5, 6, 5), "555": (5, 5, 5), "444": (4, 4, 4)}[layout[3:6]]
     rng = np.random.default_rng(0)
     parts = [rng.integers(0, 1 << count, (16, 32)) for count in bits]
     words = parts[0] << (bits[1] + bits[2]) | parts[1] << bits[2] | parts[2]
     frame = av.VideoFrame(32, 16, layout)
     rows = np.zeros((16, frame.planes[0].line_size), np.uint8)
-    rows[:, :64] = words.astype(">u2").view(np.uint8).reshape(16, 64)
+    rows[:, :64] = words.astype("<u2" if layout.endswith("le") else ">u2").view(np.uint8).reshape(16, 64)
     frame.planes[0].update(rows.tobytes())
     expected = np.stack([part * 255 / ((1 << count) - 1) for part, count in zip(parts, bits, strict=True)])
     pixels = ToRGB(resolve_colors(frame_colors(frame), 32, 16), deep=False)(frame).numpy()
     assert np.abs(pixels - (expected if layout.startswith("rgb") else expected[::-1])).mean() < 1
+
+
+def test_clips_and_curation_take_untagged_gray_as_the_codec_stores_it(tmp_path):
+    path = tmp_path / "gray.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 32, 16, "gray"
+        for _ in range(3):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((16, 32), 60, np.uint8), format="gray")))
+        container.mux(stream.encode(None))
+    assert set(decode_clip(path.read_bytes(), 0, 1, (0, 0), (16, 32)).flatten().tolist()) == {60}
+    with open_picture(str(path)) as (container, stream):
+        codec = stream.codec_context.codec.canonical_name
+        frame = next(frames_from(container, stream, stream.start_time or 0))
+        assert set(Pixels(codec=codec)(frame).flatten().tolist()) == {60}
 
 
 @pytest.mark.parametrize(("name", "frames"), [("m3.ogv", 25), ("anim.avif", 30)])

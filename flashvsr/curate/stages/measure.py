@@ -79,7 +79,7 @@ def frames_at(row: Row, numbers: list[int]) -> dict[int, np.ndarray[Any, Any]]:
     """
     found: dict[int, np.ndarray[Any, Any]] = {}
     with open_picture(row.path) as (container, stream):
-        pixels = Pixels(row.box, container_crop(stream))
+        pixels = Pixels(row.box, container_crop(stream), codec=stream.codec_context.codec.canonical_name)
         for number, frame in enumerate(frames_from(container, stream, row.start)):
             if number in numbers:
                 found[number] = pixels(frame).permute(1, 2, 0).numpy()

@@ -111,7 +111,7 @@ def _video(row: Row, rules: CurateRules) -> Row:
 
 def _look(container: Any, stream: Any, length: float) -> tuple[list[tuple[Any, Any]], bool]:
     """Pairs of neighbouring frames `[h, w, 3]` spread over a video, and whether most say that they are interlaced."""
-    pixels, flags = Pixels(crop=container_crop(stream)), 0
+    pixels, flags = Pixels(crop=container_crop(stream), codec=stream.codec_context.codec.canonical_name), 0
     pairs: list[tuple[Any, Any]] = []
     origin = stream.start_time or 0
     for number in range(_LOOKS):
@@ -148,7 +148,7 @@ def combing(first: np.ndarray[Any, Any], second: np.ndarray[Any, Any]) -> float:
 
 def _copyable(stream: Any, frame: Any) -> bool:
     """Whether its packets may be used as they are by `clips.decode_clip`, which neither turns nor tone-maps."""
-    colors = frame_colors(frame)
+    colors = frame_colors(frame, stream.codec_context.codec.canonical_name)
     return (
         stream.codec_context.name in _COPYABLE
         and frame.format.name in ("yuv420p", "yuvj420p")

@@ -71,16 +71,20 @@ class Pixels:
     Args:
         box: Top, left, rows, columns to keep; None keeps all.
         crop: Of the container (`container_crop`), applied first.
+        codec: Canonical name of the codec, which tells the range of gray that is not tagged.
     """
 
-    def __init__(self, box: tuple[int, int, int, int] | None = None, crop: Crop = NO_CROP) -> None:
+    def __init__(
+        self, box: tuple[int, int, int, int] | None = None, crop: Crop = NO_CROP, codec: str | None = None
+    ) -> None:
         self._box = box
+        self._codec = codec
         self._crop = crop
         self._convert: ToRGB | None = None
 
     def __call__(self, frame: av.VideoFrame) -> Tensor:
         """The pixels of one frame."""
-        colors = frame_colors(frame)
+        colors = frame_colors(frame, self._codec)
         hdr = colors.transfer in (16, 18) and bit_depth(frame) > 8
         if self._convert is None:
             self._convert = ToRGB(resolve_colors(colors, frame.width, frame.height), deep=hdr, crop=self._crop)

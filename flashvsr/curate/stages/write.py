@@ -134,7 +134,7 @@ def _video(clip: ShardClip, rules: CurateRules) -> ShardSample:
     height, width = (side - side % 2 for side in row.size)
     encoder = ClipEncoder((width, height), rate(row), rules.crf)
     with open_picture(row.path) as (container, stream):
-        pixels = Pixels(row.box, container_crop(stream))
+        pixels = Pixels(row.box, container_crop(stream), codec=stream.codec_context.codec.canonical_name)
         for frame in frames_from(container, stream, row.start):
             encoder.write(pixels(frame)[:, :height, :width])
             if encoder.frames == row.frames:
