@@ -160,7 +160,8 @@ def run_recipe(command: str, arguments: Sequence[str]) -> int:
     except SystemExit:
         if cli is None or not cli.trainer.interrupted:
             raise
-        signals = [callback.received for callback in cli.trainer.callbacks if isinstance(callback, LastCheckpoint)]
+        trainer: Any = cli.trainer
+        signals = [callback.received for callback in trainer.callbacks if isinstance(callback, LastCheckpoint)]
         return 128 + next(filter(None, signals), signal.SIGINT)
     return 0
 

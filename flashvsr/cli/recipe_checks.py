@@ -16,7 +16,7 @@ from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from lightning.pytorch.cli import LightningArgumentParser
-from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch import nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -24,6 +24,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from flashvsr.cli.recipe_diff import changes
 from flashvsr.cli.recipe_errors import shorten
 from flashvsr.cli.recipes import made_by
+from flashvsr.distill.lit_one_step import OneStepStage
 from flashvsr.models.class_paths import check_allowed
 from flashvsr.models.folder import Component
 from flashvsr.models.lit import ExportModelFolder
@@ -176,9 +177,16 @@ def check_run(trainer: Trainer, model: LightningModule, ckpt_path: str | None) -
     Raises:
         FileExistsError: If a new run would mix with another one.
         FileNotFoundError: If the last checkpoint is wanted and there is none.
-        ValueError: If the export could not be made, or weights that are sharded would be averaged.
+        ValueError: If the export could not be made, weights that are sharded would be averaged, or DDP does not look
+            for the unused parameters that a stage has.
     """
     sharded = isinstance(trainer.strategy, ModelParallelStrategy)
+    in_turn = isinstance(model, OneStepStage) and isinstance(trainer.strategy, DDPStrategy)
+    if in_turn and not trainer.strategy._ddp_kwargs.get("find_unused_parameters"):  # type: ignore[attr-defined]
+        raise ValueError(
+            "OneStepStage trains the generator and the fake score in turn: with DDP use --trainer.strategy "
+            "ddp_find_unused_parameters_true"
+        )
     for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning sets it without declaring it
         if isinstance(callback, WeightAveraging) and sharded:
             raise ValueError(

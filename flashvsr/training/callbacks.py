@@ -170,7 +170,8 @@ class LastCheckpoint(ModelCheckpoint):
         if minutes < 0:
             raise ValueError(f"minutes is at least 0, got {minutes}")
         super().__init__(dirpath, filename="last", enable_version_counter=False, save_on_train_epoch_end=True)
-        self.minutes, self.received = minutes, None
+        self.minutes = minutes
+        self.received: int | None = None
         self._saved_at, self._stops = 0.0, False
         self._replaced: dict[int, Any] = {}
 
