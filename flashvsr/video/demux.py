@@ -10,6 +10,7 @@ from typing import Any
 
 import av
 
+from flashvsr.video.asf import asf_length
 from flashvsr.video.crop import UNALIGNED, container_crop
 from flashvsr.video.info import VideoError, VideoFrame, VideoInfo, file_url, plain_errors
 from flashvsr.video.matroska import needs_dolby_vision
@@ -314,8 +315,16 @@ class FileSource:
 
     def _check_end(self, frames: int) -> None:
         promised = self._promised_end()
-        states_length = self._container.format.name.split(",")[0] in ("matroska", "mov")
-        if promised is not None and states_length and self._seen_end < promised - _TOLERANCE:
+        format = self._container.format.name.split(",")[0]
+        if format == "asf":
+            promised = asf_length(Path(self.name))
+        short = promised is not None and self._seen_end < promised - _TOLERANCE
+        if promised is not None and short and format in ("flv", "asf"):  # live recordings may state a wrong length
+            self.warnings.append(
+                f"{self.name} is cut off: it ends after {frames} frames, at {float(self._time):.2f} s"
+                f" of {float(promised):.2f} s"
+            )
+        if promised is not None and short and format in ("matroska", "mov"):
             raise VideoError(
                 f"{self.name} is cut off: it ends after {frames} frames, at {float(self._time):.2f} s"
                 f" of {float(promised):.2f} s\nget the whole file, or re-mux what there is to its true length"

@@ -196,6 +196,25 @@ def test_dolby_vision_without_a_base_layer_for_others_is_warned_of(
     assert len(said) == wrong
 
 
+@pytest.mark.parametrize(("ending", "codec"), [("flv", "libx264"), ("wmv", "libx264"), ("asf", "wmv2")])
+def test_a_file_cut_short_is_warned_of_where_its_length_is_stated(model, tmp_path, capfd, ending, codec):
+    whole, cut = tmp_path / f"whole.{ending}", tmp_path / f"cut.{ending}"
+    with av.open(str(whole), "w") as container:
+        video = container.add_stream(codec, rate=25)
+        video.width, video.height, video.pix_fmt = 48, 32, "yuv420p"
+        rng = np.random.default_rng(0)
+        for _ in range(60):
+            picture = rng.integers(0, 255, (32, 48, 3), np.uint8)
+            container.mux(video.encode(av.VideoFrame.from_ndarray(picture)))
+        container.mux(video.encode(None))
+    with av.open(str(whole)) as container:  # at a packet, which is whole
+        cut_at = [packet.pos for packet in container.demux(video=0) if packet.size][30]
+    cut.write_bytes(whole.read_bytes()[:cut_at])
+    for source, count in ((whole, 0), (cut, 1)):
+        assert main(["upscale", str(source), str(tmp_path / f"{source.stem}.mkv")]) == 0
+        assert sum("is cut off" in line for line in capfd.readouterr().err.splitlines()) == count
+
+
 def test_a_folder_that_cannot_be_made_is_named(model, clip, tmp_path, monkeypatch, capfd):
     def refuse(path, *_, **__):
         raise PermissionError(13, "Permission denied", str(path))
