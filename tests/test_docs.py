@@ -18,8 +18,8 @@ import torch
 
 import flashvsr
 from flashvsr.cli import COMMANDS, RECIPES
-from flashvsr.cli.fit import RecipeCLI
 from flashvsr.cli.recipes import find_recipe
+from tests.test_recipes import ParseOnly
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = Path(flashvsr.__file__).parent
@@ -80,22 +80,6 @@ def commands_of(page: Path) -> list[list[str]]:
                 commands.append([command[0].removeprefix(".venv/bin/"), *command[1:]])
                 command = []
     return commands
-
-
-class ParseOnly(RecipeCLI):
-    """Parses a recipe and builds nothing."""
-
-    def _add_instantiators(self):
-        pass
-
-    def before_instantiate_classes(self):
-        pass
-
-    def instantiate_classes(self):
-        pass
-
-    def after_instantiate_classes(self):
-        pass
 
 
 def parser_of(command: str) -> argparse.ArgumentParser:

@@ -67,7 +67,7 @@ def output_error(student: Tensor, teacher: Tensor) -> Tensor:
         teacher: `[B, N, dim]`; no gradient passes to it.
 
     Returns:
-        `[B]` fp32 or better: 0 is equal, 1 is what an output of zeros has.
+        `[B]` fp32 or better: 0 for equal outputs, 1 for an output of zeros.
     """
     teacher = teacher.detach()
     student, teacher = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (student, teacher))

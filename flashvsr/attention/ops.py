@@ -165,7 +165,7 @@ def choose_impl(
         head_dim: Channels per head.
         requires_grad: Whether gradients are wanted.
         packed: Ask for :func:`packed_attention` instead of :func:`block_sparse_attention`.
-        block_size: Tokens per block; packed attention has none.
+        block_size: Tokens per block; packed attention ignores it.
         key_mask: Whether single keys are hidden.
 
     Returns:

@@ -52,7 +52,7 @@ class BenchResult:
         cold_first_frames_ms: From the first push to the first output frame in a process new to the model.
         first_frames_ms: The same once kernels are compiled and memory is allocated.
         first_chunk_ms: Likewise to the last frame of the first chunk.
-        chunk_ms: Median time of a steady chunk: 8 frames, of a decoder alone 4.
+        chunk_ms: Median time of a steady chunk: 8 frames, or 4 with only a decoder.
         parts: The parts of a steady chunk.
         late_over_early: Median time of the last quarter of the steady chunks over that of the first: 1 when time does
             not grow with the length of a stream.

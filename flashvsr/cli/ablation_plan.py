@@ -26,7 +26,7 @@ class AblationPlan:
         arguments: Further arguments of ``flashvsr fit``, for every run.
         seeds: Every variant is trained once for each.
         evaluate: Arguments of ``flashvsr evaluate`` but ``--model`` and ``--out``.
-        size: Height and width in pixels at which density and speed are told beside those of the training crop.
+        size: Height and width in pixels at which density and speed are listed beside those of the training crop.
 
     Raises:
         ValueError: If nothing is compared, or a name or seed is there twice.

@@ -77,5 +77,5 @@ def _curate(args: argparse.Namespace) -> int:
 
 
 def _cores() -> int:
-    """Cores that this process may use; all of them where the system does not tell."""
+    """Cores that this process may use; all of them where the system has no such call."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

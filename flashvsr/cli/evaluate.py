@@ -132,7 +132,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _with_defaults(args: argparse.Namespace) -> argparse.Namespace:
-    """What was not said: a suite is taken whole, for its frames are not compressed; other clips are shrunk."""
+    """Fill in what was not given: a suite keeps its size (its frames are not compressed), other clips are shrunk."""
     unsaid = {"frames": 0, "short_side": 0, "downscale": 1.0} if args.suite else {}
     unsaid = unsaid or {"frames": 32, "short_side": 540, "downscale": 1.5}
     said = {key: value for key, value in vars(args).items() if value is not None or key not in unsaid}

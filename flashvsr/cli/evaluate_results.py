@@ -50,7 +50,7 @@ def results_folder(out: Path | None, overwrite: bool) -> Iterator[Path | None]:
 
 
 def _replace_results(out: Path, new: Path) -> None:
-    """Put results in the place of earlier ones; pictures that the earlier ones alone have stay."""
+    """Replace earlier results; pictures that only the earlier ones have stay."""
     for name in WRITTEN:
         (out / name).unlink(missing_ok=True)
     for file in [path for path in sorted(new.rglob("*")) if path.is_file()]:

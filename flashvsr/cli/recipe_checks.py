@@ -48,7 +48,7 @@ class Started(Callback):
         self.yes = True
 
     def on_validation_start(self, *unused: Any) -> None:
-        """Validation alone."""
+        """Only validate."""
         self.yes = True
 
     def on_train_start(self, *unused: Any) -> None:

@@ -13,7 +13,7 @@ def changes(base: Any, changed: Any, key: str = "") -> Iterator[str]:
     """Compare two parsed recipes.
 
     Args:
-        base: Of the first file alone, as plain mappings and lists.
+        base: Values of the first file, as plain mappings and lists.
         changed: Of all files and arguments.
         key: Where in the recipe they stand.
 

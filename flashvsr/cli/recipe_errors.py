@@ -1,4 +1,4 @@
-"""What jsonargparse says of a wrong recipe in up to sixty lines, in two or three."""
+"""Short errors for wrong recipes: jsonargparse writes up to sixty lines, these are two or three."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def shorten(message: str) -> str:
             given = value[1]
     _, keys, where, what = best
     said = what if len(what) <= LONGEST else f"{what[:LONGEST]} ..."
-    if given_class := GIVEN_CLASS.search(what):  # of a factory, whose class stands in the value alone
+    if given_class := GIVEN_CLASS.search(what):  # of a factory: only the value names its class
         where, said = given_class[1], said.partition(" Got value: Namespace(")[0].rstrip(".")
     if where is not None and (unknown := UNKNOWN.search(what)):
         name = (unknown[1] or unknown[2]).partition(".")[0]
@@ -91,7 +91,7 @@ def nearest_key(message: str, keys: Iterable[str]) -> str:
 
 
 def _choices(class_path: str, given: str) -> str:
-    """The arguments of a class, nearest first said, as the end of an error."""
+    """The arguments of a class, the nearest name first, as the end of an error."""
     module, _, name = class_path.rpartition(".")
     known = [key for key in inspect.signature(getattr(import_module(module), name)).parameters if key != "self"]
     near = difflib.get_close_matches(given, known, 1)

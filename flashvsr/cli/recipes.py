@@ -95,7 +95,7 @@ def summary(recipe: Path) -> str:
 
 
 def made_by(folder: str) -> str | None:
-    """The command that leaves a model folder, as the header of a packaged recipe says; None if none does."""
+    """The command that makes a model folder, from the header of a packaged recipe; None without one."""
     for name in recipe_names():
         header = [line for line in find_recipe(name).read_text().splitlines() if line.startswith("#")]
         leaves = rf"Leaves (the model folder )?{re.escape(folder)}(?![\w/])"

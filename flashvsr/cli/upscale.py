@@ -151,7 +151,7 @@ def _rate(text: str) -> Fraction | None:
 
 
 def _message(error: Exception) -> str | None:
-    """What to tell about an expected error; None for one that is a defect of ours and deserves its traceback."""
+    """The message of an expected error; None for a defect of the library, whose traceback is shown."""
     import torch
 
     from flashvsr.kernels import ImplUnavailableError

@@ -87,7 +87,7 @@ class CurateJournal:
         said = out / _FOLDER / "run.json"
         if not said.is_file():
             if (out / _FOLDER).is_dir():
-                return  # stopped before it said anything
+                return  # stopped before the first entry
             raise CurateError(f"{out} holds no run to go on with\nname a new folder")
         before, now = json.loads(said.read_text()), json.loads(json.dumps(_identity(rules, seed)))
         changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))

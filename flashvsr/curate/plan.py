@@ -132,7 +132,7 @@ def make_clips(
     seed: int,
     rules: CurateRules,
 ) -> list[ShardClip]:
-    """The clips of all kept rows, in an order that mixes sources and depends on their bytes alone."""
+    """The clips of all kept rows, in an order that mixes sources and depends only on their bytes."""
     kept = {row.sha256 for row in rows if row.stage is None}
     sides = split_of({row.sha256 for row in rows if row.sha256}, linked, seed, rules.val_fraction, kept)
     clips = []

@@ -110,7 +110,7 @@ class ShardDataModule(L.LightningDataModule):
             self._found["val"] = self._open(self._val, self._val_crop)
 
     def train_dataloader(self) -> BatchLoader | EchoLoader:
-        """Batches of this process, from where the state says on."""
+        """Batches of this process, from the position of the state on."""
         index, videos, photos = self._split("train")
         fraction = self._photos.fraction
         if fraction is None:

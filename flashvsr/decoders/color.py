@@ -36,7 +36,7 @@ def adain_color(frames: Tensor, lr: Tensor, *, out: Tensor | None = None) -> Ten
 def wavelet_color(frames: Tensor, lr: Tensor, *, out: Tensor | None = None) -> Tensor:
     """Replace the low frequencies of each frame by those of the LR frame.
 
-    The low band is what five blurs of growing radius (1, 2, 4, 8 and 16 pixels, borders replicated) leave. Blurring is
+    Five blurs of growing radius (1, 2, 4, 8 and 16 pixels, borders replicated) give the low band. Blurring is
     linear, so one low band is enough: that of the difference between the two frames.
 
     Args:

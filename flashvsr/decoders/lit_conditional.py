@@ -18,7 +18,7 @@ from flashvsr.training.sharding import shard_stage
 
 
 class ConditionalAutoencoderStage(LightningModule):
-    """Train an encoder and a conditional decoder together, so that latents hold what the LR frames do not tell.
+    """Train an encoder and a conditional decoder together, so that latents hold what the LR frames lack.
 
     In some samples the latents are zero: the decoder stays a good upscaler by itself. Batches are those of
     :class:`~flashvsr.decoders.lit.DecoderStage`.

@@ -254,7 +254,7 @@ class TinyNetwork(nn.ModuleDict):
 
 
 class TinyDecoder(nn.Module):
-    """The network of :class:`TinyConditionalDecoder`, fed with the latents alone.
+    """The network of :class:`TinyConditionalDecoder`, which takes only the latents.
 
     Args:
         latent_channels: Channels of the latents.

@@ -74,7 +74,7 @@ class TinyConditionalDecoder(nn.Module):
             latents: `[B, 16, n, H/8, W/8]`, normalised as the diffusion transformer returns them.
             lr: `[B, 3, T, H, W]` in [-1, 1], the LR frames upsampled to the output size, in the dtype of the latents;
                 a residual decoder also takes a wider one, and returns frames in it. T = 4n - 3 in the first call of a
-                stream (its first latent stands for frame 0 alone), 4n later.
+                stream (its first latent stands for one frame, number 0), 4n later.
             state: What the previous call returned, which is consumed, or None at the start of a stream.
 
         Returns:

@@ -1,4 +1,4 @@
-"""Distribution matching distillation: two scores tell the generator which way its samples should move."""
+"""Distribution matching distillation: two scores give the direction in which the generator's samples should move."""
 
 from __future__ import annotations
 

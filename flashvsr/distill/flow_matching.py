@@ -21,7 +21,7 @@ class Schedule(Protocol):
         """Noise level of `u`, uniform in [0, 1]."""
 
     def timestep(self, sigma: Tensor) -> Tensor:
-        """What the transformer is told of a level."""
+        """The timestep that the transformer takes for a noise level."""
 
     def add_noise(self, x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
         """Mix latents `[B, ...]` and noise at the level `[B]` of each sample."""

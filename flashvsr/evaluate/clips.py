@@ -165,7 +165,7 @@ def frame_files(folder: Path) -> list[Path]:
     """The images of a clip, in the order of their numbers.
 
     Args:
-        folder: Holds images whose names end in a number, such as ``00000042.png``; other files are left alone.
+        folder: Holds images whose names end in a number, such as ``00000042.png``; other files are ignored.
 
     Returns:
         The files; empty when there are none, or no such folder.

@@ -26,7 +26,7 @@ class ValidationPictures(lightning.Callback):
 
     It reads what ``validation_step`` returns: ``{"lr": ..., "sr": ..., "hr": ...}``, each `[B, 3, T, H, W]` in [-1, 1],
     where lr is the LR clip upsampled with bicubic. ``sr`` may have fewer frames: it is compared with the first of the
-    others. A stage that returns None is left alone, with one warning.
+    others. A stage that returns None is skipped, with one warning.
 
     Logged: ``val/psnr_y``, ``val/ssim_y``, ``val/psnr_y_gain`` and ``val/ssim_y_gain``, means over samples and frames
     (BT.601 limited-range luma, frames clamped and rounded to 8 bits). Pictures go to TensorBoard when that is the

@@ -111,7 +111,7 @@ def find_suite(name: str, root: Path | None = None, *, has_truth: bool = True) -
 
 
 def describe(suite: Suite) -> str:
-    """The layout of a test set, in words."""
+    """Describe the layout of a test set."""
     which = f"the clips {', '.join(suite.names)}" if suite.names else f"{suite.count} clips"
     inside = " or ".join(f"CLIP/{part}/*.png" if part else "CLIP/*.png" for part in suite.inside)
     below = " or ".join(f"{place}/" for place in suite.places if place)

@@ -17,7 +17,7 @@ LOOKAHEAD = 4
 
 
 class WholeClip:
-    """Projection, transformer and decoder over all frames of a clip; or a decoder alone.
+    """Projection, transformer and decoder over all frames of a clip; or only a decoder.
 
     Padding is what a stream does: the last frame is repeated until there are 8n + 1 frames, at least 4 more than there
     are to show, and the picture is mirrored to multiples of 128 pixels. Both are cut off again.
@@ -25,7 +25,7 @@ class WholeClip:
     Args:
         decoder: Latents and LR frames to frames: ``frames, state = decoder(latents, lr)``, a VAE included.
         latents: ``latents(lr, noise)``: from LR frames `[1, 3, T, H, W]` in [-1, 1] at the output size and noise
-            `[1, 16, (T - 1) / 4, H/8, W/8]` to latents of that shape. None for a decoder alone: it gets zeros.
+            `[1, 16, (T - 1) / 4, H/8, W/8]` to latents of that shape. None for a decoder by itself: it gets zeros.
         noise: ``noise(seed, count, size)``: normal numbers `[1, 16, count, H/8, W/8]` for an output size of `(H, W)`.
         color: Brings colours back: ``color(frames, lr, (height, width))``; None for none.
         encode: ``encode(frames)``: HR frames `[1, 3, T, H, W]` in [-1, 1], T = 4n + 1, to latents. The decoder then
@@ -113,7 +113,7 @@ def without_velocity(dit: nn.Module) -> RemovableHandle:
 
 
 def without_latents(decoder: nn.Module) -> RemovableHandle:
-    """The decoder sees zero latents: what it makes comes from the LR frames alone.
+    """The decoder sees zero latents: its output comes only from the LR frames.
 
     Returns:
         A handle: ``with without_latents(decoder): ...``, or its ``remove()``, ends it.

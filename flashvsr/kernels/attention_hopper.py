@@ -27,7 +27,7 @@ SIZES = ["heads", "rows", "columns", "first_blocks", "list_b", "list_h"]
 
 @gluon.jit
 def fetch_block(first, second, b, h, block, first_blocks, tile, full, PIECES: gl.constexpr):
-    """Start to bring block ``block`` into ``tile`` from the piece that holds it; ``full`` tells when it is there."""
+    """Start to bring block ``block`` into ``tile`` from the piece that holds it; barrier ``full`` awaits it."""
     BLOCK: gl.constexpr = tile.shape[0]
     box = tile._reinterpret(first.dtype, [1, 1, BLOCK, tile.shape[1]], first.layout)
     mbarrier.expect(full, BLOCK * tile.shape[1] * 2)

@@ -42,7 +42,7 @@ SINGLE = Tiles(
 
 
 def choose_tiles(device: torch.device, dtype: torch.dtype) -> Tiles:
-    """Tiles for a dtype on a device, told by the shared memory that one program may take."""
+    """Tiles for a dtype on a device, chosen by the shared memory that one program may take."""
     if device.type == "cpu":  # the interpreter, which is fastest with few large steps
         return LARGE
     if dtype == torch.float32:

@@ -15,7 +15,7 @@ CUDNN_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 class ImplUnavailableError(RuntimeError):
-    """A named implementation cannot run here. The message says why; nothing else was run in its place."""
+    """A named implementation cannot run here. The message says why; nothing else ran in its place."""
 
 
 def available(kernel: str, device: torch.device | str, dtype: torch.dtype) -> tuple[bool, str]:

@@ -1,4 +1,4 @@
-"""Sizes of published models, and of ours, as functions without surprises."""
+"""Functions that build the published models, at their sizes."""
 
 from __future__ import annotations
 

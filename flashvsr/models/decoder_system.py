@@ -1,4 +1,4 @@
-"""A decoder alone as a system that streams: LR frames in, frames out, no transformer and no latents."""
+"""A system that streams with only a decoder: LR frames in, frames out, no transformer and no latents."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flashvsr.streaming import Geometry, Stream, upscale
 GEOMETRY = Geometry(
     first_frames=1, next_frames=4, first_latents=1, next_latents=1, multiple=8, lookahead=0, latent_channels=0
 )
-"""The first frame alone, then four at a time, as a decoder cuts them; nothing is looked ahead at and no noise drawn."""
+"""One frame first, then four at a time, as a decoder cuts them; without lookahead and without noise."""
 
 
 class DecoderSystem(nn.Module):
@@ -107,7 +107,7 @@ class DecoderSystem(nn.Module):
         return self.decoder.state_type.from_state_dict({name: x.to(self.device) for name, x in saved.items()})
 
     def paths(self) -> dict[str, str]:
-        """What a stream will run, in words."""
+        """Describe what a stream will run."""
         return {"model": f"a decoder alone, {str(self.dtype).removeprefix('torch.')}"}
 
     def stream(

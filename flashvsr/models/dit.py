@@ -43,8 +43,8 @@ class VideoDiT(nn.Module):
         text_dim: Channels of a prompt token; None for a model without a prompt.
         eps: Of the norms.
         attention: Builds a self-attention layer from (dim, heads).
-        preconditioned: Whether the network predicts only what no multiple of its noisy input tells of the velocity.
-            From pure noise the latents are then its output alone: a small network need not cancel the noise. False for
+        preconditioned: Whether the network predicts only the part of the velocity that its noisy input does not give.
+            From pure noise the latents are then just its output: a small network need not cancel the noise. False for
             released weights.
         activation_checkpointing: Whether a block's activations are computed again in the backward pass instead of kept.
             Without gradients, or in a stream, it changes nothing.

@@ -32,7 +32,7 @@ class ChunkGraphs:
         self._pool: Any = None
 
     def run(self, cache: KVCache, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-        """``function(*inputs)``, which reads `cache` and writes the next slot of it, and allocates nothing it keeps.
+        """Run ``function(*inputs)``, which reads `cache`, writes its next slot, and keeps no memory that it allocates.
 
         Args:
             cache: Full, and on the device.
@@ -103,7 +103,7 @@ class DiTState(ConsumableState):
 
     Attributes:
         cache: Keys and values of earlier slots.
-        latents_seen: Latent frames so far, which is where RoPE goes on.
+        latents_seen: Latent frames so far: RoPE continues from there.
         context: Keys and values of the prompt, per block; empty without a prompt.
         graphs: What was recorded of earlier chunks, on a GPU. A copy of the state records anew.
     """

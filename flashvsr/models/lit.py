@@ -1,4 +1,4 @@
-"""The Lightning callback that leaves a model folder of what was trained, built as its recipe says."""
+"""The Lightning callback that writes a model folder of the trained networks, built as in the recipe."""
 
 from __future__ import annotations
 

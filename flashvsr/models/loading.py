@@ -53,13 +53,13 @@ def load(
 
     Args:
         model: ``"nano"``, the packaged model; or a folder, ours or the published FlashVSR v1 or v1.1.
-        version: ``"v1"`` or ``"v1.1"`` of a published folder; None to tell it by its hash.
+        version: ``"v1"`` or ``"v1.1"`` of a published folder; None to find it by its hash.
         device: ``"auto"`` takes a CUDA GPU if there is one, else the CPU.
         dtype: ``"fp32"``, ``"bf16"``, ``"fp16"`` or a `torch.dtype`; ``"auto"`` is bf16 on a GPU (fp16
             where it has none) and on a CPU that multiplies it (AVX-512 BF16), else fp32.
         impl: Implementation of block-sparse attention.
         decoder: ``"tiny"``, or ``"full"`` for the VAE's decoder.
-        color: ``"adain"``, ``"wavelet"`` or ``"none"``; ``"auto"`` is what the model wants.
+        color: ``"adain"``, ``"wavelet"`` or ``"none"``; ``"auto"`` for the choice of the model.
         prompt: Text embedding of a published folder, or its file, if it does not lie in the folder.
         sparse_ratio: Density of attention; None keeps the model's own.
         cache_gib: GiB on the device for keys and values of a stream, see :class:`~flashvsr.models.VideoDiT`. None is
@@ -202,7 +202,7 @@ def choose_device(device: torch.device | str) -> torch.device:
 
 
 def _cpu_capabilities() -> Mapping[str, Any]:
-    """Instruction sets of the CPU by name; none where PyTorch is too old to tell."""
+    """Instruction sets of the CPU by name; none where PyTorch is too old to list them."""
     return torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
 
 

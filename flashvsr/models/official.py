@@ -52,7 +52,7 @@ def read_official_folder(
 
     Raises:
         FileNotFoundError: If the prompt is neither given nor in the folder.
-        ValueError: If the version is unknown, cannot be told or is not that of the hash, or the prompt has another
+        ValueError: If the version is unknown, cannot be found or is not that of the hash, or the prompt has another
             shape.
     """
     path = Path(path)
@@ -111,7 +111,7 @@ def load_wan_base(
 
 
 def _check_version(path: Path, version: str | None) -> str:
-    """The version said or told by the hash, which may not contradict each other; only v1.1 has a known hash."""
+    """The given version or that of the hash, which must agree; only v1.1 has a known hash."""
     file = path / BUILDERS["projection"][0]
     known = False
     if version != "v1.1" and file.is_file():

@@ -35,7 +35,7 @@ class FlowSchedule:
         return self.shift * u / (1 + (self.shift - 1) * u)
 
     def timestep(self, sigma: Tensor) -> Tensor:
-        """What the transformer is told: ``1000 * sigma``."""
+        """The timestep that the transformer takes: ``1000 * sigma``."""
         return 1000 * sigma
 
     def add_noise(self, x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ def resize_bicubic(frames: Tensor, size: tuple[int, int]) -> Tensor:
 
     Args:
         frames: `[T, C, h, w]`, uint8 or floating point. Computed in float32.
-        size: Target (height, width). An axis that already fits is left alone.
+        size: Target (height, width). An axis that already fits is not resampled.
 
     Returns:
         `[T, C, height, width]` in the same dtype. uint8 is rounded and clamped after each of the two passes and so

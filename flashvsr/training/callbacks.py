@@ -23,11 +23,11 @@ _OWN = frozenset(vars(nn.Module()))  # attributes of every module: tensors, chil
 
 
 class WeightAverage(EMAWeightAveraging):
-    """Lightning's moving average of the weights, kept on their device and of use from the first step.
+    """Lightning's moving average of the weights, kept on their device and usable from the first step.
 
     The first ``1 / (1 - decay)`` steps count alike, later ones ``1 - decay`` each: a short run leaves the mean of what
     it went through, and nothing of what it began with. Lightning's own makes its copy before the model moves to a GPU:
-    every step then waits until all weights have come to the CPU, those that nobody trains too.
+    every step then waits until all weights have come to the CPU, frozen ones too.
 
     Args:
         decay: Of the average per step, at least 0 and below 1.

@@ -108,7 +108,7 @@ class WarmupCosine(LambdaLR):
         floor: Fraction of the rate at the end.
         seconds: Of training until the end of the cosine, when that comes before `steps`: for a run that a limit of time
             ends. What came before a resume counts. The rate then depends on the speed of the machine, so that only one
-            process may train. None for steps alone.
+            process may train. None to count only steps.
 
     Raises:
         ValueError: If the warm-up is not shorter than the whole, `seconds` not positive, or given to several processes.

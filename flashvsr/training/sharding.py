@@ -42,7 +42,7 @@ def shard_stage(stage: Any, networks: Mapping[str, nn.Module]) -> None:
         networks: By name.
 
     Raises:
-        ValueError: If the strategy keeps processes for tensor parallelism, which Lightning does unless told otherwise.
+        ValueError: If the strategy reserves processes for tensor parallelism, as Lightning does by default.
     """
     if stage.device_mesh is None:
         return

@@ -48,7 +48,7 @@ def fingerprint_model(model: Any) -> str:
     """Tell a model from another.
 
     Args:
-        model: The name of a packaged model, which the library's version tells from others; a model folder; or a system.
+        model: The name of a packaged model, identified by the library's version; a model folder; or a system.
 
     Returns:
         Name, and hexadecimal digits for a folder or a system.

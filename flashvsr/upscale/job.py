@@ -108,7 +108,7 @@ class Job:
             self.target.place(joined, self.frames)
 
     def _open_reader(self, skip: int) -> VideoReader:
-        # In a thread of its own, for nothing interrupts a read from a pipe that nobody feeds.
+        # In a thread of its own: a read from a pipe without a writer cannot be interrupted.
         def produce(put: Callable[[VideoReader], None]) -> None:
             put(VideoReader(self.source, fps=self.encoding.fps, skip=skip))
 

@@ -12,10 +12,10 @@ class LoadOptions:
     """How a model is loaded from its name or folder: the options of `flashvsr.load`, which checks them.
 
     Attributes:
-        version: Release of an official folder, ``"v1"`` or ``"v1.1"``; None tells it by hash.
+        version: Release of an official folder, ``"v1"`` or ``"v1.1"``; None finds it by hash.
         prompt: Prompt tensor of an official folder; None looks for it in the folder.
         decoder: ``"tiny"`` or ``"full"`` (the Wan2.1 VAE).
-        color: ``"adain"``, ``"wavelet"`` or ``"none"``; ``"auto"`` is what the model wants.
+        color: ``"adain"``, ``"wavelet"`` or ``"none"``; ``"auto"`` for the choice of the model.
         device: ``"auto"`` or a device of PyTorch.
         dtype: ``"auto"``, ``"fp32"``, ``"bf16"`` or ``"fp16"``.
         impl: Attention implementation, ``"auto"`` or a name.

@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 
-PATIENCE = 5.0  # seconds that a cancelled thread is given; it may hang in a read from a pipe that nobody feeds
+PATIENCE = 5.0  # seconds that a cancelled thread gets to end; it may hang in a read from a pipe without a writer
 
 
 class Cancelled(Exception):

@@ -16,7 +16,7 @@ LINE_EVERY = 10.0  # seconds between two lines of a log
 
 
 class Reporter(Protocol):
-    """What a run tells while it works; a context manager, so that a bar is taken down whatever happens."""
+    """What a run reports while it works: a context manager, which removes its bar on every exit."""
 
     def __enter__(self) -> Self: ...
 
@@ -55,7 +55,7 @@ class Lines(Silent):
     """One plain line about every ten seconds, for logs and pipes."""
 
     def start(self, done: int, total: int | None) -> None:
-        """Start the clock; the speed is that of this run alone."""
+        """Start the clock; the speed counts only the frames of this run."""
         self._first, self._total = done, total
         self._begin = self._spoken = time.monotonic()
 
@@ -103,7 +103,7 @@ class Bar:
         self._bar.stop()
 
     def start(self, done: int, total: int | None) -> None:
-        """Show the bar at ``done`` of ``total``; the speed is that of this run alone."""
+        """Show the bar at ``done`` of ``total``; the speed counts only the frames of this run."""
         self._first, self._begin = done, time.monotonic()
         self._bar.update(self._task, completed=done, total=total)
 

@@ -91,7 +91,7 @@ class Target:
 
     @property
     def suffix(self) -> str:
-        """The ending that tells a file's container; nothing for images, which are completed in a folder."""
+        """The ending that names a file's container; nothing for images, which are completed in a folder."""
         return "" if self.is_images else Path(self.name).suffix
 
     @property
@@ -103,7 +103,7 @@ class Target:
         """Give the finished result its final name.
 
         Images replace those of the same series; whatever else lies in their folder stays. It may be interrupted and
-        called again: what has its name already is left alone.
+        called again: files that have their name already stay.
 
         Args:
             joined: The complete file, or for images the folder that holds them, on the same disk.

@@ -158,7 +158,7 @@ class FileSource:
                     raise VideoError(
                         f"{self.name}: its video codec is unknown to this build of FFmpeg\nconvert it first"
                     )
-                # frames that Theora repeats are told by empty packets: threads must not delay those before
+                # empty packets stand for frames that Theora repeats: threads must not delay those before
                 stream.thread_type = "SLICE" if stream.codec_context.name == "theora" else "AUTO"
                 stream.codec_context.flags |= UNALIGNED
                 return stream

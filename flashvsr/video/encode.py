@@ -209,7 +209,7 @@ class ContainerSink:
         return list(self._stream.encode(frame))
 
     def _mux(self, packets: Sequence[Any], end: int | None = None) -> None:
-        """Mux packets; ``end`` is when the last frame ends, told with the last of all."""
+        """Mux packets; ``end`` is when the last frame ends, given with the last ones."""
         for packet in packets:
             packet.dts = self._decoding.of(packet.pts, packet.dts)
             packet.duration = self._durations.pop(packet.pts, 0)

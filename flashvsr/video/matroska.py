@@ -1,4 +1,4 @@
-"""The header of Matroska, for what PyAV neither says nor sets."""
+"""The header of Matroska, for the fields that PyAV neither reads nor writes."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from flashvsr.video.timing import Ticks, before_the_first, last_to_add
 from flashvsr.video.tracks import TrackCopier
 
 _HEADERS_IN_PLACE = ("h264", "hevc")  # raw streams: NUT keeps the parameter sets in its header, these have none
-# codecs that a tag tells from their variants: the layout of pixels, the profile
+# codecs whose tag distinguishes their variants: the layout of pixels, the profile
 _KNOWN_BY_TAG = ("rawvideo", "utvideo", "prores", "avrp", "dnxhd")
 # NAL units of supplemental information, which may name the machine's thread count: H.264, HEVC
 _REMARKS = {"h264": (lambda first: first & 31, (6,)), "hevc": (lambda first: first >> 1 & 63, (39, 40))}

@@ -26,7 +26,7 @@ def track_tags(stream: Any) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Tags:
-    """What is said about a file as a whole, apart from what is true of its container only.
+    """The tags of a file as a whole, without those that describe only its container.
 
     Attributes:
         texts: Title, artist and so on, by FFmpeg's names.

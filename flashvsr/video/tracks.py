@@ -50,7 +50,7 @@ class TrackQueue:
     """Packets of the tracks beside the picture, in file order, waiting to be written.
 
     A reader fills it while it demuxes; nothing is kept until a `TrackCopier` has said which tracks it wants, except for
-    the few packets that precede the first frame. So memory is what lies between reading and writing.
+    the few packets that precede the first frame. So memory holds only the packets between reading and writing.
 
     Args:
         streams: PyAV streams of the input that are not its picture.
@@ -80,7 +80,7 @@ class TrackQueue:
         self._packets = deque(packet for packet in self._packets if packet.stream_index in indices)
 
     def settle(self) -> None:
-        """Reading goes on: when nobody has asked for tracks by now, keep none."""
+        """Reading goes on: if no `TrackCopier` has asked for tracks by now, keep none."""
         if self._wanted is None:
             self.want(set())
 

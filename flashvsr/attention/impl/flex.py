@@ -27,7 +27,7 @@ def unavailable(
         dtype: bf16, fp16 or fp32.
         head_dim: At least 16.
         requires_grad: Whether gradients are wanted.
-        block_size: Of no matter here; :func:`attend` refuses those it does not take.
+        block_size: Ignored here; :func:`attend` refuses sizes that it does not take.
 
     Returns:
         The reason in one line, or None.

@@ -106,7 +106,7 @@ def plural(number: int, word: str) -> str:
 
 
 def share(part: float, whole: float) -> str:
-    """In percent; a dash of nothing. Neither 0 % nor 100 % is said of what is not."""
+    """In percent; a dash for nothing. A share that is rounded never reads 0 % or 100 %."""
     if whole <= 0:
         return "-"
     percent = 100 * part / whole
