@@ -174,6 +174,14 @@ def test_an_override_on_the_command_line_reaches_what_is_interpolated():
     assert said["trainer"]["callbacks"][-2]["init_args"]["dirpath"] == "runs/nano/checkpoints/other"
 
 
+@pytest.mark.parametrize("recipe", [*STAGES, *ABLATIONS])
+def test_every_learning_rate_of_nano_falls_until_the_end_that_the_command_line_sets(recipe):
+    files = [base_of(recipe), RECIPES / "ablations" / f"{recipe}.yaml"] if recipe in ABLATIONS else []
+    model = parse(*files or [RECIPES / "nano" / f"{recipe}.yaml"], **{"trainer.max_steps": 40000})["model"]["init_args"]
+    schedulers = [model.get("scheduler"), (model.get("optimization") or {}).get("generator_scheduler")]
+    assert [one["init_args"]["steps"] for one in schedulers if one] == [40000]
+
+
 def test_settings_of_the_data_are_overridden_one_by_one_and_interpolated(tmp_path):
     more = tmp_path / "more.yaml"
     more.write_text('data: {init_args: {epoch: {pool: "${.echo}"}, loader: {prefetch: "${..batch_size}"}}}')
@@ -311,6 +319,7 @@ def test_nano_trains_from_shards_stage_after_stage_and_the_last_one_streams(shar
         overrides = {"model.validation_steps": "2"} if recipe in ("stage1_joint", "stage2_sparse_causal") else {}
         if recipe == "stage3_one_step":
             overrides = {"model.optimization.generator_every": "1", "trainer.max_steps": "4"}
+            overrides["model.optimization.generator_scheduler.init_args.warmup"] = "1"
         else:
             overrides["model.scheduler.init_args.warmup"] = "1"
         if recipe == "stage1_joint":
@@ -487,7 +496,7 @@ def test_the_control_and_the_reconstruction_alone_train_without_any_stage_before
     monkeypatch.chdir(tmp_path)
     for ablation, overrides in (
         ("control", {"model.scheduler.init_args.warmup": "1"}),
-        ("reconstruction_only", {}),
+        ("reconstruction_only", {"model.optimization.generator_scheduler.init_args.warmup": "1"}),
     ):
         more = ("-c", str(RECIPES / "ablations" / f"{ablation}.yaml"))
         assert fit(base_of(ablation), shards, *more, **overrides) == 0

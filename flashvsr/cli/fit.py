@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -18,12 +20,14 @@ from flashvsr.cli.recipe_checks import (
     SameRecipe,
     Started,
     check_checkpoint,
+    check_clips,
     check_run,
     prepare_components,
     try_optimizers,
 )
 from flashvsr.cli.recipe_diff import changes
 from flashvsr.cli.recipe_errors import nearest_key, shorten
+from flashvsr.cli.training_progress import TrainingProgress
 from flashvsr.data.shards import ShardError
 from flashvsr.models.lit import ExportModelFolder
 from flashvsr.training.callbacks import LastCheckpoint
@@ -91,6 +95,16 @@ class RecipeCLI(LightningCLI):
         prepare_components(self.config.model, self.config.trust_code)
         self.save_config_kwargs = {"overwrite": ckpt_path is not None or self.command != "fit"}
 
+    def instantiate_trainer(self, **arguments: Any) -> Trainer:
+        """Build the trainer, in a training with our progress bar unless the recipe has another one or none."""
+        said = self.config_init.trainer
+        given = said.callbacks or []
+        callbacks = given if isinstance(given, list) else [given]
+        wanted = self.command == "fit" and said.enable_progress_bar is not False and not said.barebones
+        if wanted and not any(isinstance(callback, ProgressBar) for callback in callbacks):
+            arguments["callbacks"] = [*callbacks, TrainingProgress()]
+        return super().instantiate_trainer(**arguments)
+
     def after_instantiate_classes(self) -> None:
         """Hand the recipe to the export, and refuse what would fail after the training or overwrite another run."""
         recipe = self.config.model.as_dict()["init_args"]
@@ -102,6 +116,7 @@ class RecipeCLI(LightningCLI):
                 callback.overwrite |= self.config.ckpt_path is not None  # its own
         if self.command == "fit":
             try_optimizers(recipe)
+            check_clips(self.model, self.config.data)
             if not trainer.fast_dev_run:
                 check_run(trainer, self.model, self.config.ckpt_path)
             if len(self.said.recipes) > 1 and trainer.is_global_zero:

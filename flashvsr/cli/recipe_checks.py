@@ -24,6 +24,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from flashvsr.cli.recipe_diff import changes
 from flashvsr.cli.recipe_errors import shorten
 from flashvsr.cli.recipes import made_by
+from flashvsr.decoders.lit import AutoencoderStage, DecoderStage
 from flashvsr.distill.lit_one_step import OneStepStage
 from flashvsr.models.class_paths import check_allowed
 from flashvsr.models.folder import Component
@@ -164,6 +165,43 @@ def _check_types(key: str, described: Component, trust_code: bool) -> None:
     except ArgumentError as error:
         message = shorten(str(error))
         raise ValueError(f"{key}{message.removeprefix('part')}" if message.startswith("part") else message) from error
+
+
+def check_clips(model: LightningModule, data: Namespace | None) -> None:
+    """Check the size of clips against what a stage takes.
+
+    Args:
+        model: A stage; one without a transformer or decoder of ours takes anything.
+        data: What the recipe says of the data.
+
+    Raises:
+        ValueError: If a size does not fit.
+    """
+    if data is None or data.class_path != "flashvsr.data.lit.ShardDataModule":
+        return
+    order = getattr(getattr(model, "dit", None), "order", None)
+    if order is None and not isinstance(model, AutoencoderStage | DecoderStage):
+        return
+    frames, pixels = {"block": (8, 128), "raster": (4, 16)}.get(order or "", (4, 8))
+    stage, said = type(model).__name__, data.init_args
+    number = said.frames
+    if number < frames + 1 or number % frames != 1:
+        works = sorted({max(number - 1, frames) // frames * frames + 1, (number - 1) // frames * frames + frames + 1})
+        raise ValueError(f"data.frames is {number}: {stage} takes {frames}n+1 frames; {_either(works)} would do")
+    crops = {"crop": said.crop, "validation.crop": said.validation.crop}
+    if order == "raster" and said.photos.images_per_batch:
+        crops["photos.image_crop"] = said.photos.image_crop
+    for key, crop in crops.items():
+        for side in (crop,) if isinstance(crop, int) else crop or ():
+            if side < pixels or side % pixels:
+                works = sorted({max(side // pixels, 1) * pixels, (side // pixels + 1) * pixels})
+                raise ValueError(
+                    f"data.{key} is {crop}: {stage} takes multiples of {pixels} pixels; {_either(works)} would do"
+                )
+
+
+def _either(values: list[int]) -> str:
+    return " or ".join(map(str, values))
 
 
 def check_run(trainer: Trainer, model: LightningModule, ckpt_path: str | None) -> None:

@@ -32,7 +32,8 @@ class OneStepOptimization:
         generator_optimizer: Makes the optimizer of generator, projection and decoder.
         fake_optimizer: Makes the optimizer of the fake score and its projection; None without distribution matching.
         discriminator_optimizer: Makes the optimizer of the discriminator; None without one.
-        generator_scheduler: Makes the schedule of the generator's learning rate, in its own steps; None keeps the rate.
+        generator_scheduler: Makes the schedule of the generator's learning rate, in steps of the Trainer, which counts
+            those of all optimizers: a schedule of ``max_steps`` ends with the run. None keeps the rate.
         fake_scheduler: Likewise, of the fake score.
         generator_every: Fake updates per generator update; without distribution matching every batch updates the
             generator.
@@ -136,7 +137,7 @@ class OneStepStage(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Update the generator when it is its turn, then the discriminator and the fake score."""
-        step = self.trainer.fit_loop.total_batch_idx
+        step, before = self.trainer.fit_loop.total_batch_idx, self.trainer.global_step
         every = self.optimization.generator_every if self.fake_score is not None else 1
         if step % every == 0:
             x = self._update_generator(batch, step)
@@ -145,6 +146,9 @@ class OneStepStage(LightningModule):
                 x = self._generate(batch, step)
         if self.fake_score is not None:
             self._update_fake(x, batch, step)
+        for config in self.trainer.lr_scheduler_configs:
+            for _ in range(self.trainer.global_step - before):
+                config.scheduler.step()  # type: ignore[call-arg]  # none here waits for a metric
 
     def prepare(self, batch: Batch) -> Batch:
         """Latents of the truth, where the loss compares with them: a data module that repeats clips keeps them."""
@@ -273,7 +277,7 @@ class OneStepStage(LightningModule):
         self._update("discriminator", loss)
 
     def _update(self, name: str, loss: Tensor) -> None:
-        """Step one optimizer and its schedule."""
+        """Step one optimizer."""
         networks = self._networks()
         index, parameters = list(networks).index(name), collect_trainable(networks[name])
         optimizers = self.optimizers()
@@ -286,9 +290,6 @@ class OneStepStage(LightningModule):
         if self.optimization.gradient_clip is not None:
             clip_gradients(cast(Tensor, gradient_norm(parameters)), parameters, self.optimization.gradient_clip)
         optimizer.step()
-        for config in self.trainer.lr_scheduler_configs:
-            if config.scheduler.optimizer is optimizer.optimizer:
-                config.scheduler.step()  # type: ignore[call-arg]  # none here waits for a metric
 
 
 def _train_latents_alone(decoder: nn.Module) -> None:

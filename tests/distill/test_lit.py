@@ -1,6 +1,7 @@
 """The stages: which networks a gradient reaches, alignment, checkpoints, precision, and two processes equal to one."""
 
 import copy
+import math
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -194,13 +195,14 @@ def test_clipping_scales_the_gradients_of_one_optimizer_together(tmp_path):
     torch.testing.assert_close(steps[1] / steps[1].norm(), steps[0] / steps[0].norm(), rtol=1e-3, atol=1e-3)
 
 
-def test_schedules_are_stepped_with_their_own_optimizer(tmp_path):
+def test_schedules_count_the_steps_of_the_trainer_so_that_max_steps_ends_them_all(tmp_path):
     warm = partial(WarmupCosine, steps=10, warmup=4)
     stage = make_stage("one_step", generator_every=2, generator_scheduler=warm, fake_scheduler=warm)
     trainer = _fit(stage, [batch([index]) for index in range(3)], tmp_path)
-    assert [config.scheduler.last_epoch for config in trainer.lr_scheduler_configs] == [2, 3]
+    assert [config.scheduler.last_epoch for config in trainer.lr_scheduler_configs] == [5, 5]
+    assert trainer.global_step == 5
     rates = [optimizer.param_groups[0]["lr"] for optimizer in trainer.optimizers]
-    assert rates == pytest.approx([0.1 * 3 / 5, 0.1 * 4 / 5])
+    assert rates == pytest.approx([0.1 * 0.5 * (1 + math.cos(math.pi / 6))] * 2)
 
 
 def test_an_image_does_not_see_the_video_that_it_is_packed_with(tmp_path):
