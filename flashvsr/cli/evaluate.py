@@ -27,8 +27,13 @@ SUITES = ("reds4", "youhq40", "spmcs", "udm10", "videolq")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what ``flashvsr evaluate`` takes."""
-    data = parser.add_argument_group("ground truth")
-    add = data.add_argument
+    _add_data_arguments(parser.add_argument_group("ground truth"))
+    _add_model_arguments(parser.add_argument_group("models"))
+    _add_result_arguments(parser.add_argument_group("results"))
+
+
+def _add_data_arguments(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
     add("--data", nargs="+", default=[], metavar="PATH", help="videos, photographs, and folders of them")
     add(
         "--suite",
@@ -57,8 +62,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: realbasicvsr)",
     )
     add("--seeds", type=int, nargs="+", default=[0], help="of degradation and noise; each clip runs once for each")
-    model = parser.add_argument_group("models")
-    add = model.add_argument
+
+
+def _add_model_arguments(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
     add(
         "--model",
         nargs="*",
@@ -88,8 +95,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--dtype", choices=["auto", "fp32", "bf16", "fp16"], default="auto", help="of the models (default: auto)")
     add("--impl", default="auto", metavar="NAME", help="attention implementation (default: auto)")
     add("--trust-code", action="store_true", help="run code outside flashvsr that model folders name")
-    result = parser.add_argument_group("results")
-    add = result.add_argument
+
+
+def _add_result_arguments(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
     add(
         "--metrics",
         nargs="+",

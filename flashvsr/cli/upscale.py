@@ -23,8 +23,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("input", metavar="INPUT", help="video file, image folder, printf pattern, - for stdin, or example:")
     add("output", metavar="OUTPUT", help="video file, image folder, printf pattern, or - for stdout")
-    model = parser.add_argument_group("model")
-    add = model.add_argument
+    _add_model_arguments(parser.add_argument_group("model"))
+    _add_video_arguments(parser.add_argument_group("video"))
+    _add_run_arguments(parser.add_argument_group("run"))
+
+
+def _add_model_arguments(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
     add(
         "--model",
         default="nano",
@@ -64,8 +69,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="GPU memory for keys and values, the rest goes to the host's: same frames (default: 24; inf for all)",
     )
     add("--trust-code", action="store_true", help="run code outside flashvsr that the model folder names")
-    video = parser.add_argument_group("video")
-    add = video.add_argument
+
+
+def _add_video_arguments(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
     add(
         "--codec",
         default="auto",
@@ -82,10 +89,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--fps", type=_rate, metavar="RATE", help="frames per second of an input without timestamps, such as 24000/1001"
     )
-    run = parser.add_argument_group("run")
-    add = run.add_argument
+
+
+def _add_run_arguments(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
     add("--overwrite", action="store_true", help="replace OUTPUT, and drop what an earlier run left in OUTPUT.partial")
-    resume = run.add_mutually_exclusive_group()
+    resume = group.add_mutually_exclusive_group()
     resume.add_argument("--resume", action="store_true", help="go on from OUTPUT.partial, with the same frames")
     resume.add_argument(
         "--no-resume", dest="snapshots", action="store_false", help="keep no snapshots; a killed run starts over"
