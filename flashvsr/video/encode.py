@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from fractions import Fraction
 from functools import cache
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,13 @@ def clock_of(format: str, time_base: Fraction, longest: int = 0) -> Fraction:
     return _FINE if format in _MP4_LIKE and too_fine else time_base
 
 
+def _longest_pause(info: VideoInfo) -> int:
+    """Ticks between two frames at most on a clock so fine that it matters: the whole video; 0 if unknown."""
+    if info.time_base >= _FINE or info.frames is None or info.frame_rate is None:
+        return 0
+    return ceil(info.frames / info.frame_rate / info.time_base)
+
+
 def keeps_times(format: str) -> bool:
     """Whether a container, named as by `pick_format`, holds a time for each frame and not just a frame rate."""
     return bool(av.ContainerFormat(format, "w").flags & _VARIABLE_RATE)
@@ -147,7 +155,9 @@ class ContainerSink:
         self._name = "stdout" if str(target) == "-" else str(target)
         self._path = None if str(target) == "-" else Path(target)
         self._rate = info.frame_rate or Fraction(25)
-        self._time_base = clock_of(format, info.time_base) if keeps_times(format) else 1 / self._rate
+        self._time_base = (
+            clock_of(format, info.time_base, _longest_pause(info)) if keeps_times(format) else 1 / self._rate
+        )
         self._ticks = Ticks(self._time_base)
         # the last frame and its time, until it is known how long it is shown
         self._held: tuple[av.VideoFrame, int] | None = None

@@ -215,6 +215,27 @@ def test_a_file_cut_short_is_warned_of_where_its_length_is_stated(model, tmp_pat
         assert sum("is cut off" in line for line in capfd.readouterr().err.splitlines()) == count
 
 
+@pytest.mark.parametrize(("clock", "pause"), [(23_040_000, 100), (2_000_000, 1200)])
+def test_a_pause_on_a_fine_clock_fits_into_mp4_in_one_pass(model, tmp_path, clock, pause):
+    source, made = tmp_path / "in.nut", tmp_path / "out.mp4"
+    times = [Fraction(number, 25) for number in range(10)] + [Fraction(pause) + Fraction(n, 25) for n in range(10)]
+    with av.open(str(source), "w") as container:
+        video = container.add_stream("ffv1", rate=25)
+        video.width, video.height, video.pix_fmt = 48, 32, "yuv420p"
+        video.codec_context.time_base = Fraction(1, clock)
+        for time_shown in times:
+            frame = av.VideoFrame(48, 32, "yuv420p")
+            frame.pts, frame.time_base = int(time_shown * clock), Fraction(1, clock)
+            container.mux(video.encode(frame))
+        container.mux(video.encode(None))
+    with av.open(str(source)) as container:
+        assert container.streams.video[0].time_base <= Fraction(1, clock)
+    assert main(["upscale", str(source), str(made), "--no-resume", "--quiet"]) == 0
+    with av.open(str(made)) as container:
+        shown = [frame.time for frame in container.decode(video=0)]
+    assert shown == pytest.approx([float(time_shown) for time_shown in times], abs=1e-5)
+
+
 def test_a_folder_that_cannot_be_made_is_named(model, clip, tmp_path, monkeypatch, capfd):
     def refuse(path, *_, **__):
         raise PermissionError(13, "Permission denied", str(path))
