@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what ``flashvsr bench`` takes."""
     add = parser.add_argument
     add("--model", default="nano", help="nano, or a model folder: ours or an official download (default: nano)")
-    add("--version", choices=["v1", "v1.1"], help="release of an official folder whose hash does not tell")
+    add("--version", choices=["v1", "v1.1"], help="release of an official folder whose hash is unknown")
     add("--prompt", metavar="PATH", help="prompt tensor of an official folder (posi_prompt.pth), if it lies elsewhere")
     add("--size", default="768x1408", metavar="HxW", help="output size, rows first (default: 768x1408)")
     add("--chunks", type=int, default=10, help="steady chunks to time (default: 10)")

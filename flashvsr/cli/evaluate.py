@@ -71,9 +71,9 @@ def _add_model_arguments(group: argparse._ArgumentGroup) -> None:
         nargs="*",
         default=["nano"],
         metavar="PATH",
-        help="nano, and model folders; one with a decoder alone sees zero latents; none for baselines (default: nano)",
+        help="nano, and model folders; one with only a decoder sees zero latents; none for baselines (default: nano)",
     )
-    add("--version", choices=["v1", "v1.1"], help="release of official folders whose hash does not tell")
+    add("--version", choices=["v1", "v1.1"], help="release of official folders whose hash is unknown")
     add("--prompt", metavar="PATH", help="prompt tensor of official folders (posi_prompt.pth), if it lies elsewhere")
     add("--steps", type=int, help="sampling steps, on the whole clip (default: the model's own)")
     add(

@@ -36,7 +36,7 @@ def _add_model_arguments(group: argparse._ArgumentGroup) -> None:
         metavar="PATH",
         help="nano, or a model folder: ours or an official download (default: nano)",
     )
-    add("--version", choices=["v1", "v1.1"], help="release of an official folder whose hash does not tell")
+    add("--version", choices=["v1", "v1.1"], help="release of an official folder whose hash is unknown")
     add("--prompt", metavar="PATH", help="prompt tensor of an official folder (posi_prompt.pth), if it lies elsewhere")
     add("--scale", type=float, default=4, help="enlargement, at least 1 (default: 4)")
     add("--seed", type=int, default=0, help="of the noise; the same seed gives the same video (default: 0)")

@@ -284,7 +284,7 @@ class ShardDataModule(L.LightningDataModule):
             return batch | prepare(finished) | images
 
     def _finish(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """The floats that the stages take; what they prepared stays as it is."""
+        """Convert to the floats that the stages take; what the stages prepared keeps its dtype."""
         hr = batch["hr"]
         finished = batch | {"hr": to_float(hr), "lr": upsample(batch["lr"], (hr.shape[3], hr.shape[4]))}
         return finished | ({"image": self._finish(batch["image"])} if "image" in batch else {})

@@ -78,7 +78,7 @@ class Channel(Generic[Item]):
             self._changed.notify_all()
 
     def raise_failure(self) -> None:
-        """Raise what the other side failed with, if it has."""
+        """Raise the error of the other side, if it failed."""
         if self._failure is not None:
             raise self._failure
 

@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from flashvsr.streaming import resize_bicubic
 from flashvsr.streaming.frames import Canvas, _mirrored
+from tests.streaming.test_stream import assert_levels_equal, pillow
 
 
 def clip(frames, height, width):
     generator = torch.Generator().manual_seed(0)
     return torch.randint(0, 256, (frames, 3, height, width), dtype=torch.uint8, generator=generator)
-
-
-def pillow(frames, size):
-    images = [Image.fromarray(frame.permute(1, 2, 0).numpy()) for frame in frames]
-    resized = [np.array(image.resize((size[1], size[0]), Image.Resampling.BICUBIC)) for image in images]
-    return torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2)
-
-
-def assert_levels_equal(a, b, tolerated=1e-3):
-    difference = (a.int() - b.int()).abs()
-    assert difference.max() <= 2
-    assert (difference > 0).float().mean() < tolerated
 
 
 @pytest.mark.parametrize("size", [(48, 61), (97, 132), (33, 17)])

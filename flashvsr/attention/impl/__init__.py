@@ -1,1 +1,1 @@
-"""One file an implementation of an operation; ``reference`` defines what correct is."""
+"""Implementations of attention, one file each; ``reference`` defines the correct result."""
