@@ -97,7 +97,8 @@ class ShardDataModule(L.LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Index the shards that the stage needs; says what cannot be used."""
-        if stage == "fit" and self.trainer is not None and self.trainer.overfit_batches:
+        trainer: Any = self.trainer
+        if stage == "fit" and trainer is not None and trainer.overfit_batches:
             raise ValueError(
                 "overfit_batches does not work with shards, which give new clips in every epoch: train on shards of few"
                 " clips"
