@@ -24,7 +24,7 @@ WITH_STANDIN = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job, and what it starts, ignores it
 sys.path.insert(0, {folder!r})
-from test_upscale import Nearest, run_with
+from tests.cli.test_upscale import Nearest, run_with
 import flashvsr.upscale
 from flashvsr.cli import main
 flashvsr.upscale.upscale_file = run_with(Nearest(float(sys.argv.pop(1))))
@@ -91,7 +91,7 @@ def _count(path):
 
 
 def _child(*arguments, **options):
-    code = WITH_STANDIN.format(folder=str(Path(__file__).parent))
+    code = WITH_STANDIN.format(folder=str(Path(__file__).parents[2]))
     return subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], **options)
 
 
