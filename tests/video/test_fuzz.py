@@ -175,3 +175,30 @@ def test_frames_that_a_file_states_are_not_lost_without_a_word(outcomes, ending)
         frames, error, warnings, _ = outcomes[1][path.name]
         if path.suffix == f".{ending}" and error is None and not warnings:
             assert frames >= min(FRAMES, stated_frames(path)), path.name
+
+
+UPSCALE = """
+import sys
+import flashvsr.upscale
+from flashvsr.cli import main
+from tests.cli.test_upscale import Nearest, run_with
+flashvsr.upscale.upscale_file = run_with(Nearest())
+for path in sys.argv[1:]:
+    print(path, main(["upscale", path, path + ".out.mkv", "--quiet"]), flush=True)
+"""
+
+
+def test_the_command_upscales_a_damaged_file_or_refuses_it_in_a_line_and_leaves_nothing(outcomes):
+    paths = [path for path in outcomes[0] if path.stem in ("00", "01", "02") and path.suffix != ".png"]
+    run = subprocess.run(
+        [sys.executable, "-c", UPSCALE, *map(str, paths)],
+        capture_output=True,
+        text=True,
+        timeout=HANG * len(paths),
+        cwd=Path(__file__).parents[2],
+    )
+    assert run.returncode == 0 and "Traceback" not in run.stderr, run.stderr
+    status = dict(line.split() for line in run.stdout.splitlines())
+    assert set(status) == set(map(str, paths)) and set(status.values()) == {"0", "1"}
+    for path, code in status.items():
+        assert Path(f"{path}.out.mkv").exists() == (code == "0"), path
