@@ -7,10 +7,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from tests.cli.test_cli_fit import RECIPE
 
 from flashvsr.cli import main, training_progress
 from flashvsr.cli.training_progress import steps_in_all, time_left
+from tests.cli.test_fit import RECIPE
 
 LINE = re.compile(r"^step (\d+)/(\d+), loss ([\d.e-]+), ([\d.e+]+) clips/s, about (\d+ (?:s|min|h).*) left$")
 
