@@ -272,7 +272,7 @@ def test_a_wrong_argument_is_one_short_error_before_any_work(recipe, capsys, mor
 
 @pytest.mark.parametrize("logger", ["false", "true", "null"])
 def test_a_recipe_whose_folders_are_named_after_its_logger_keeps_it_or_says_so_in_a_line(recipe, capsys, logger):
-    arguments = recipe(("{dirpath: checkpoints,", '{dirpath: "made/${....logger.init_args.name}",'))
+    arguments = recipe(("{dirpath: checkpoints}", '{dirpath: "made/${....logger.init_args.name}"}'))
     said = error_of(capsys, [*arguments, "--trainer.logger", logger])
     assert len(said.splitlines()) == 1
     assert "trainer.callbacks[1].init_args.dirpath" in said and "logger.init_args.name" in said
