@@ -179,9 +179,9 @@ def test_a_limit_of_time_ends_a_run_which_a_later_limit_lets_go_on(recipe):
         assert all(torch.equal(value, checkpoint["state_dict"][f"decoder.{name}"]) for name, value in written.items())
         return checkpoint["global_step"]
 
-    steps = run(1)
+    steps = run(2)
     assert 0 < steps < 1000000
-    assert run(2, "--ckpt_path=last") > steps
+    assert run(4, "--ckpt_path=last") > steps
 
 
 def test_the_model_folder_says_how_the_network_is_built(recipe):

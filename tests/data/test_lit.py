@@ -279,7 +279,7 @@ def test_a_recipe_builds_it(shards):
       train: [{shards}]
       crop: [64, 96]
       photos: {{motion: {{pan: 2}}}}
-      degradation: {{class_path: test_data_lit.Area}}
+      degradation: {{class_path: {__name__}.Area}}
     """
     built = parser.instantiate_classes(parser.parse_object({"data": __import__("yaml").safe_load(config)})).data
     assert next(iter(built.train_dataloader()))["hr"].shape[-2:] == (64, 96)
