@@ -390,7 +390,9 @@ def test_version_and_prompt_are_refused_for_a_folder_of_ours(ours):
 
 @pytest.mark.parametrize("path", ["torch.nn.Identity", "os.system", "flashvsrx.Net", "flashvsr"])
 def test_classes_of_other_libraries_are_refused_unless_trusted(path):
-    with pytest.raises(ValueError, match=r"could run any code; if you trust where it comes from, pass --trust-code \(trust_code=True"):
+    with pytest.raises(
+        ValueError, match=r"could run any code; if you trust where it comes from, pass --trust-code \(trust_code=True"
+    ):
         build(path)
 
 
