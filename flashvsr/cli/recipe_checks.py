@@ -220,7 +220,8 @@ def check_run(trainer: Trainer, model: LightningModule, ckpt_path: str | None) -
     """
     sharded = isinstance(trainer.strategy, ModelParallelStrategy)
     in_turn = isinstance(model, OneStepStage) and isinstance(trainer.strategy, DDPStrategy)
-    if in_turn and not trainer.strategy._ddp_kwargs.get("find_unused_parameters"):  # type: ignore[attr-defined]
+    strategy: Any = trainer.strategy  # only DDP's has the options that PyTorch is given
+    if in_turn and not strategy._ddp_kwargs.get("find_unused_parameters"):
         raise ValueError(
             "OneStepStage trains the generator and the fake score in turn: with DDP use --trainer.strategy "
             "ddp_find_unused_parameters_true"

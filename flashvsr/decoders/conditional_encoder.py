@@ -34,10 +34,7 @@ class ConditionalEncoder(nn.Module):
         super().__init__()
         self.latent_channels = latent_channels
         self.encoder = TinyEncoder(2 * latent_channels, channels, in_channels=6)
-        with torch.no_grad():  # the head's ReLU is missing; log-variances begin near their bias
-            self.encoder.head.weight.mul_(0.5**0.5)
-            self.encoder.head.weight[latent_channels:].mul_(0.1)
-            self.encoder.head.bias[latent_channels:] = _FIRST_LOG_VARIANCE  # type: ignore[index]  # it has one
+        self.encoder.begin_with(_FIRST_LOG_VARIANCE)
         self.register_buffer("mean", torch.zeros(latent_channels, 1, 1, 1))
         self.register_buffer("mean_square", torch.ones(latent_channels, 1, 1, 1))
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))

@@ -49,6 +49,14 @@ class TinyEncoder(nn.Module):
         self.head = nn.Conv2d(third, out_channels, 3, padding=1)
         initialise(self)
 
+    @torch.no_grad()
+    def begin_with(self, log_variance: float) -> None:
+        """Let the second half of the channels, log-variances of the first, begin near a value."""
+        half = self.head.out_channels // 2
+        self.head.weight.mul_(0.5**0.5)  # a ReLU after the head is missing
+        self.head.weight[half:].mul_(0.1)
+        self.head.bias[half:] = log_variance  # type: ignore[index]  # it has one
+
     def forward(self, frames: Tensor, past: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Encode consecutive frames.
 
@@ -135,10 +143,7 @@ class TinyVAE(nn.Module):
         self.latents_per_pass = latents_per_pass
         self.encoder = TinyEncoder(2 * latent_channels, encoder_channels)
         self.decoder = TinyDecoder(latent_channels, channels, latents_per_pass)
-        with torch.no_grad():  # the head's ReLU is missing; log-variances begin near their bias
-            self.encoder.head.weight.mul_(0.5**0.5)
-            self.encoder.head.weight[latent_channels:].mul_(0.1)
-        nn.init.constant_(self.encoder.head.bias[latent_channels:], _FIRST_LOG_VARIANCE)  # type: ignore[index]  # it has one
+        self.encoder.begin_with(_FIRST_LOG_VARIANCE)
         self.register_buffer("mean", torch.zeros(latent_channels, 1, 1, 1))
         self.register_buffer("mean_square", torch.ones(latent_channels, 1, 1, 1))
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
