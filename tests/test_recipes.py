@@ -362,8 +362,8 @@ def small(recipe, shards, **more):
     """Arguments that train a recipe of nano at toy size, with echo and a pool."""
     said = SMALL | {"data.train": f"{shards}/*.tar", "data.val": f"{shards}/*.tar"} | SMALL_NETWORKS[recipe]
     said |= {"data.epoch.echo": "2", "data.epoch.pool": "2"}
-    if recipe != "stage3_one_step":
-        said["model.scheduler.init_args.warmup"] = "1"
+    scheduler = "optimization.generator_scheduler" if recipe == "stage3_one_step" else "scheduler"
+    said[f"model.{scheduler}.init_args.warmup"] = "1"
     file = RECIPES / "nano" / f"{recipe}.yaml"
     return ["fit", "-c", str(file), *(f"--{key}={value}" for key, value in (said | more).items())]
 
