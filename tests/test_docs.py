@@ -7,6 +7,7 @@ import ast
 import configparser
 import re
 import shlex
+import sys
 import warnings
 from dataclasses import dataclass
 from fractions import Fraction
@@ -25,7 +26,13 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = Path(flashvsr.__file__).parent
 PAGES = sorted(
     page
-    for folder, pattern in ((".", "*.md"), ("docs", "**/*.md"), ("recipes", "**/*.md"), ("benchmarks", "*.md"))
+    for folder, pattern in (
+        (".", "*.md"),
+        ("docs", "**/*.md"),
+        ("recipes", "**/*.md"),
+        ("benchmarks", "*.md"),
+        ("examples", "**/*.md"),
+    )
     for page in (ROOT / folder).glob(pattern)
 )
 README_WORDS = 700
@@ -118,6 +125,9 @@ def folder(tmp_path, monkeypatch, write_clip) -> Path:
     for path in ROOT.iterdir():
         if path.is_dir() and not path.name.startswith(".") and path.name not in ("runs", "shards"):
             (tmp_path / path.name).symlink_to(path)
+    for path in (ROOT / "examples" / "my_attention").iterdir():  # where its README is read
+        (tmp_path / path.name).symlink_to(path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
     write_clip(tmp_path / "in.mp4", [Fraction(number, 25) for number in range(3)])
     for block in (block for page in PAGES for block in blocks_of(page, "yaml")):
         named = re.match(r"# (\w+\.yaml)\b", block.code)

@@ -74,7 +74,8 @@ def count_operations(system: FlashVSR | DecoderSystem, stream: Stream, frames: T
         handles += [layer.register_forward_hook(count_feed_forward) for layer in feed_forward]
         handles += [layer.register_forward_hook(count_linear) for layer in linear]
         for block in system.dit.blocks:
-            handles.append(block.self_attn.selection.register_forward_hook(count_kept))
+            if hasattr(block.self_attn, "selection"):  # of other attention only the layers within are counted
+                handles.append(block.self_attn.selection.register_forward_hook(count_kept))
             if system.dit.has_prompt:
                 handles.append(block.cross_attn.register_forward_hook(count_cross_attention))
     stream.push(frames)

@@ -12,14 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from flashvsr.attention import LocalSparseAttention
 from flashvsr.attention.ops import IMPLS
 from flashvsr.decoders.color import ColorMatch
 from flashvsr.evaluate import WholeClip, without_latents, without_velocity
 from flashvsr.evaluate.run import Method
 from flashvsr.models import FlashVSR, VideoDiT
 from flashvsr.models.folder import ModelFolder
-from flashvsr.models.loading import DECODERS, choose_device, choose_dtype, find_model
+from flashvsr.models.loading import DECODERS, adjust_attention, choose_device, choose_dtype, find_model
 from flashvsr.models.official import is_official_folder
 from flashvsr.models.sampler import FlowSchedule
 from flashvsr.streaming import Geometry
@@ -75,9 +74,8 @@ def _with_ablations(name: str, folder: ModelFolder, args: argparse.Namespace) ->
     projection, dit = (
         folder.component(part).build(**placed, **trust).requires_grad_(False) for part in ("projection", "dit")
     )
-    for layer in dit.modules():
-        if isinstance(layer, LocalSparseAttention) and args.impl != "auto":
-            layer.impl = args.impl
+    if isinstance(dit, VideoDiT) and dit.order == "block":
+        adjust_attention(dit, args.impl, None)
     prompt = None if folder.prompt is None else folder.prompt.to(**placed)
     steps = args.steps or folder.steps
     if steps == 1 and args.steps is None and isinstance(dit, VideoDiT) and dit.order == "block":

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flashvsr.attention import KVCache, choose_impl
+from flashvsr.attention import KVCache, LocalSparseAttention, choose_impl
 from flashvsr.state import ConsumableState
 
 MOST_TOKENS = 1 << 14
@@ -87,6 +87,8 @@ def why_no_graphs(dit: nn.Module, x: Tensor, cache: KVCache) -> str | None:
         return "the stream has just begun"
     if cache.partly_on_host:
         return "some keys and values lie on the host"
+    if not isinstance(attention, LocalSparseAttention):
+        return f"{type(attention).__name__} may wait for the host"
     impl = attention.impl
     if impl == "auto":
         impl, _ = choose_impl(x.device, x.dtype, attention.o.in_features // attention.heads, requires_grad=False)

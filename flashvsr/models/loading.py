@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from flashvsr.attention import LocalSparseAttention
 from flashvsr.attention.ops import IMPLS
-from flashvsr.decoders import TinyConditionalDecoder
+from flashvsr.decoders import TinyDecoder, TinyVAE, WanVAE
 from flashvsr.kernels import unavailable
 from flashvsr.models.class_paths import merge_arguments
 from flashvsr.models.decoder_system import DecoderSystem
@@ -92,7 +92,7 @@ def load(
     if "dit" not in folder.components and "decoder" in folder.components and decoder == "tiny":
         _check_unused(folder, impl=impl, sparse_ratio=sparse_ratio, cache_gib=cache_gib, fp8=fp8)
         alone = folder.component("decoder").build(device=device, dtype=dtype, trust_code=trust_code)
-        if not isinstance(alone, TinyConditionalDecoder):
+        if isinstance(alone, TinyDecoder | TinyVAE | WanVAE):
             raise ValueError(f"{folder.path} has no transformer, and its decoder does not see the LR frames")
         return DecoderSystem(alone, color=color).requires_grad_(False).eval()
     parts = {name: folder.component(name) for name in ("projection", "dit", DECODERS[decoder])}
@@ -102,7 +102,7 @@ def load(
         raise ValueError(
             f"{folder.path} has full attention and cannot stream; `flashvsr evaluate` runs it on whole clips"
         )
-    _adjust_attention(dit, impl, sparse_ratio)
+    adjust_attention(dit, impl, sparse_ratio)
     dit.cache_gib = CACHE_GIB if cache_gib is None and device.type == "cuda" else cache_gib
     if fp8:
         _use_fp8(dit, device, dtype)
@@ -237,12 +237,26 @@ def _use_fp8(dit: VideoDiT, device: torch.device, dtype: torch.dtype) -> None:
         block.ffn.to_fp8()
 
 
-def _adjust_attention(dit: nn.Module, impl: str, sparse_ratio: float | None) -> None:
+def adjust_attention(dit: VideoDiT, impl: str, sparse_ratio: float | None) -> None:
+    """Choose the implementation of self-attention, and its density.
+
+    Args:
+        dit: Changed in place.
+        impl: ``"auto"`` keeps that of each layer.
+        sparse_ratio: None keeps that of each layer.
+
+    Raises:
+        ValueError: If a layer, of a class outside this library, has no such choice.
+    """
     if sparse_ratio is not None and sparse_ratio <= 0:
         raise ValueError(f"sparse_ratio is positive, got {sparse_ratio}")
-    for layer in dit.modules():
-        if isinstance(layer, LocalSparseAttention):
-            if impl != "auto":
-                layer.impl = impl
-            if sparse_ratio is not None:
-                layer.selection.sparse_ratio = sparse_ratio
+    for block in dit.blocks:
+        layer = block.self_attn
+        if impl != "auto":
+            if not hasattr(layer, "impl"):
+                raise ValueError(f"{type(layer).__name__} has no impl to choose: leave out impl={impl!r}")
+            layer.impl = impl
+        if sparse_ratio is not None:
+            if not isinstance(layer, LocalSparseAttention):
+                raise ValueError(f"{type(layer).__name__} has no sparse_ratio: leave out sparse_ratio={sparse_ratio}")
+            layer.selection.sparse_ratio = sparse_ratio

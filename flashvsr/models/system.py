@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flashvsr.attention import choose_impl
+from flashvsr.attention import LocalSparseAttention, choose_impl
 from flashvsr.decoders.color import ColorMatch
 from flashvsr.kernels import unavailable
 from flashvsr.models.dit import VideoDiT
@@ -217,18 +217,22 @@ class FlashVSR(nn.Module):
     def paths(self) -> dict[str, str]:
         """What a stream will run, in words: one entry for every operation that has more than one path, and why."""
         first = self.dit.blocks[0]
-        impl, reason = first.self_attn.impl, "as asked"
-        if impl == "auto":
+        attention: Any = first.self_attn
+        impl, reason = getattr(attention, "impl", None), "as asked"
+        if impl is None:
+            impl, reason = type(attention).__name__, "of its own"
+        elif impl == "auto":
             impl, reason = choose_impl(self.device, self.dtype, self.dit.head_dim, requires_grad=False)
         room = self.dit.cache_gib
-        recorded = self.device.type == "cuda" and impl in RECORDABLE
+        ours = isinstance(attention, LocalSparseAttention)
+        recorded = self.device.type == "cuda" and ours and impl in RECORDABLE
         if isinstance(first.ffn[0], Fp8Linear):
             feed_forward = f"8-bit floats, {self._path('fp8_product', 'fp8', first.ffn[0].impl)}"
         else:
             feed_forward = self._path("fused_gelu", "fused", first.ffn.impl)
         return {
             "attention": f"{impl} ({reason})",
-            "selection": self._path("select", "triton", first.self_attn.selection.impl),
+            **({"selection": self._path("select", "triton", attention.selection.impl)} if ours else {}),
             "norms": self._path("norm_rope", "triton"),
             "sums between layers": self._path("residual", "triton"),
             "linear layers": str(self.dtype).removeprefix("torch."),
