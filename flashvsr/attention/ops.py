@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from types import ModuleType
 
@@ -178,10 +178,12 @@ def choose_impl(
     reasons = explain_impls(*where, packed=packed, block_size=block_size, key_mask=key_mask)
     candidates = PACKED_IMPLS if packed else IMPLS[:-2]
     for index, name in enumerate(candidates):
-        reasons[name] = reasons[name] or _untested(name, packed)
         if reasons[name] is None:
-            passed_over = "; ".join(f"{other}: {reasons[other]}" for other in candidates[:index])
-            return name, passed_over or "the fastest one there is"
+            proven, words = _prove(name, torch.device(device), dtype)
+            if proven:
+                passed_over = "; ".join(f"{other}: {reasons[other]}" for other in candidates[:index])
+                return name, passed_over or words
+            reasons[name] = words
     refusals = "; ".join(f"{name}: {reasons[name]}" for name in candidates)
     raise ImplUnavailableError(f"no implementation runs here: {refusals}")
 
@@ -215,10 +217,11 @@ def explain_impls(
     return {name: _unavailable(name, *where, packed, block_size, key_mask) for name in names}
 
 
-def _untested(name: str, packed: bool) -> str | None:
-    """Why ``auto`` passes over an implementation that could run; none but the newest give a reason."""
-    untested = getattr((_PACKED if packed else _SPARSE)[name], "untested", None)
-    return None if untested is None else untested()
+def _prove(name: str, device: torch.device, dtype: torch.dtype) -> tuple[bool, str]:
+    """Whether ``auto`` may take an implementation that can run, and why; only some have to be proven."""
+    prove: Callable[[torch.device, torch.dtype], tuple[bool, str]] | None
+    prove = getattr(_SPARSE.get(name), "prove", None)
+    return (True, "the fastest one there is") if prove is None else prove(device, dtype)
 
 
 def _unavailable(

@@ -36,8 +36,8 @@ def run(args: argparse.Namespace) -> int:
         for packed, title in ((False, "block-sparse attention"), (True, "packed attention")):
             for training in (False, True):
                 purpose = "training" if training else "inference"
-                chosen, _ = choose_impl(device, dtype, 128, training, packed=packed)
-                print(f"  {title}, {purpose} in {str(dtype).removeprefix('torch.')}: auto takes {chosen}")
+                chosen, why = choose_impl(device, dtype, 128, training, packed=packed)
+                print(f"  {title}, {purpose} in {str(dtype).removeprefix('torch.')}: auto takes {chosen} ({why})")
                 for name, reason in explain_impls(device, dtype, 128, training, packed=packed).items():
                     print(f"    {name:<10} {'runs' if reason is None else 'cannot run: ' + reason}")
         print(f"  kernels in {str(dtype).removeprefix('torch.')} inference; plain PyTorch runs where one cannot")

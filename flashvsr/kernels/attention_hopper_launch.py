@@ -1,7 +1,7 @@
 """Launches of the Hopper kernels of block-sparse attention, beside the Triton kernels that do what they leave.
 
 It has the names of :mod:`flashvsr.kernels.attention_triton_launch` and takes its place. Importing it needs a Triton
-whose Gluon is that of :data:`flashvsr.kernels.available.GLUON_VERSIONS`.
+of at least :data:`flashvsr.kernels.available.OLDEST_GLUON`.
 """
 
 from __future__ import annotations

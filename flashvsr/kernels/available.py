@@ -8,8 +8,8 @@ from importlib.util import find_spec
 
 import torch
 
-GLUON_VERSIONS = ("3.6", "3.7", "3.8")
-"""Versions of Triton with whose Gluon, which may change with every version, the Hopper kernels compile."""
+OLDEST_GLUON = (3, 6)
+"""The oldest Triton whose Gluon has what the Hopper kernels use."""
 
 CUDNN_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -94,9 +94,8 @@ def _attention_hopper(device: torch.device, dtype: torch.dtype) -> str | None:
         return "triton is not installed (pip install triton)"
     import triton
 
-    if minor_version(triton.__version__) not in GLUON_VERSIONS:
-        known = ", ".join(GLUON_VERSIONS)
-        return f"triton {triton.__version__} is not one of {known}, for whose Gluon the kernel is written"
+    if minor_version(triton.__version__) < OLDEST_GLUON:
+        return f"needs triton {OLDEST_GLUON[0]}.{OLDEST_GLUON[1]}, this is {triton.__version__}"
     return "Triton's interpreter does not run Gluon" if triton.knobs.runtime.interpret else None
 
 
@@ -134,9 +133,10 @@ def _has_triton() -> bool:
     return find_spec("triton") is not None
 
 
-def minor_version(version: str) -> str:
-    """``"3.8"`` of ``"3.8.0"``."""
-    return ".".join(version.split(".")[:2])
+def minor_version(version: str) -> tuple[int, int]:
+    """``(3, 8)`` of ``"3.8.0"``."""
+    major, minor = version.split(".")[:2]
+    return int(major), int(minor)
 
 
 KERNELS: dict[str, Callable[[torch.device, torch.dtype], str | None]] = {

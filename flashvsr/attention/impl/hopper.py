@@ -3,8 +3,9 @@
 What is read and written, and in which layout, is as in :mod:`flashvsr.attention.impl.triton`. The forward pass and the
 gradient of the query are written in Gluon, Triton's low-level dialect; the gradients of keys and values are Triton's.
 
-``auto`` prefers it with Triton 3.6, with which its tests passed on an H200. Below a density of about 0.15 the
-Triton kernels are faster: each row costs a multiprocessor of its own some microseconds, however few its blocks.
+``auto`` takes it with the versions of Triton in :data:`PROVEN`, and with any other where it passes a trial, see
+:mod:`flashvsr.kernels.hopper_trial`. Below a density of about 0.15 the Triton kernels are faster: each row costs a
+multiprocessor of its own some microseconds, however few its blocks.
 """
 
 from __future__ import annotations
@@ -23,9 +24,8 @@ from flashvsr.kernels.available import minor_version
 BLOCK_SIZE = HEAD_DIM = 128
 """Tokens per block and channels per head that the kernel is made for; their equality lets two layouts be one."""
 
-RAN_WITH = ("3.6",)
-"""Versions of Triton with which the kernels ran and their tests passed; they compile with
-:data:`~flashvsr.kernels.available.GLUON_VERSIONS`."""
+PROVEN = ((3, 6),)
+"""Versions of Triton with which the tests of the kernels passed on a Hopper GPU."""
 
 
 def unavailable(
@@ -50,13 +50,15 @@ def unavailable(
     return kernels.unavailable("attention_hopper", device, dtype)
 
 
-def untested() -> str | None:
-    """Say why ``auto`` passes it over although it can run; None with a Triton that has run it."""
+def prove(device: torch.device, dtype: torch.dtype) -> tuple[bool, str]:
+    """Whether ``auto`` may take it where it can run, and why, in one line; the first time that may be tried out."""
     import triton
 
-    if minor_version(triton.__version__) in RAN_WITH:
-        return None
-    return f"triton {triton.__version__} compiles it, but was never seen to run it; name it to try"
+    if minor_version(triton.__version__) in PROVEN:
+        return True, f"proven with triton {triton.__version__}"
+    from flashvsr.kernels.hopper_trial import try_hopper
+
+    return try_hopper(device, dtype)
 
 
 @cache

@@ -15,7 +15,7 @@ from flashvsr.attention import choose_impl, explain_impls
 from flashvsr.attention.impl import hopper as impl_hopper
 from flashvsr.attention.impl import reference as impl_reference
 from flashvsr.attention.impl import triton as impl_triton
-from flashvsr.kernels.available import GLUON_VERSIONS
+from flashvsr.kernels.available import OLDEST_GLUON, minor_version
 
 DTYPES = [torch.bfloat16, torch.float16]
 WHY_NOT = (
@@ -34,8 +34,8 @@ def on_hopper(test):
 def needs_gluon():
     """Return Triton, or skip the test where its Gluon is not that of the kernels."""
     triton = pytest.importorskip("triton", reason="triton is not installed: the Hopper kernels were not checked")
-    if ".".join(triton.__version__.split(".")[:2]) not in GLUON_VERSIONS:
-        pytest.skip(f"triton {triton.__version__} is not one of {GLUON_VERSIONS}: nothing was checked")
+    if minor_version(triton.__version__) < OLDEST_GLUON:
+        pytest.skip(f"triton {triton.__version__} is older than {OLDEST_GLUON}: nothing was checked")
     return triton
 
 
@@ -193,19 +193,41 @@ def test_other_gpus_and_other_versions_of_triton_keep_the_triton_kernels(
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(triton, "__version__", version)
     where = torch.device("cuda"), torch.bfloat16, 128, True
-    expected = f"triton {version}" if capability == (9, 0) else f"this GPU has {capability[0]}.{capability[1]}"
+    expected = "needs triton 3.6" if capability == (9, 0) else f"this GPU has {capability[0]}.{capability[1]}"
     assert expected in str(impl_hopper.unavailable(*where))
     assert impl_triton.unavailable(*where) is None
-    monkeypatch.setattr(triton, "__version__", "3.6.0")
+    assert choose_impl.__wrapped__(*where)[0] == "triton"
+
+
+@pytest.mark.parametrize("version", ["3.6.0", "3.99.1"])
+@pytest.mark.parametrize("passes", [True, False])
+def test_auto_takes_it_with_proven_versions_and_tries_it_with_others(
+    monkeypatch: pytest.MonkeyPatch, version: str, passes: bool
+) -> None:
+    triton = pytest.importorskip("triton", reason="triton is not installed: its version was not told")
+    if triton.knobs.runtime.interpret:
+        pytest.skip("the interpreter runs no Gluon: nothing was checked")
+    from flashvsr.kernels import hopper_trial
+
+    tried = []
+
+    def try_hopper(device: torch.device, dtype: torch.dtype) -> tuple[bool, str]:
+        tried.append((device, dtype))
+        return passes, "the trial said so"
+
+    monkeypatch.setattr(hopper_trial, "try_hopper", try_hopper)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    interpreted = "interpreter" if triton.knobs.runtime.interpret else None
-    assert (interpreted or "None") in str(impl_hopper.unavailable(*where))
-    assert choose_impl.__wrapped__(*where)[0] == ("triton" if interpreted else "hopper")
-    monkeypatch.setattr(triton, "__version__", "3.8.0")
-    assert (interpreted or "None") in str(impl_hopper.unavailable(*where))  # it can run
-    name, why = choose_impl.__wrapped__(*where)
-    assert name == "triton"
-    assert (interpreted or "never seen to run it") in why
+    monkeypatch.setattr(triton, "__version__", version)
+    name, why = choose_impl.__wrapped__("cuda:0", torch.bfloat16, 128, True)
+    if version == "3.6.0":
+        assert (name, why, tried) == ("hopper", "proven with triton 3.6.0", [])
+        return
+    assert tried == [(torch.device("cuda:0"), torch.bfloat16)]
+    assert name == ("hopper" if passes else "triton")
+    assert "the trial said so" in why
+    assert impl_hopper.unavailable(torch.device("cuda:0"), torch.bfloat16, 128, True) is None  # named, it runs
 
 
 def test_a_scale_that_is_not_positive_is_refused() -> None:
