@@ -1,14 +1,17 @@
 """Upscale a video: decode, upscale and encode as one stream, in memory that does not grow with the clip.
 
-INPUT and OUTPUT are video files, image folders, printf patterns (frames/%06d.png) or - for stdin and stdout. INPUT may
-also be example:, a clip rendered on the spot. A run keeps OUTPUT.partial/ until it is done; killed, it goes on with
---resume.
+INPUT and OUTPUT are video files, pictures, image folders, printf patterns (frames/%06d.png) or - for stdin and stdout.
+INPUT may also be example:, a clip rendered on the spot. A run keeps OUTPUT.partial/ until it is done; killed, it goes
+on with --resume.
+
+Lists: several INPUTs, or a folder with videos or separate pictures, go into OUTPUT, a folder, each file on its own. A
+folder of pictures that are numbered without a gap is one video; --glob '*' makes it a list. Exit status: 0 all done, 1
+nothing done, 2 the arguments make no sense, 3 some files of a list failed, 130 interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
-import errno
 import signal
 import sys
 from dataclasses import fields
@@ -17,14 +20,23 @@ from typing import Any, TypeVar
 
 Options = TypeVar("Options", bound=Any)
 
+SOME_FAILED = 3
+"""Exit status when some files of a list are done and others failed."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what ``flashvsr upscale`` takes, named as in `upscale_file`, `LoadOptions` and `EncodeOptions`."""
     add = parser.add_argument
-    add("input", metavar="INPUT", help="video file, image folder, printf pattern, - for stdin, or example:")
-    add("output", metavar="OUTPUT", help="video file, image folder, printf pattern, or - for stdout")
+    add(
+        "input",
+        nargs="+",
+        metavar="INPUT",
+        help="video or picture file, folder, printf pattern, - for stdin, or example:; several for a list",
+    )
+    add("output", metavar="OUTPUT", help="video or picture file, folder, printf pattern, or - for stdout")
     _add_model_arguments(parser.add_argument_group("model"))
     _add_video_arguments(parser.add_argument_group("video"))
+    _add_list_arguments(parser.add_argument_group("list"))
     _add_run_arguments(parser.add_argument_group("run"))
 
 
@@ -91,6 +103,12 @@ def _add_video_arguments(group: argparse._ArgumentGroup) -> None:
     )
 
 
+def _add_list_arguments(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--glob", metavar="PATTERN", help="files of a folder, each on its own: '*.mp4', or '**/*' for its folders, too")
+    add("--skip-done", action="store_true", help="leave out what is complete and was made with these settings")
+
+
 def _add_run_arguments(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--overwrite", action="store_true", help="replace OUTPUT, and drop what an earlier run left in OUTPUT.partial")
@@ -104,7 +122,7 @@ def _add_run_arguments(group: argparse._ArgumentGroup) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Upscale one file and return the exit status."""
+    """Upscale one file or a list and return the exit status."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill is treated like Ctrl-C
     try:
         return _run(args)
@@ -116,23 +134,26 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from flashvsr.upscale import EncodeOptions, LoadOptions, upscale_file
+    from flashvsr.upscale import EncodeOptions, LoadOptions, find_files, upscale_file
     from flashvsr.video import VideoError
 
+    options = {
+        "model": args.model,
+        "loading": _chosen(LoadOptions, args),
+        "scale": args.scale,
+        "seed": args.seed,
+        "encoding": _chosen(EncodeOptions, args),
+        "overwrite": args.overwrite,
+        "resume": args.resume,
+        "segment_seconds": args.segment_seconds if args.snapshots else None,
+        "quiet": args.quiet,
+    }
     try:
-        upscale_file(
-            args.input,
-            args.output,
-            model=args.model,
-            loading=_chosen(LoadOptions, args),
-            scale=args.scale,
-            seed=args.seed,
-            encoding=_chosen(EncodeOptions, args),
-            overwrite=args.overwrite,
-            resume=args.resume,
-            segment_seconds=args.segment_seconds if args.snapshots else None,
-            quiet=args.quiet,
-        )
+        if find_files(args.input, args.output, glob=args.glob, format=args.format) is not None:
+            return _run_list(args, options)
+        if args.skip_done:
+            raise ValueError("--skip-done is for a list of files; this is one video")
+        upscale_file(args.input[0], args.output, **options)
     except (VideoError, OSError, ValueError, MemoryError, RuntimeError) as error:
         message = _message(error)
         if message is None:
@@ -140,6 +161,18 @@ def _run(args: argparse.Namespace) -> int:
         _complain(message, error)
         return 1
     return 0
+
+
+def _run_list(args: argparse.Namespace, options: dict[str, Any]) -> int:
+    from flashvsr.upscale import summary, upscale_files
+
+    outcomes = upscale_files(args.input, args.output, glob=args.glob, skip_done=args.skip_done, **options)
+    good = [outcome for outcome in outcomes if outcome.status in ("done", "skipped")]
+    failed = len(good) < len(outcomes)
+    for line in summary(outcomes):
+        if not args.quiet or line.startswith(("failed", "left")):
+            print(line, file=sys.stderr)
+    return (SOME_FAILED if good else 1) if failed else 0
 
 
 def _chosen(options: type[Options], args: argparse.Namespace) -> Options:
@@ -161,25 +194,10 @@ def _rate(text: str) -> Fraction | None:
 
 def _message(error: Exception) -> str | None:
     """The message of an expected error; None for a defect of the library, whose traceback is shown."""
-    import torch
-
     from flashvsr.kernels import ImplUnavailableError
+    from flashvsr.upscale import explain
 
-    # PyTorch has its own class for an exhausted GPU, and a plain RuntimeError for exhausted main memory.
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
-        reason = str(error).strip().split("\n")[0].split(". ")[0]
-        detail = f" ({reason})" if reason else ""
-        options = "a smaller --scale, --decoder tiny, --dtype bf16, --cache-gib or another --device"
-        return f"out of memory{detail}: try {options}"
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return "the disk is full: free some space, or write to another disk; --no-resume needs less"
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}: check that the folder is there and may be written"
-    if isinstance(error, ImplUnavailableError):
-        return f"{error}; --impl auto takes one that can"
-    if type(error) is RuntimeError or isinstance(error, NotImplementedError | RecursionError):
-        return None
-    return str(error)
+    return f"{error}; --impl auto takes one that can" if isinstance(error, ImplUnavailableError) else explain(error)
 
 
 def _complain(message: str, error: BaseException) -> None:

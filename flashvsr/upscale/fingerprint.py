@@ -14,11 +14,45 @@ from typing import Any
 
 from torch import Tensor
 
+from flashvsr.upscale.options import EncodeOptions, LoadOptions
 from flashvsr.video import is_pattern, numbered_images
 
 ENDS = 1 << 24  # bytes read at either end, of all files together
 SMALLEST_END = 1 << 10  # bytes read at either end of each file at least
 TENSOR_ENDS = 64  # values read at either end of a tensor
+
+
+def asked_for(
+    source: str, model: Any, loading: LoadOptions, encoding: EncodeOptions, *, scale: float, seed: int
+) -> dict[str, Any]:
+    """Input, model and options of a run, as far as they shape the output, by the names that people know them under.
+
+    Args:
+        source: The input.
+        model: As `fingerprint_model` takes it.
+        loading: How the model is loaded.
+        encoding: How the output is encoded.
+        scale: Enlargement.
+        seed: Of the noise.
+
+    Returns:
+        Values that JSON keeps as they are.
+
+    Raises:
+        OSError: If input or model cannot be read.
+    """
+    shaping = {name: value for name, value in vars(loading).items() if name not in ("cache_gib", "trust_code")}
+    return {
+        "input": fingerprint_source(source),
+        "model": fingerprint_model(model),
+        **{name: value if value is None else str(value) for name, value in shaping.items()},
+        "scale": float(scale),
+        "seed": seed,
+        "codec": encoding.codec,
+        "crf": float(encoding.crf),
+        "format": encoding.format,
+        "fps": None if encoding.fps is None else str(encoding.fps),
+    }
 
 
 def fingerprint_source(source: str) -> str:

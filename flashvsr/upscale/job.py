@@ -15,7 +15,7 @@ import torch
 from flashvsr import __version__
 from flashvsr.streaming import FrameStream, StreamingModel
 from flashvsr.upscale.encode import join, try_join
-from flashvsr.upscale.fingerprint import fingerprint_model, fingerprint_source
+from flashvsr.upscale.fingerprint import asked_for
 from flashvsr.upscale.flow import flow_segments, flow_whole
 from flashvsr.upscale.journal import Boundary, Journal, Record, ResumeError, has_journal
 from flashvsr.upscale.options import EncodeOptions, LoadOptions
@@ -62,13 +62,14 @@ class Job:
     @property
     def resumable(self) -> bool:
         """Whether another run could go on from what this one leaves behind."""
-        return self.segment_seconds is not None and self.target.kind != "pipe" and not is_pipe(self.source)
+        passes_once = self.target.kind == "pipe" or is_pipe(self.source)
+        return self.segment_seconds is not None and self.target.kind != "picture" and not passes_once
 
     def check(self, *, resume: bool, overwrite: bool) -> bool:
         """Refuse what cannot work, before anything is opened; True if there is a partial folder to go on from."""
         if self.segment_seconds is not None and not self.segment_seconds > 0:
             raise ValueError(f"the length of a segment must be positive, got {self.segment_seconds} s")
-        if resume and not self.resumable:
+        if resume and not self.resumable and self.target.kind != "picture":  # which is begun again
             none_kept = self.segment_seconds is None
             reason = "there are no snapshots" if none_kept else "stdin, stdout and pipes pass only once"
             raise ResumeError(f"this run cannot be resumed, {reason}: leave --resume out")
@@ -78,6 +79,7 @@ class Job:
         goes_on = resume and has_journal(folder)
         # After a kill between renaming the result and deleting the folder, the output is there by that very run.
         placed = goes_on and Record.read(folder).stage == "joined"
+        goes_on = goes_on and self.resumable
         self.target.check(self.source, overwrite=overwrite or placed)
         if folder.exists() and not (resume or overwrite):
             raise ResumeError(
@@ -128,21 +130,9 @@ class Job:
             return Journal.create(folder, {}, resumable=False)
         settings = {
             "version of flashvsr": __version__,
-            "input": fingerprint_source(self.source),
-            "model": fingerprint_model(self.model),
-            **{
-                name: value if value is None else str(value)
-                for name, value in vars(self.loading).items()
-                if name not in ("cache_gib", "trust_code")
-            },
+            **asked_for(self.source, self.model, self.loading, self.encoding, scale=self.scale, seed=self.seed),
             "device": _device(system).type,
             "dtype": str(getattr(system, "dtype", self.loading.dtype)),
-            "scale": float(self.scale),
-            "seed": self.seed,
-            "codec": self.encoding.codec,
-            "crf": float(self.encoding.crf),
-            "format": self.encoding.format,
-            "fps": None if self.encoding.fps is None else str(self.encoding.fps),
             "length of a segment": None if self.segment_seconds is None else float(self.segment_seconds),
         }
         return Journal.resume(folder, settings) if goes_on else Journal.create(folder, settings)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from flashvsr.video import image_name, is_pattern, numbered_images
+from flashvsr.video import PICTURE_SUFFIXES, image_name, is_pattern, is_picture, numbered_images
+
+WRITTEN_PICTURES = (".png", ".jpg", ".jpeg")
+LONGEST_NAME = 255  # bytes in a file name, on most file systems
 
 
 @dataclass(frozen=True)
@@ -16,18 +21,19 @@ class Target:
     Attributes:
         name: As written.
         kind: ``"pipe"`` for ``-``; ``"pattern"`` for images by a printf pattern; ``"folder"`` for images in a folder: a
-            name without an ending, or one of an existing folder; else ``"file"``.
+            name without an ending, or one of an existing folder; ``"picture"`` for one image; else ``"file"``.
     """
 
     name: str
-    kind: Literal["pipe", "file", "folder", "pattern"]
+    kind: Literal["pipe", "file", "folder", "pattern", "picture"]
 
     @classmethod
     def parse(cls, output: str | Path, format: str = "auto") -> Target:
         """Tell what ``output`` means; a name without an ending is a file when its container is given by ``format``.
 
         Raises:
-            ValueError: If a container is given for images, or the images of a pattern are not PNG.
+            ValueError: If a container is given for images, the images of a pattern are not PNG, or a picture is neither
+                PNG nor JPEG.
         """
         path = Path(output)
         if str(output) == "-":
@@ -35,6 +41,10 @@ class Target:
         pattern = is_pattern(path.name)
         if pattern:
             image_name(path.name, 1)  # which refuses what it cannot number
+        if not pattern and not path.is_dir() and format == "auto" and path.suffix.lower() in PICTURE_SUFFIXES:
+            if path.suffix.lower() not in WRITTEN_PICTURES:
+                raise ValueError(f"{output}: pictures are written as PNG or JPEG, let the name end in .png or .jpg")
+            return cls(str(output), "picture")
         if not pattern and not path.is_dir() and (path.suffix or format != "auto"):
             return cls(str(output), "file")
         if format != "auto":
@@ -52,7 +62,7 @@ class Target:
     @property
     def is_images(self) -> bool:
         """Whether each frame becomes a file of its own."""
-        return self.kind in ("folder", "pattern")
+        return self.kind in ("folder", "pattern", "picture")
 
     @property
     def partial(self) -> Path:
@@ -60,7 +70,7 @@ class Target:
         place = self.path.parent if self.kind == "pattern" else self.path
         if place.name in ("", ".."):
             return place / "frames.partial"
-        return place.with_name(f"{place.name}.partial")
+        return place.with_name(_with_ending(place.name, ".partial"))
 
     def check(self, source: str | Path, *, overwrite: bool) -> None:
         """Refuse an output that would destroy something, or that cannot be written.
@@ -80,6 +90,11 @@ class Target:
             raise ValueError(f"{self.name} is a device or a pipe, not a file: write to - and lead that there with >")
         if self._would_replace(Path(source)):
             raise ValueError(f"{self.name} is both input and output: choose another output")
+        if self.kind == "picture" and not is_picture(source):
+            raise ValueError(
+                f"{self.name} is one picture, and {source} is none: check its name, or write to a video, a folder, or"
+                f" a pattern such as {self.path.stem}_%05d.png"
+            )
         if self.is_images and self._folder.exists() and not self._folder.is_dir():
             raise FileExistsError(f"{self._folder} is a file, not a folder for images: choose another output")
         if not overwrite and self._occupied():
@@ -97,6 +112,8 @@ class Target:
     @property
     def image_pattern(self) -> str:
         """How images are called; in a folder ``00001.png`` and so on."""
+        if self.kind == "picture":
+            return f"%d{self.path.suffix.lower()}"
         return self.path.name if self.kind == "pattern" else "%05d.png"
 
     def place(self, joined: Path, frames: int) -> None:
@@ -111,7 +128,9 @@ class Target:
         """
         if not joined.exists():
             return
-        if self.is_images and self._folder.exists():
+        if self.kind == "picture":
+            (joined / image_name(self.image_pattern, 1)).replace(self.path)
+        elif self.is_images and self._folder.exists():
             self._place_images(joined, frames)
         else:
             joined.replace(self._folder if self.is_images else self.path)
@@ -119,10 +138,12 @@ class Target:
     @property
     def _folder(self) -> Path:
         """Where images lie in the end."""
-        return self.path.parent if self.kind == "pattern" else self.path
+        return self.path.parent if self.kind in ("pattern", "picture") else self.path
 
     def _earlier_images(self) -> list[tuple[int, Path]]:
         """Images that are there under names of this series, by number."""
+        if self.kind == "picture":
+            return [(1, self.path)] if self.path.exists() else []
         return numbered_images(self._folder / self.image_pattern)
 
     def _would_replace(self, source: Path) -> bool:
@@ -134,11 +155,12 @@ class Target:
             inputs = [image for _, image in numbered_images(source)]
         else:
             inputs = [source, *(source.iterdir() if source.is_dir() else ())]
-        ours = [self._folder, *(path for _, path in self._earlier_images())] if self.is_images else [self.path]
+        images = [path for _, path in self._earlier_images()]
+        ours = [self._folder, *images] if self.kind in ("folder", "pattern") else [self.path]
         return not {path.resolve() for path in inputs}.isdisjoint(path.resolve() for path in ours)
 
     def _occupied(self) -> bool:
-        if self.kind == "file":
+        if self.kind in ("file", "picture"):
             return self.path.exists()
         if self.kind == "folder":
             return self.path.exists() and any(path.name != self.partial.name for path in self.path.iterdir())
@@ -150,3 +172,13 @@ class Target:
                 image.unlink()  # of a longer series, which this one replaces
         for image in joined.iterdir():
             image.replace((self._folder / image.name).resolve())
+
+
+def _with_ending(name: str, ending: str) -> str:
+    """A file name with something added, cut and told apart by a hash where it would be too long."""
+    if len(os.fsencode(name + ending)) <= LONGEST_NAME:
+        return name + ending
+    told = hashlib.sha256(os.fsencode(name)).hexdigest()[:8]
+    while len(os.fsencode(f"{name}~{told}{ending}")) > LONGEST_NAME:
+        name = name[:-1]
+    return f"{name}~{told}{ending}"

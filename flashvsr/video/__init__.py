@@ -7,13 +7,21 @@
 """
 
 from flashvsr.video.demux import is_pipe
-from flashvsr.video.images import image_name, is_image_target, is_pattern, numbered_images
+from flashvsr.video.images import (
+    PICTURE_SUFFIXES,
+    image_name,
+    is_image_target,
+    is_pattern,
+    is_picture,
+    numbered_images,
+)
 from flashvsr.video.info import Colors, Track, VideoError, VideoFrame, VideoInfo
 from flashvsr.video.reader import VideoReader
 from flashvsr.video.remux import join_segments
 from flashvsr.video.writer import SEGMENT_SUFFIX, VideoWriter, segment_suffix
 
 __all__ = [
+    "PICTURE_SUFFIXES",
     "SEGMENT_SUFFIX",
     "Colors",
     "Track",
@@ -25,6 +33,7 @@ __all__ = [
     "image_name",
     "is_image_target",
     "is_pattern",
+    "is_picture",
     "is_pipe",
     "join_segments",
     "numbered_images",

@@ -14,7 +14,7 @@ from typing import Any
 import av
 from torch import Tensor
 
-from flashvsr.video.images import IMAGE_SUFFIXES
+from flashvsr.video.images import PICTURE_SUFFIXES
 from flashvsr.video.info import VideoError, VideoInfo, file_url, plain_errors
 from flashvsr.video.pixel_shape import PixelShape
 from flashvsr.video.pixels import FromRGB, output_colors, tag
@@ -63,7 +63,7 @@ def pick_format(target: str | Path, format: str) -> str:
     name = str(target)
     if format == "auto":
         ending = Path(name).suffix.lower()
-        if ending in IMAGE_SUFFIXES:
+        if ending in PICTURE_SUFFIXES:
             raise VideoError(
                 f"{name} is one picture, not a video\nname a folder, or a pattern such as {Path(name).stem}_%05d.png"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterator
 from fractions import Fraction
@@ -10,15 +11,28 @@ from pathlib import Path
 from typing import Any
 
 import av
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from flashvsr.video.info import Colors, VideoError, VideoFrame, VideoInfo, file_url, plain_errors
 from flashvsr.video.pixels import FromRGB, ToRGB, bit_depth, frame_colors, is_transparent, resolve_colors
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
-_OF_SERIES = (*IMAGE_SUFFIXES, ".exr", ".dpx", ".tga", ".jp2", ".ppm", ".pgm", ".gif", ".avif")
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
+_OF_SERIES = (*PICTURE_SUFFIXES, ".exr", ".dpx", ".tga", ".jp2", ".ppm", ".pgm", ".gif", ".avif")
+_WRITTEN = (".png", ".jpg", ".jpeg")
+_JPEG_QUALITY = 95  # of 100; with full-resolution colour
 _NUMBER = re.compile(r"%%|%0(\d+)d|%d(?![A-Za-z])")  # or a percent sign; 50%done.png holds none
 _FULL = 2
+
+
+def is_picture(source: str | Path) -> bool:
+    """Whether this is a file with the ending of a picture, and not an animation."""
+    path = Path(source)
+    if path.suffix.lower() not in PICTURE_SUFFIXES or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        head = file.read(1 << 12)
+    return b"acTL" not in head and not (head[8:12] == b"WEBP" and b"ANIM" in head[:64])
 
 
 def is_pattern(name: str) -> bool:
@@ -66,13 +80,13 @@ def is_image_target(target: str | Path) -> bool:
 
 
 class ImageSource:
-    """The images of a folder (natural order: 2 before 10) or of a printf pattern (by number), one per frame.
+    """The images of a folder (natural order: 2 before 10) or of a printf pattern (by number), or one picture.
 
     16-bit images are read in full depth. All images must have the size of the first.
 
     Args:
-        source: A folder or a pattern.
-        fps: Frames per second; None: 25, with a warning.
+        source: A folder, a pattern, or the file of a picture.
+        fps: Frames per second; None: 25, with a warning when there are several images.
 
     Raises:
         VideoError: No images, a number missing in the middle of a pattern, an unreadable image, or one of another size.
@@ -82,9 +96,9 @@ class ImageSource:
         self.warnings: list[str] = []
         self.tracks = None
         self.last_duration = 1 / Fraction(fps or 25)
-        self._paths = _numbered(source) if is_pattern(source) else _in_folder(Path(source))
+        self._paths = _images_of(source)
         rate = Fraction(fps or 25)
-        if fps is None:
+        if fps is None and not Path(source).is_file():
             self.warnings.append(f"{source}: images have no frame rate, 25 per second is used; --fps sets another")
         first = _read(self._paths[0])
         self._depth = bit_depth(first)
@@ -99,6 +113,7 @@ class ImageSource:
             frames=len(self._paths),
             bit_depth=self._depth,
             colors=Colors(primaries=1, transfer=2, matrix=0, range=_FULL),
+            icc_profile=_rgb_profile(self._paths[0]),
             source=source,
         )
 
@@ -126,22 +141,40 @@ class ImageSource:
 
 
 class ImageSink:
-    """Frames as PNG files, 8 or 16 bits.
+    """Frames as PNG files, 8 or 16 bits, or as JPEG files.
 
     Args:
-        target: A folder, where files are called ``00001.png`` and on, or a printf pattern ending in ``.png``.
-        deep: 16 bits per channel.
+        target: A folder, where files are called ``00001.png`` and on, or a printf pattern ending in ``.png`` or
+            ``.jpg``.
+        deep: 16 bits per channel in PNG files.
         first_number: Number of the first file (a resumed run continues where it stopped).
+        icc_profile: Colour profile to put into the files; those of 16 bits cannot hold one.
+
+    Attributes:
+        warnings: One line each: what the files do not hold.
 
     Raises:
         VideoError: The folder cannot be made or written, or the pattern ends in something else.
     """
 
-    def __init__(self, target: str | Path, *, deep: bool, first_number: int = 1) -> None:
+    def __init__(
+        self, target: str | Path, *, deep: bool, first_number: int = 1, icc_profile: bytes | None = None
+    ) -> None:
         name = str(target)
         self._pattern = name if is_pattern(name) else str(Path(name) / "%05d.png")
-        if Path(self._pattern).suffix.lower() != ".png":
-            raise VideoError(f"cannot write {self._pattern}: images are written as PNG\nlet the pattern end in .png")
+        suffix = Path(self._pattern).suffix.lower()
+        if suffix not in _WRITTEN:
+            raise VideoError(
+                f"cannot write {self._pattern}: images are written as PNG or JPEG\nlet the name end in .png or .jpg"
+            )
+        self.warnings: list[str] = []
+        if deep and suffix != ".png":
+            deep = False
+            self.warnings.append("JPEG holds 8 bits: the picture has more; PNG keeps them")
+        if deep and icc_profile:
+            self.warnings.append("the colour profile is not kept in pictures of 16 bits")
+        self._jpeg = suffix != ".png"
+        self._profile = None if deep else icc_profile
         self._number = first_number
         self._written: list[Path] = []
         self._format = "rgb48be" if deep else "rgb24"
@@ -153,16 +186,28 @@ class ImageSink:
     def write(self, pixels: Tensor, time: Fraction) -> None:
         """Write the next image; ``time`` is not kept."""
         path = Path(self._pattern).parent / image_name(Path(self._pattern).name, self._number)
+        frame = self._to_frame(pixels)
+        with plain_errors(f"cannot write {path}", "check the folder"):
+            content = self._with_pillow(frame) if self._jpeg or self._profile else self._png(frame)
+            self._written.append(path)
+            path.write_bytes(content)
+        self._number += 1
+
+    def _png(self, frame: av.VideoFrame) -> bytes:
         encoder = av.CodecContext.create("png", "w")
         assert isinstance(encoder, av.VideoCodecContext)
-        encoder.height, encoder.width = pixels.shape[1:]
+        encoder.height, encoder.width = frame.height, frame.width
         encoder.pix_fmt = self._format
         encoder.time_base = Fraction(1, 25)
-        with plain_errors(f"cannot write {path}", "check the folder"):
-            packets = [*encoder.encode(self._to_frame(pixels)), *encoder.encode(None)]
-            self._written.append(path)
-            path.write_bytes(b"".join(bytes(packet) for packet in packets))
-        self._number += 1
+        return b"".join(bytes(packet) for packet in [*encoder.encode(frame), *encoder.encode(None)])
+
+    def _with_pillow(self, frame: av.VideoFrame) -> bytes:
+        """A JPEG, or a PNG with a colour profile; FFmpeg's PNG states colours of its own, which go before a profile."""
+        content = io.BytesIO()
+        options: dict[str, Any] = {"quality": _JPEG_QUALITY, "subsampling": 0} if self._jpeg else {}
+        image = Image.fromarray(frame.to_ndarray())
+        image.save(content, "JPEG" if self._jpeg else "PNG", icc_profile=self._profile, **options)
+        return content.getvalue()
 
     def close(self, last_duration: Fraction | None = None) -> None:
         """Nothing is kept open, nor how long the last image is shown."""
@@ -173,11 +218,27 @@ class ImageSink:
             path.unlink(missing_ok=True)
 
 
+def _images_of(source: str) -> list[Path]:
+    if Path(source).is_file():
+        return [Path(source)]
+    return _numbered(source) if is_pattern(source) else _in_folder(Path(source))
+
+
+def _rgb_profile(path: Path) -> bytes | None:
+    """The colour profile of a picture; one of gray or CMYK pixels does not fit those that are read from it."""
+    try:
+        with Image.open(path) as image:
+            profile: bytes | None = image.info.get("icc_profile")
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError):  # FFmpeg reads more kinds and sizes
+        return None
+    return profile if profile and profile[16:20] == b"RGB " else None
+
+
 def _in_folder(folder: Path) -> list[Path]:
     with plain_errors(f"cannot read the folder {folder}", "check its name"):
-        paths = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.name[:2] != "._"]
+        paths = [path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES and path.name[:2] != "._"]
     if not paths:
-        raise VideoError(f"{folder} holds no images\nexpected files ending in {', '.join(IMAGE_SUFFIXES)}")
+        raise VideoError(f"{folder} holds no images\nexpected files ending in {', '.join(PICTURE_SUFFIXES)}")
     return sorted(
         paths, key=lambda path: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]
     )

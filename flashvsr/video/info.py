@@ -109,6 +109,7 @@ class VideoInfo:
         is_pipe: The source is read once, from stdin, and cannot be opened again.
         mastering_display: HDR10 mastering metadata in x265's notation (``"G(..)B(..)R(..)WP(..)L(..)"``), or None.
         content_light: HDR10 ``"MaxCLL,MaxFALL"``, or None.
+        icc_profile: Of an RGB picture; None when it has none.
         source: The name to use in messages.
     """
 
@@ -125,6 +126,7 @@ class VideoInfo:
     is_pipe: bool = False
     mastering_display: str | None = None
     content_light: str | None = None
+    icc_profile: bytes | None = None
     source: str = ""
 
     @property

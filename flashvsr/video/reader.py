@@ -10,7 +10,7 @@ from typing import Self
 
 from flashvsr.video.demux import FileSource
 from flashvsr.video.example import ExampleSource
-from flashvsr.video.images import ImageSource, is_pattern
+from flashvsr.video.images import ImageSource, is_pattern, is_picture
 from flashvsr.video.info import VideoError, VideoFrame, VideoInfo
 from flashvsr.video.tracks import TrackQueue
 
@@ -29,7 +29,7 @@ class VideoReader:
     first frame; `timing.Clock` says what happens to missing and repeated ones, `timing.Joins` to joined recordings.
 
     Args:
-        source: A file; ``"-"`` for stdin; a folder of images (natural order); a printf pattern such as
+        source: A video or picture file; ``"-"`` for stdin; a folder of images (natural order); a printf pattern such as
             ``"frames/%05d.png"``; or ``"example:"``, a clip rendered by code.
         fps: Frame rate for what has no timestamps: raw H.264/HEVC and images. None: the rate that the stream
             states, else 25, with a line in ``warnings``. Files that have timestamps keep them (with a warning).
@@ -84,6 +84,8 @@ class VideoReader:
 def _open(source: str, fps: Fraction | None) -> FileSource | ImageSource | ExampleSource:
     if source == EXAMPLE:
         return ExampleSource()
-    if source != "-" and not Path(source).is_file() and (Path(source).is_dir() or is_pattern(source)):
+    if source == "-":
+        return FileSource(source, fps=fps)
+    if is_picture(source) or (not Path(source).is_file() and (Path(source).is_dir() or is_pattern(source))):
         return ImageSource(source, fps=fps)
     return FileSource(source, fps=fps)

@@ -106,8 +106,10 @@ class VideoWriter:
                     f"{target}: images are written as PNG, not {codec}\nleave the codec out, or name a video file"
                 )
             self.codec = "png"
-            self._sink = ImageSink(target, deep=info.bit_depth > 8, first_number=first_number)
-            self.warnings = []
+            self._sink = ImageSink(
+                target, deep=info.bit_depth > 8, first_number=first_number, icc_profile=info.icc_profile
+            )
+            self.warnings = list(self._sink.warnings)
             if queue is not None and queue.streams:
                 self.warnings.append("images hold no sound or subtitles: none copied")
             if queue is not None and (queue.tags.texts or queue.tags.chapters):

@@ -104,9 +104,9 @@ def test_what_is_missing_is_said(tmp_path, picture):
         list(reader)
 
 
-def test_only_png_is_written(tmp_path):
+def test_only_png_and_jpeg_are_written(tmp_path):
     with pytest.raises(VideoError, match=r"end in \.png"):
-        VideoWriter(tmp_path / "%d.jpg", width=8, height=8, info=INFO)
+        VideoWriter(tmp_path / "%d.tif", width=8, height=8, info=INFO)
     with pytest.raises(VideoError, match="not libx264"):
         VideoWriter(tmp_path / "frames", width=8, height=8, info=INFO, codec="libx264")
 
