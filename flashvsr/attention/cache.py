@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -169,21 +170,7 @@ class KVCache:
 
     def state_dict(self) -> dict[str, Any]:
         """Copy out as integers and CPU tensors: a second cache on the device may not fit."""
-        if self._host is not None:
-            self._host.settle()
-        with torch.inference_mode(False):
-            pairs = torch.empty(2, self.layers, *self.keys.shape[1:], dtype=self.keys.dtype)
-        for layer in range(self.layers):
-            for ring, copied in zip(self._stored(layer), pairs[:, layer], strict=True):
-                copied.copy_(ring)
-        return {
-            "history": self.history,
-            "slot_tokens": self.slot_tokens,
-            "slots_seen": self.slots_seen,
-            "keys": pairs[0],
-            "values": pairs[1],
-            "key_means": self.key_means.to("cpu", copy=True),
-        }
+        return save_caches([self])
 
     @classmethod
     def from_state_dict(
@@ -224,6 +211,32 @@ class KVCache:
         """Ring of the keys and of the values of a layer `[B, tokens, heads, D]`, on the device or on the host."""
         host, index = self._place(layer)
         return (self.keys[index], self.values[index]) if host is None else (host.pairs[index, 0], host.pairs[index, 1])
+
+
+def save_caches(caches: Sequence[KVCache]) -> dict[str, Any]:
+    """What one cache with the layers of all would give as its :meth:`KVCache.state_dict`.
+
+    Args:
+        caches: Of the same sizes but for the number of layers, and as far in the same stream.
+    """
+    first, layers = caches[0], sum(cache.layers for cache in caches)
+    with torch.inference_mode(False):
+        pairs = torch.empty(2, layers, *first.keys.shape[1:], dtype=first.keys.dtype)
+    places = iter(pairs.unbind(1))
+    for cache in caches:
+        if cache._host is not None:
+            cache._host.settle()
+        for layer in range(cache.layers):
+            for ring, copied in zip(cache._stored(layer), next(places), strict=True):
+                copied.copy_(ring)
+    return {
+        "history": first.history,
+        "slot_tokens": first.slot_tokens,
+        "slots_seen": first.slots_seen,
+        "keys": pairs[0],
+        "values": pairs[1],
+        "key_means": torch.cat([cache.key_means.to("cpu", copy=True) for cache in caches]),
+    }
 
 
 def _layers_away(layers: int, layer_bytes: int, device_gib: float | None) -> int:

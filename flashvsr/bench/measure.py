@@ -5,6 +5,8 @@ from __future__ import annotations
 import statistics
 import time
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,6 +16,8 @@ from torch import Tensor, nn
 
 from flashvsr.bench.operations import count_operations, parts_of
 from flashvsr.models.decoder_system import DecoderSystem
+from flashvsr.models.dit import VideoDiT
+from flashvsr.models.parallel import Stage
 from flashvsr.models.system import FlashVSR
 from flashvsr.streaming import Stream
 
@@ -57,7 +61,9 @@ class BenchResult:
         late_over_early: Median time of the last quarter of the steady chunks over that of the first: 1 when time does
             not grow with the length of a stream.
         paths: What ran, of :meth:`~flashvsr.models.FlashVSR.paths`.
-        peak_gib: Most memory reserved by the allocator on a GPU, loading included; 0 elsewhere.
+        peak_gib: Most memory reserved by the allocator on a GPU, loading included; of several the most of any. 0
+            elsewhere.
+        peaks_gib: The same of every GPU, in the order in which a chunk passes them.
         matrix_tflops: Matrix product rate measured in this run, for the floors.
     """
 
@@ -72,6 +78,7 @@ class BenchResult:
     paths: dict[str, str]
     parts: list[PartResult]
     peak_gib: float
+    peaks_gib: list[float]
     matrix_tflops: float
 
     def table(self) -> str:
@@ -80,7 +87,7 @@ class BenchResult:
         lines = [
             f"{height}x{width} on {self.device}: {self.frames_per_second:.2f} frames/s, first frames after "
             f"{self.first_frames_ms:.0f} ms (cold {self.cold_first_frames_ms:.0f} ms; the whole first chunk "
-            f"{self.first_chunk_ms:.0f} ms), peak {self.peak_gib:.2f} GiB, "
+            f"{self.first_chunk_ms:.0f} ms), peak {' and '.join(f'{peak:.2f}' for peak in self.peaks_gib)} GiB, "
             f"matrix rate {self.matrix_tflops:.1f} TFLOP/s",
             f"time of the last chunks over that of the first: {self.late_over_early:.2f}",
             *(f"{what}: {how}" for what, how in self.paths.items()),
@@ -97,25 +104,29 @@ class BenchResult:
 
 
 class _Clock:
-    """Times regions: with events on a GPU, so that nothing waits while a chunk runs, else with the wall clock."""
+    """Times regions: with events on a GPU, so that nothing waits while a chunk runs, else with the wall clock.
+
+    Args:
+        device: Whose work is timed, unless a region names another.
+    """
 
     def __init__(self, device: torch.device) -> None:
-        self.cuda = device.type == "cuda"
+        self.cuda, self.device = device.type == "cuda", device
         self.regions: dict[str, list[tuple[Any, Any]]] = defaultdict(list)
         self._open: dict[str, Any] = {}
 
-    def _now(self) -> Any:
+    def _now(self, device: torch.device | None) -> Any:
         if not self.cuda:
             return time.perf_counter() * 1000
         event = torch.cuda.Event(enable_timing=True)
-        event.record()
+        event.record(torch.cuda.current_stream(device or self.device))
         return event
 
-    def start(self, name: str) -> None:
-        self._open[name] = self._now()
+    def start(self, name: str, device: torch.device | None = None) -> None:
+        self._open[name] = self._now(device)
 
-    def stop(self, name: str) -> None:
-        self.regions[name].append((self._open.pop(name), self._now()))
+    def stop(self, name: str, device: torch.device | None = None) -> None:
+        self.regions[name].append((self._open.pop(name), self._now(device)))
 
     def running(self, name: str) -> bool:
         """Whether a region has begun and not ended."""
@@ -130,7 +141,8 @@ class _Clock:
     def milliseconds(self, name: str) -> list[float]:
         """Times of a region, in order; waits for the device."""
         if self.cuda:
-            torch.cuda.synchronize()
+            for _, end in self.regions[name]:
+                end.synchronize()
         return [a.elapsed_time(b) if self.cuda else b - a for a, b in self.regions[name]]
 
     def medians(self) -> dict[str, float]:
@@ -138,11 +150,31 @@ class _Clock:
         return {name: statistics.median(self.milliseconds(name)) for name in list(self.regions)}
 
     def watch(self, name: str, module: nn.Module) -> list[Any]:
-        """Time every call of a module; returns the hooks' handles."""
+        """Time every call of a module, where its parameters are; returns the hooks' handles."""
+        device = next((x.device for x in module.parameters()), None)
         return [
-            module.register_forward_pre_hook(lambda *_: self.start(name)),
-            module.register_forward_hook(lambda *_: self.stop(name)),
+            module.register_forward_pre_hook(lambda *_: self.start(name, device)),
+            module.register_forward_hook(lambda *_: self.stop(name, device)),
         ]
+
+    @contextmanager
+    def watching(self, dit: VideoDiT) -> Iterator[None]:
+        """Time the blocks of every device meanwhile."""
+        run = dit.run_stage
+
+        def timed(stage: Stage, *arguments: Any) -> Tensor:
+            self.start(_stage_name(stage), stage.device)
+            out = run(stage, *arguments)
+            self.stop(_stage_name(stage), stage.device)
+            return out
+
+        dit.__dict__["run_stage"] = timed
+        yield
+        del dit.__dict__["run_stage"]
+
+
+def _stage_name(stage: Stage) -> str:
+    return f"blocks {stage.first} to {stage.stop - 1} on {stage.device}"
 
 
 def bench(system: FlashVSR | DecoderSystem, *, height: int, width: int, chunks: int = 10, seed: int = 0) -> BenchResult:
@@ -166,11 +198,12 @@ def bench(system: FlashVSR | DecoderSystem, *, height: int, width: int, chunks: 
     first, following = system.geometry.first_frames, system.geometry.next_frames
     video = torch.randint(0, 256, (first + following, 3, height // 4, width // 4), dtype=torch.uint8)
     video = video.to(system.device)
-    clock, cuda, names = _Clock(system.device), system.device.type == "cuda", parts_of(system)
+    devices = system.devices if isinstance(system, FlashVSR) else [system.device]
+    clock, cuda, names = _Clock(devices[-1]), system.device.type == "cuda", parts_of(system)
     for name in ("cold", "warm-up", "first"):
         stream = system.stream(height=height // 4, width=width // 4, seed=seed)
-        if cuda:
-            torch.cuda.synchronize()  # nothing is left of what came before
+        for device in devices if cuda else []:
+            torch.cuda.synchronize(device)  # nothing is left of what came before
         clock.start(name)
         clock.start(f"{name} chunk")
         stream.push(video[:first], on_frames=partial(_stop_once, clock, name))
@@ -180,20 +213,30 @@ def bench(system: FlashVSR | DecoderSystem, *, height: int, width: int, chunks: 
     for _ in range(WARM_UP_GPU if cuda else WARM_UP):
         stream.push(video[first:])
     flops = count_operations(system, stream, video[first:])
-    handles = [handle for name in names for handle in clock.watch(name, getattr(system, name))]
-    for _ in range(chunks):
-        clock.start("chunk")
-        stream.push(video[first:])
-        clock.stop("chunk")
+    stages: dict[str, float] = {}
+    if isinstance(system, FlashVSR) and len(devices) > 1:
+        stages = {
+            _stage_name(s): flops["dit"] * (s.stop - s.first) / len(system.dit.blocks) for s in system.dit.stages()
+        }
+        names[names.index("dit") : names.index("dit") + 1] = stages
+    watched = [name for name in names if name not in stages]
+    handles = [handle for name in watched for handle in clock.watch(name, getattr(system, name))]
+    with clock.watching(system.dit) if isinstance(system, FlashVSR) and stages else nullcontext():
+        for _ in range(chunks):
+            clock.start("chunk")
+            stream.push(video[first:])
+            clock.stop("chunk")
     for handle in handles:
         handle.remove()
-    times = clock.medians()
-    peak = torch.cuda.max_memory_reserved(system.device) / 2**30 if cuda else 0.0
-    peaks = _part_peaks(system, stream, video[first:]) if cuda else dict.fromkeys(names, 0.0)
+    times, flops = clock.medians(), flops | stages
+    reserved = [torch.cuda.max_memory_reserved(device) / 2**30 if cuda else 0.0 for device in devices]
+    one_gpu = cuda and len(devices) == 1
+    peaks = _part_peaks(system, stream, video[first:]) if one_gpu else dict.fromkeys(names, 0.0)
     rate = _matrix_rate(system.device, system.dtype)
     parts = [PartResult(name, times[name], flops[name] / 1e12, flops[name] / rate * 1e3, peaks[name]) for name in names]
-    rest = times["chunk"] - sum(part.milliseconds for part in parts)
-    parts.append(PartResult("resize, pad, noise, host", rest, 0.0, 0.0, 0.0))
+    if len(devices) == 1:  # parts on several devices run at the same time
+        rest = times["chunk"] - sum(part.milliseconds for part in parts)
+        parts.append(PartResult("resize, pad, noise, host", rest, 0.0, 0.0, 0.0))
     return BenchResult(
         device=torch.cuda.get_device_name(system.device) if cuda else f"CPU, {torch.get_num_threads()} threads",
         size=(height, width),
@@ -205,7 +248,8 @@ def bench(system: FlashVSR | DecoderSystem, *, height: int, width: int, chunks: 
         late_over_early=clock.late_over_early("chunk"),
         paths=system.paths(),
         parts=parts,
-        peak_gib=peak,
+        peak_gib=max(reserved),
+        peaks_gib=reserved,
         matrix_tflops=rate / 1e12,
     )
 

@@ -28,7 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of the GPU for keys and values, the rest is the host's (default: 24)",
     )
     add("--trust-code", action="store_true", help="run code outside flashvsr that the folder names")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
+    add(
+        "--device",
+        default="auto",
+        help="auto, cpu, cuda, cuda:1, ...; several GPUs: cuda:0,cuda:1 or cuda:* (default: auto)",
+    )
     add("--dtype", choices=["auto", "fp32", "bf16", "fp16"], default="auto", help="of the computation (default: auto)")
     add("--json", metavar="PATH", type=Path, help="write the figures here, too")
 

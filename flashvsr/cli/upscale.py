@@ -59,7 +59,11 @@ def _add_model_arguments(group: argparse._ArgumentGroup) -> None:
         default="auto",
         help="colour correction (auto: the model's)",
     )
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
+    add(
+        "--device",
+        default="auto",
+        help="auto, cpu, cuda, cuda:1, ...; several GPUs: cuda:0,cuda:1 or cuda:* (default: auto)",
+    )
     add(
         "--dtype",
         choices=["auto", "fp32", "bf16", "fp16"],

@@ -55,10 +55,11 @@ def try_hopper(device: torch.device, dtype: torch.dtype) -> tuple[bool, str]:
 def verdict_path(device: torch.device, dtype: torch.dtype) -> Path:
     """Where the verdict is kept: another file for another Triton, PyTorch, driver, GPU, dtype or kernel source."""
     sources = sorted(Path(__file__).parent.glob("attention_*.py"))
+    runtime: Any = torch._C  # whose type stub lacks the version of the driver
     what = [
         _triton_version(),
         torch.__version__,
-        str(torch._C._cuda_getDriverVersion()),
+        str(runtime._cuda_getDriverVersion()),
         torch.cuda.get_device_name(device),
         str(dtype),
         *(source.read_text() for source in sources),

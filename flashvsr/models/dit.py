@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -23,6 +25,7 @@ from flashvsr.attention import (
 from flashvsr.attention.select import FIRST_SLOTS
 from flashvsr.models.dit_blocks import DiTBlock, Head, linear_velocity, timestep_embedding
 from flashvsr.models.dit_state import ChunkGraphs, DiTState, why_no_graphs
+from flashvsr.models.parallel import Stage, StagedCache, join_caches, parts_of_cache, send
 
 PATCH = 2
 """Latent cells per token along rows and columns."""
@@ -50,8 +53,10 @@ class VideoDiT(nn.Module):
             Without gradients, or in a stream, it changes nothing.
 
     Attributes:
-        cache_gib: GiB on the device for keys and values of a stream; the layers beyond it lie in host memory, which is
+        cache_gib: GiB on each device for keys and values of a stream; the layers beyond it lie in host memory, which is
             slower and changes no result. None for all on the device.
+        cuts: First block of every stage but the first, see :func:`~flashvsr.models.parallel.spread`; empty on one
+            device.
 
     Raises:
         ValueError: If the attention layers differ in the order of tokens or in their history.
@@ -97,6 +102,7 @@ class VideoDiT(nn.Module):
         self.order = self._shared("order")
         self.history = self._shared("history") if self.order == "block" else 0
         self.cache_gib: float | None = None
+        self.cuts: tuple[int, ...] = ()
 
     def forward(
         self,
@@ -133,38 +139,74 @@ class VideoDiT(nn.Module):
         grid = self._grid(latents, state, streaming)
         x = self._tokens(latents, lr_tokens)
         embedding, modulation = self._time(timestep, x.dtype)
+        stages = self.stages()
         if state is None:
-            cache, context = self._new_cache(grid, x) if streaming else None, self._context(prompt)
-            graphs = ChunkGraphs()
+            cache = self._new_cache(stages, grid, x) if streaming else None
+            context, graphs = self._context(prompt), None
         else:
             past = state.take()
             cache, context, graphs = past.cache, past.context, past.graphs
-        rope = rope_table(grid, self.head_dim, order=self.order, device=x.device)
         if self.order == "block":
             x = partition_blocks(x.unflatten(1, (grid.frames, grid.rows, grid.columns)))
-
-        def run(x: Tensor, rope: Tensor, embedding: Tensor, modulation: Tensor) -> Tensor:
-            for index, block in enumerate(self.blocks):
-                arguments: dict[str, Any] = {}
-                if self.order == "block":
-                    arguments = {"cache": cache, "layer": index, "history": history}
-
-                def attend(layer: nn.Module, y: Tensor, arguments: dict[str, Any] = arguments) -> Tensor:
-                    return layer(y, grid, rope, **arguments)
-
-                prompt_keys = context[index] if context else None
-                x = self._block(block, cache is None, x, modulation, attend, prompt_keys, None)
-            return self.head(x, embedding, None)
-
-        inputs = (x, rope, embedding, modulation)
-        x = run(*inputs) if cache is None or why_no_graphs(self, x, cache) else graphs.run(cache, run, *inputs)
+        recorded = graphs if cache is not None and graphs and why_no_graphs(self, x, cache) is None else None
+        caches: Sequence[KVCache | None] = [None] * len(stages) if cache is None else parts_of_cache(cache)
+        for number, (stage, part) in enumerate(zip(stages, caches, strict=True)):
+            run = partial(self._run_blocks, stage, grid, part, context[stage.first : stage.stop], history)
+            rope = rope_table(grid, self.head_dim, order=self.order, device=stage.device)
+            inputs = (send(x, stage.device), rope, send(embedding, stage.device), send(modulation, stage.device))
+            x = self.run_stage(stage, run, inputs, part, recorded[number] if recorded else None)
         if self.order == "block":
             x = unpartition_blocks(x, (grid.frames, grid.rows, grid.columns)).flatten(1, 3)
-        velocity = self._velocity(x, grid, latents, timestep)
+        velocity = self._velocity(x, grid, send(latents, x.device), send(timestep, x.device))
         if cache is None:
             return velocity, None
         cache.advance(grid.slots)
-        return velocity, DiTState(cache, grid.frame_offset + grid.frames, context, graphs=graphs)
+        graphs = graphs or [ChunkGraphs() for _ in stages]
+        return velocity, DiTState(cache, grid.frame_offset + grid.frames, context, graphs)
+
+    def stages(self) -> list[Stage]:
+        """The blocks by the device they lie on, in order: one stage, unless there are :attr:`cuts`."""
+        edges = (0, *self.cuts, len(self.blocks))
+        return [Stage(a, b, self.blocks[a].modulation.device) for a, b in pairwise(edges)]
+
+    def run_stage(
+        self,
+        stage: Stage,
+        run: Callable[..., Tensor],
+        inputs: tuple[Tensor, ...],
+        cache: KVCache | None,
+        graphs: ChunkGraphs | None,
+    ) -> Tensor:
+        """Pass tokens through the blocks of one device, recorded if there are `graphs`; a place to time them at."""
+        if graphs is None or cache is None:
+            return run(*inputs)
+        x = graphs.run(cache, run, *inputs)
+        # On its way to another device it would be overwritten by the next chunk.
+        return x if stage.stop == len(self.blocks) else x.clone()
+
+    def _run_blocks(
+        self,
+        stage: Stage,
+        grid: TokenGrid,
+        cache: KVCache | None,
+        context: Sequence[tuple[Tensor, Tensor]],
+        history: int | None,
+        x: Tensor,
+        rope: Tensor,
+        embedding: Tensor,
+        modulation: Tensor,
+    ) -> Tensor:
+        """Pass tokens through the blocks of one stage, and through the head if it is the last."""
+        for index, block in enumerate(self.blocks[stage.first : stage.stop]):
+            arguments: dict[str, Any] = {}
+            if self.order == "block":
+                arguments = {"cache": cache, "layer": index, "history": history}
+
+            def attend(layer: nn.Module, y: Tensor, arguments: dict[str, Any] = arguments) -> Tensor:
+                return layer(y, grid, rope, **arguments)
+
+            x = self._block(block, cache is None, x, modulation, attend, context[index] if context else None, None)
+        return self.head(x, embedding, None) if stage.stop == len(self.blocks) else x
 
     def forward_packed(
         self,
@@ -293,20 +335,16 @@ class VideoDiT(nn.Module):
         if prompt is None:
             return []
         embedded = self.text_embedding(prompt)
-        return [block.cross_attn.project_context(embedded) for block in self.blocks]
+        return [
+            block.cross_attn.project_context(send(embedded, stage.device))
+            for stage in self.stages()
+            for block in self.blocks[stage.first : stage.stop]
+        ]
 
-    def _new_cache(self, grid: TokenGrid, x: Tensor) -> KVCache:
-        return KVCache(
-            len(self.blocks),
-            self.history,
-            grid.tokens // grid.slots,
-            self.heads,
-            self.head_dim,
-            batch=x.shape[0],
-            dtype=x.dtype,
-            device=x.device,
-            device_gib=self.cache_gib,
-        )
+    def _new_cache(self, stages: Sequence[Stage], grid: TokenGrid, x: Tensor) -> KVCache | StagedCache:
+        sizes = (self.history, grid.tokens // grid.slots, self.heads, self.head_dim)
+        options: dict[str, Any] = {"batch": x.shape[0], "dtype": x.dtype, "device_gib": self.cache_gib}
+        return join_caches([KVCache(s.stop - s.first, *sizes, device=s.device, **options) for s in stages])
 
     def _velocity(self, x: Tensor, grid: TokenGrid, latents: Tensor, timestep: Tensor) -> Tensor:
         """From the head's output `[B, N, channels * PATCH^2]` to `[B, channels, T, H/8, W/8]`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,17 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from flashvsr.attention import KVCache, LocalSparseAttention, choose_impl
+from flashvsr.models.parallel import Stage, StagedCache, join_caches
 from flashvsr.state import ConsumableState
 
 MOST_TOKENS = 1 << 14
-"""Tokens of a chunk up to which graphs are recorded; with more, a GPU takes longer than its host."""
+"""Tokens of a chunk up to which graphs are recorded on one GPU; with more, it takes longer than its host. On several
+GPUs they are always recorded: the host queues the work of all, and a full queue of one would keep another waiting."""
 
 RECORDABLE = ("hopper", "triton")
 """Implementations of block-sparse attention that never wait for the host."""
 
 
 class ChunkGraphs:
-    """The graphs of one stream, one for each place in the ring of its cache that a chunk is written to.
+    """The graphs of one stage of a stream, one for each place in the ring of its cache that a chunk is written to.
 
     A place is run as usual when it comes up first, recorded the next time, and replayed from then on: the same kernels
     on the same memory, without the host between them. They share the memory they work in.
@@ -67,7 +69,7 @@ class ChunkGraphs:
         return graph, buffers, out
 
 
-def why_no_graphs(dit: nn.Module, x: Tensor, cache: KVCache) -> str | None:
+def why_no_graphs(dit: nn.Module, x: Tensor, cache: KVCache | StagedCache) -> str | None:
     """Why a chunk is run without graphs, in one line; None when they can be recorded.
 
     Args:
@@ -81,7 +83,7 @@ def why_no_graphs(dit: nn.Module, x: Tensor, cache: KVCache) -> str | None:
         return "they need a GPU"
     if torch.is_grad_enabled() or torch.is_autocast_enabled("cuda"):
         return "gradients or autocast are on"
-    if x.shape[0] * x.shape[1] > MOST_TOKENS:
+    if not dit.cuts and x.shape[0] * x.shape[1] > MOST_TOKENS:
         return f"{x.shape[0] * x.shape[1]} tokens keep a GPU busy"
     if not cache.history or cache.filled < cache.history:
         return "the stream has just begun"
@@ -107,13 +109,14 @@ class DiTState(ConsumableState):
         cache: Keys and values of earlier slots.
         latents_seen: Latent frames so far: RoPE continues from there.
         context: Keys and values of the prompt, per block; empty without a prompt.
-        graphs: What was recorded of earlier chunks, on a GPU. A copy of the state records anew.
+        graphs: What was recorded of earlier chunks, on a GPU, by stage; empty in a copy of the state, which
+            records anew.
     """
 
-    cache: KVCache
+    cache: KVCache | StagedCache
     latents_seen: int
     context: list[tuple[Tensor, Tensor]]
-    graphs: ChunkGraphs = field(default_factory=ChunkGraphs, repr=False)
+    graphs: list[ChunkGraphs] = field(default_factory=list, repr=False)
 
     def clone(self) -> DiTState:
         """Return an independent copy, to branch a stream; the keys and values of the prompt, which stay, are shared.
@@ -136,7 +139,12 @@ class DiTState(ConsumableState):
 
     @classmethod
     def from_state_dict(
-        cls, saved: dict[str, Any], *, device: torch.device | str = "cpu", cache_gib: float | None = None
+        cls,
+        saved: dict[str, Any],
+        *,
+        device: torch.device | str = "cpu",
+        cache_gib: float | None = None,
+        stages: Sequence[Stage] | None = None,
     ) -> DiTState:
         """Rebuild a state from a copy of :meth:`state_dict`.
 
@@ -144,7 +152,17 @@ class DiTState(ConsumableState):
             saved: The nested dicts and lists.
             device: Where it lives.
             cache_gib: See :class:`~flashvsr.models.VideoDiT`.
+            stages: Where it lives instead, of a model on several devices; it need not be saved from such a one.
         """
-        context = [(key.to(device, copy=True), value.to(device, copy=True)) for key, value in saved["context"]]
-        cache = KVCache.from_state_dict(saved["cache"], device=device, device_gib=cache_gib)
-        return cls(cache, saved["latents_seen"], context)
+        rings = saved["cache"]
+        stages = stages or [Stage(0, len(rings["keys"]), torch.device(device))]
+        caches = []
+        for stage in stages:
+            own = {name: rings[name][stage.first : stage.stop] for name in ("keys", "values", "key_means")}
+            caches.append(KVCache.from_state_dict({**rings, **own}, device=stage.device, device_gib=cache_gib))
+        context = [
+            (key.to(stage.device, copy=True), value.to(stage.device, copy=True))
+            for stage in stages
+            for key, value in saved["context"][stage.first : stage.stop]
+        ]
+        return cls(join_caches(caches), saved["latents_seen"], context)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from flashvsr.models.decoder_system import DecoderSystem
 from flashvsr.models.dit import VideoDiT
 from flashvsr.models.folder import DESCRIPTION, Component, ModelFolder, read_model_folder
 from flashvsr.models.official import is_official_folder, read_official_folder
+from flashvsr.models.parallel import spread
 from flashvsr.models.system import FlashVSR
 
 PACKAGED = Path(__file__).parent.parent / "weights"
@@ -34,7 +35,7 @@ def load(
     model: str | Path,
     *,
     version: str | None = None,
-    device: torch.device | str = "auto",
+    device: torch.device | str | Sequence[torch.device | str] = "auto",
     dtype: torch.dtype | str = "auto",
     impl: str = "auto",
     decoder: str = "tiny",
@@ -54,7 +55,9 @@ def load(
     Args:
         model: ``"nano"``, the packaged model; or a folder, ours or the published FlashVSR v1 or v1.1.
         version: ``"v1"`` or ``"v1.1"`` of a published folder; None to find it by its hash.
-        device: ``"auto"`` takes a CUDA GPU if there is one, else the CPU.
+        device: ``"auto"`` takes a CUDA GPU if there is one, else the CPU. Several GPUs, such as ``"cuda:0,cuda:1"``
+            or ``"cuda:*"`` for all, share the blocks of the transformer and give the same frames, see
+            :func:`~flashvsr.models.parallel.spread`.
         dtype: ``"fp32"``, ``"bf16"``, ``"fp16"`` or a `torch.dtype`; ``"auto"`` is bf16 on a GPU (fp16
             where it has none) and on a CPU that multiplies it (AVX-512 BF16), else fp32.
         impl: Implementation of block-sparse attention.
@@ -62,7 +65,7 @@ def load(
         color: ``"adain"``, ``"wavelet"`` or ``"none"``; ``"auto"`` for the choice of the model.
         prompt: Text embedding of a published folder, or its file, if it does not lie in the folder.
         sparse_ratio: Density of attention; None keeps the model's own.
-        cache_gib: GiB on the device for keys and values of a stream, see :class:`~flashvsr.models.VideoDiT`. None is
+        cache_gib: GiB on each device for keys and values of a stream, see :class:`~flashvsr.models.VideoDiT`. None is
             :data:`CACHE_GIB` on a GPU and no limit elsewhere; ``math.inf`` is none on a GPU either.
         fp8: Compute the feed-forward networks of the transformer, two thirds of its products, in 8-bit floats: faster
             and less exact. See :class:`~flashvsr.models.fp8.Fp8Linear`.
@@ -80,7 +83,8 @@ def load(
         raise ValueError(f"decoder is one of {', '.join(DECODERS)}; got {decoder!r}")
     if impl not in ("auto", *IMPLS):
         raise ValueError(f"impl is one of auto, {', '.join(IMPLS)}; got {impl!r}")
-    device = choose_device(device)
+    devices = choose_devices(device)
+    device = devices[0]
     dtype = choose_dtype(dtype, device)
     folder = find_model(model, version=version, prompt=prompt)
     if folder.steps != 1:
@@ -90,6 +94,8 @@ def load(
         )
     color = folder.color if color == "auto" else color
     if "dit" not in folder.components and "decoder" in folder.components and decoder == "tiny":
+        if len(devices) > 1:
+            raise ValueError(f"{folder.path} is a decoder alone, which runs on one GPU: name one, not {len(devices)}")
         _check_unused(folder, impl=impl, sparse_ratio=sparse_ratio, cache_gib=cache_gib, fp8=fp8)
         alone = folder.component("decoder").build(device=device, dtype=dtype, trust_code=trust_code)
         if isinstance(alone, TinyDecoder | TinyVAE | WanVAE):
@@ -107,8 +113,8 @@ def load(
     if fp8:
         _use_fp8(dit, device, dtype)
     embedding = None if folder.prompt is None else folder.prompt.to(device, dtype, copy=True)
-    system = FlashVSR(projection, dit, chosen, embedding, color=color)
-    return system.requires_grad_(False).eval()
+    system = FlashVSR(projection, dit, chosen, embedding, color=color).requires_grad_(False).eval()
+    return system if len(devices) == 1 else spread(system, devices)
 
 
 def find_model(
@@ -198,6 +204,34 @@ def choose_device(device: torch.device | str) -> torch.device:
         raise ValueError(f"device is auto, cpu, cuda or cuda:N; got {device!r}, which no model was tried on")
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"there is no device {device!r} here: {torch.cuda.device_count()} CUDA GPUs; try --device cpu")
+    return chosen
+
+
+def choose_devices(device: torch.device | str | Sequence[torch.device | str]) -> list[torch.device]:
+    """The devices meant: one, or several GPUs in the order in which a chunk passes them.
+
+    Args:
+        device: As for :func:`choose_device`, or several, as a sequence or with commas; ``"cuda:*"`` is all GPUs.
+
+    Raises:
+        ValueError: If one is not there or named twice, or they are not all GPUs.
+    """
+    if device == "cuda:*":
+        count = torch.cuda.device_count()
+        if not count:
+            raise ValueError("there is no CUDA GPU here for device 'cuda:*'; try --device cpu")
+        return [torch.device("cuda", index) for index in range(count)]
+    names = device.split(",") if isinstance(device, str) else device
+    if isinstance(names, torch.device) or len(names) == 1:
+        return [choose_device(names if isinstance(names, torch.device) else names[0])]
+    chosen = [choose_device(name.strip() if isinstance(name, str) else name) for name in names]
+    if not chosen or {one.type for one in chosen} != {"cuda"}:
+        kinds = ", ".join(map(str, chosen)) or "none"
+        raise ValueError(f"several devices are GPUs, such as cuda:0,cuda:1 or cuda:*; got {kinds}")
+    chosen = [torch.device("cuda", one.index or 0) for one in chosen]
+    twice = sorted({str(one) for one in chosen if chosen.count(one) > 1})
+    if twice:
+        raise ValueError(f"{', '.join(twice)} is named more than once in device {device!r}: name each GPU once")
     return chosen
 
 

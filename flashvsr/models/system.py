@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 from typing import Any
 
@@ -17,6 +17,7 @@ from flashvsr.kernels import unavailable
 from flashvsr.models.dit import VideoDiT
 from flashvsr.models.dit_state import MOST_TOKENS, RECORDABLE, DiTState
 from flashvsr.models.fp8 import Fp8Linear
+from flashvsr.models.parallel import keep_pace, send
 from flashvsr.state import ConsumableState
 from flashvsr.streaming import Geometry, Stream, upscale
 
@@ -35,12 +36,14 @@ class SystemState(ConsumableState):
         dit: State of the transformer.
         decoder: State of the decoder.
         lr: LR frames that the projection has seen and the decoder has not, `[B, 3, 4, H, W]`.
+        queued: On several GPUs, an event of each chunk that is not computed yet.
     """
 
     projection: Any
     dit: DiTState
     decoder: Any
     lr: Tensor
+    queued: list[Any] = field(default_factory=list, repr=False)
 
     def state_dict(self) -> dict[str, Any]:
         """Copy out as nested dicts of CPU tensors and numbers.
@@ -101,8 +104,18 @@ class FlashVSR(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
+        """Where the parameters are; of several devices the first, which takes the LR frames."""
         return self.dit.patch_embedding.weight.device
+
+    @property
+    def output_device(self) -> torch.device:
+        """Where frames come out: the last of several devices."""
+        return next(self.decoder.parameters()).device
+
+    @property
+    def devices(self) -> list[torch.device]:
+        """All devices, in the order in which a chunk passes them."""
+        return list(dict.fromkeys([self.device, *(stage.device for stage in self.dit.stages()), self.output_device]))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -146,6 +159,7 @@ class FlashVSR(nn.Module):
         self._check(lr, noise, state)
         past = None if state is None else state.take()
         lr, noise = lr.to(self.device, self.pixel_dtype), noise.to(self.device, self.dtype)
+        arrived = send(lr, self.output_device)
         tokens, projection = self.projection(lr.to(self.dtype), past.projection if past else None)
         timestep = torch.full((lr.shape[0],), TIMESTEP, device=lr.device)
         velocity, dit = self.dit(
@@ -156,8 +170,8 @@ class FlashVSR(nn.Module):
             state=past.dit if past else None,
         )
         del tokens
-        latents = noise - velocity  # one Euler step from sigma 1 to sigma 0
-        seen = lr if past is None else torch.cat((past.lr, lr), 2)
+        latents = send(send(noise, velocity.device) - velocity, arrived.device)  # a step from sigma 1 to sigma 0
+        seen = arrived if past is None else torch.cat((past.lr, arrived), 2)
         shown, ahead = seen[:, :, : -self.geometry.lookahead], seen[:, :, -self.geometry.lookahead :]
         decoder = past.decoder if past else None
         lengths = [shown.shape[2]] if on_frames is None else self._frames_of_latents(shown.shape[2], latents.shape[2])
@@ -168,7 +182,8 @@ class FlashVSR(nn.Module):
             if on_frames is not None:
                 on_frames(parts[-1])
         frames = parts[0] if on_frames is None else torch.cat(parts, 2)
-        return frames, SystemState(projection, dit, decoder, ahead.clone())
+        queued = keep_pace(past.queued if past else [], self.devices)
+        return frames, SystemState(projection, dit, decoder, ahead.clone(), queued)
 
     def _frames_of_latents(self, frames: int, latents: int) -> list[int]:
         """Frames of each latent of a chunk: the first of a stream stands for fewer."""
@@ -198,7 +213,7 @@ class FlashVSR(nn.Module):
             )
 
     def load_state(self, saved: dict[str, Any]) -> SystemState:
-        """Rebuild a state from :meth:`SystemState.state_dict` on this system's device.
+        """Rebuild a state from :meth:`SystemState.state_dict` on this system's devices.
 
         Args:
             saved: The nested dicts; not changed, not kept.
@@ -206,12 +221,12 @@ class FlashVSR(nn.Module):
         Returns:
             A state for :meth:`step`.
         """
-        rest = _copy_to({name: saved[name] for name in ("projection", "decoder", "lr")}, self.device)
+        last = self.output_device
         return SystemState(
-            self.projection.state_type.from_state_dict(rest["projection"]),
-            DiTState.from_state_dict(saved["dit"], device=self.device, cache_gib=self.dit.cache_gib),
-            self.decoder.state_type.from_state_dict(rest["decoder"]),
-            rest["lr"],
+            self.projection.state_type.from_state_dict(_copy_to(saved["projection"], self.device)),
+            DiTState.from_state_dict(saved["dit"], cache_gib=self.dit.cache_gib, stages=self.dit.stages()),
+            self.decoder.state_type.from_state_dict(_copy_to(saved["decoder"], last)),
+            _copy_to(saved["lr"], last),
         )
 
     def paths(self) -> dict[str, str]:
@@ -226,6 +241,7 @@ class FlashVSR(nn.Module):
         room = self.dit.cache_gib
         ours = isinstance(attention, LocalSparseAttention)
         recorded = self.device.type == "cuda" and ours and impl in RECORDABLE
+        steady = "steady chunks" if self.dit.cuts else f"steady chunks of up to {MOST_TOKENS} tokens"
         if isinstance(first.ffn[0], Fp8Linear):
             feed_forward = f"8-bit floats, {self._path('fp8_product', 'fp8', first.ffn[0].impl)}"
         else:
@@ -238,11 +254,19 @@ class FlashVSR(nn.Module):
             "linear layers": str(self.dtype).removeprefix("torch."),
             "feed-forward networks": feed_forward,
             "convolutions of tiny decoders": self._path("fused_convolution", "cudnn"),
-            "launches": f"steady chunks of up to {MOST_TOKENS} tokens as CUDA graphs" if recorded else "one by one",
+            "launches": f"{steady} as CUDA graphs" if recorded else "one by one",
             "keys and values": "on the device"
             if room in (None, inf)
             else f"{room:g} GiB on the device, then on the host",
+            **self._places(),
         }
+
+    def _places(self) -> dict[str, str]:
+        """What lies where, on several devices."""
+        if not self.dit.cuts and len(self.devices) == 1:
+            return {}
+        blocks = (f"blocks {stage.first} to {stage.stop - 1} on {stage.device}" for stage in self.dit.stages())
+        return {"devices": f"projection on {self.device}, {', '.join(blocks)}, decoder on {self.output_device}"}
 
     def _path(self, kernel: str, name: str, impl: str = "auto") -> str:
         """Which path of an operation runs, and why if it is not the kernel."""

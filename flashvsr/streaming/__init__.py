@@ -11,6 +11,7 @@ that has
 and optionally
 
 * ``device`` and ``dtype`` of what ``step`` is given (default: CPU, float32), and ``pixel_dtype``, if `lr` has another;
+* ``output_device``, where frames come out, if it is another one;
 * a parameter ``content`` of ``step``: it then gets the (height, width) in pixels of the top-left part that is not
   padding, for statistics such as colour;
 * a parameter ``on_frames`` of ``step``: a function to call with frames `[1, 3, T', H, W]` of a chunk as they come, or

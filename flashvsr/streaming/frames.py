@@ -22,6 +22,20 @@ def to_device(x: Tensor, device: torch.device) -> Tensor:
     return x.to(device, non_blocking=True)
 
 
+def check_range(frames: Tensor) -> None:
+    """Refuse floating-point frames that are plainly not in [0, 1], on the CPU; elsewhere looking would make it wait.
+
+    Raises:
+        ValueError: If they are not, or hold NaN.
+    """
+    if frames.is_floating_point() and frames.device.type == "cpu" and frames.numel():
+        low, high = frames.aminmax()
+        if not (low >= -0.5 and high <= 1.5):  # which NaN is not, either
+            raise ValueError(
+                f"floating-point frames must be in [0, 1], got {low:.4g} to {high:.4g}: rescale, or pass uint8"
+            )
+
+
 def resize_bicubic(frames: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize as Pillow does: Keys' cubic with a = -0.5, antialiased, first along the rows and then along the columns.
 

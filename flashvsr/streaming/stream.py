@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flashvsr.streaming.frames import Canvas, to_device
+from flashvsr.streaming.frames import Canvas, check_range, to_device
 from flashvsr.streaming.noise import chunk_noise
 from flashvsr.streaming.protocols import System
 
@@ -66,6 +66,7 @@ class Stream:
         self._system = system
         self._geometry = system.geometry
         self._device = torch.device(getattr(system, "device", "cpu"))
+        self._output_device = torch.device(getattr(system, "output_device", self._device))
         self._dtype: torch.dtype = getattr(system, "dtype", torch.float32)
         self._size = (height, width)
         pixels: torch.dtype = getattr(system, "pixel_dtype", self._dtype)
@@ -109,7 +110,8 @@ class Stream:
                 decoded.
 
         Returns:
-            `[T', 3, H, W]`, the next 0..n output frames, in the dtype and range and on the device of ``frames``.
+            `[T', 3, H, W]`, the next 0..n output frames, in the dtype and range and on the device of ``frames``;
+            frames on the first device of a system on several GPUs come back on its last, so that nothing waits.
             Bicubic overshoot and model output beyond the range are clamped.
 
         Raises:
@@ -196,12 +198,7 @@ class Stream:
             raise ValueError(f"frames must be uint8, or floating point in [0, 1], got {frames.dtype}")
         if self._last is not None and frames.dtype != self._last.dtype:
             raise ValueError(f"this stream began with {self._last.dtype} frames, got {frames.dtype}: do not mix them")
-        if frames.is_floating_point() and frames.device.type == "cpu" and frames.numel():
-            low, high = frames.aminmax()  # on the CPU only: elsewhere looking would make the host wait
-            if not (low >= -0.5 and high <= 1.5):  # which NaN is not, either
-                raise ValueError(
-                    f"floating-point frames must be in [0, 1], got {low:.4g} to {high:.4g}: rescale, or pass uint8"
-                )
+        check_range(frames)
 
     def _check_noise(self, noise: Tensor) -> None:
         height, width = (pixels // self._geometry.latent_stride for pixels in self.padded_size)
@@ -221,7 +218,9 @@ class Stream:
             chunks += 1
             needed += self._geometry.lr_frames(self._chunk + chunks)
         # Allocated outside inference mode, so that the caller owns ordinary tensors.
-        out = frames.new_empty(outputs if limit is None else min(outputs, limit), 3, *self.output_size)
+        count, there = outputs if limit is None else min(outputs, limit), self._output_device
+        device = there if frames.device == self._device else frames.device
+        out = frames.new_empty(count, 3, *self.output_size, device=device)
         start = done = 0
         for _ in range(chunks):
             stop = start + self._geometry.lr_frames(self._chunk)

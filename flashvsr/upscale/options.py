@@ -16,7 +16,7 @@ class LoadOptions:
         prompt: Prompt tensor of an official folder; None looks for it in the folder.
         decoder: ``"tiny"`` or ``"full"`` (the Wan2.1 VAE).
         color: ``"adain"``, ``"wavelet"`` or ``"none"``; ``"auto"`` for the choice of the model.
-        device: ``"auto"`` or a device of PyTorch.
+        device: ``"auto"``, a device of PyTorch, or several GPUs: ``"cuda:0,cuda:1"``, ``"cuda:*"``.
         dtype: ``"auto"``, ``"fp32"``, ``"bf16"`` or ``"fp16"``.
         impl: Attention implementation, ``"auto"`` or a name.
         sparse_ratio: Density of attention, lower is faster; None keeps the model's own.
