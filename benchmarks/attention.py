@@ -17,8 +17,10 @@ import json
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from functools import cache
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from types import ModuleType, TracebackType
@@ -308,7 +310,9 @@ def main() -> None:
         with Section(name, failed):
             records.extend(job)
     if arguments.out:
-        arguments.out.write_text(json.dumps({"gpu": torch.cuda.get_device_name(), "records": records}, indent=1))
+        what = {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "triton": version("triton")}
+        what["date"] = datetime.now().isoformat(timespec="minutes")
+        arguments.out.write_text(json.dumps({**what, "records": records}, indent=1))
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")
 
