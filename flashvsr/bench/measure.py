@@ -254,6 +254,32 @@ def bench(system: FlashVSR | DecoderSystem, *, height: int, width: int, chunks: 
     )
 
 
+def warm(system: FlashVSR | DecoderSystem, *, height: int, width: int) -> float:
+    """Run what a stream of this size runs, so that its kernels are compiled and lie in Triton's cache on disk.
+
+    Args:
+        system: As for :func:`bench`.
+        height: Rows of the output.
+        width: Columns of the output.
+
+    Returns:
+        Seconds to the first frames of output, compilation included: little if all was compiled before.
+
+    Raises:
+        ValueError: If the size is not a multiple of 4.
+    """
+    if height % 4 or width % 4:
+        raise ValueError(f"the output size is a multiple of 4: got {height}x{width}")
+    first, following = system.geometry.first_frames, system.geometry.next_frames
+    video = torch.zeros(first, 3, height // 4, width // 4, dtype=torch.uint8)
+    came: list[float] = []
+    stream, began = system.stream(height=height // 4, width=width // 4), time.perf_counter()
+    stream.push(video, on_frames=lambda frames: came.append(time.perf_counter() - began))
+    for _ in range(WARM_UP):
+        stream.push(video[:following])
+    return came[0]
+
+
 def _stop_once(clock: _Clock, name: str, frames: Tensor) -> None:
     """The first frames of a chunk are there; later ones are not of interest."""
     if clock.running(name):

@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="auto, cpu, cuda, cuda:1, ...; several GPUs: cuda:0,cuda:1 or cuda:* (default: auto)",
     )
     add("--dtype", choices=["auto", "fp32", "bf16", "fp16"], default="auto", help="of the computation (default: auto)")
+    add("--warm", action="store_true", help="only compile the kernels for --size, which are kept on disk")
     add("--json", metavar="PATH", type=Path, help="write the figures here, too")
 
 
@@ -44,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     except ValueError:
         print(f"flashvsr: --size is rows x columns, such as 768x1408; got {args.size!r}", file=sys.stderr)
         return 2
-    from flashvsr.bench import bench
+    from flashvsr.bench import bench, warm
     from flashvsr.models.loading import load
 
     names = (
@@ -61,6 +62,10 @@ def run(args: argparse.Namespace) -> int:
     )
     try:
         system = load(args.model, **{name: getattr(args, name) for name in names})
+        if args.warm:
+            seconds = warm(system, height=height, width=width)
+            print(f"kernels for {args.size} are compiled and kept: the first frames came after {seconds:.1f} s")
+            return 0
         result = bench(system, height=height, width=width, chunks=args.chunks)
     except (ValueError, RuntimeError, OSError) as error:
         print(f"flashvsr: {error}", file=sys.stderr)

@@ -17,7 +17,7 @@ def run(args: argparse.Namespace) -> int:
 
     from flashvsr import __version__
     from flashvsr.attention import choose_impl, explain_impls
-    from flashvsr.kernels import KERNELS, available
+    from flashvsr.kernels import KERNELS, available, proof
     from flashvsr.models.loading import choose_dtype
 
     print(f"flashvsr {__version__}")
@@ -41,6 +41,8 @@ def run(args: argparse.Namespace) -> int:
                 for name, reason in explain_impls(device, dtype, 128, training, packed=packed).items():
                     print(f"    {name:<10} {'runs' if reason is None else 'cannot run: ' + reason}")
         print(f"  kernels in {str(dtype).removeprefix('torch.')} inference; plain PyTorch runs where one cannot")
+        if cuda:
+            print(f"    {proof(device)}")
         for name in KERNELS:
             runs, reason = available(name, device, dtype)
             print(f"    {name:<18} {'runs' if runs else 'cannot run: ' + reason}")

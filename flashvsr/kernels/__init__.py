@@ -4,6 +4,6 @@ Importing it loads no kernel. An operation with a kernel has a plain form in PyT
 kernel where :func:`available` and the call allow, a named one runs or raises :class:`ImplUnavailableError`.
 """
 
-from flashvsr.kernels.available import KERNELS, ImplUnavailableError, available, takes_kernel, unavailable
+from flashvsr.kernels.available import KERNELS, ImplUnavailableError, available, proof, takes_kernel, unavailable
 
-__all__ = ["KERNELS", "ImplUnavailableError", "available", "takes_kernel", "unavailable"]
+__all__ = ["KERNELS", "ImplUnavailableError", "available", "proof", "takes_kernel", "unavailable"]

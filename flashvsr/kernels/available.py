@@ -11,6 +11,12 @@ import torch
 OLDEST_GLUON = (3, 6)
 """The oldest Triton whose Gluon has what the Hopper kernels use."""
 
+RAN_ON = ((9, 0),)
+"""Compute capabilities on which the tests of the kernels passed: H100 and H200."""
+
+COMPILED_FOR = ((8, 0), (8, 6), (8, 9), (10, 0), (12, 0))
+"""Compute capabilities for which they were only compiled, within registers and shared memory of such GPUs."""
+
 CUDNN_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -44,6 +50,17 @@ def unavailable(kernel: str, device: torch.device | str, dtype: torch.dtype) -> 
     """The reason of :func:`available` when a kernel cannot run, else None."""
     runs, reason = available(kernel, device, dtype)
     return None if runs else reason
+
+
+def proof(device: torch.device | str) -> str:
+    """What is known of the Triton kernels on GPUs such as this one, in one line."""
+    capability = torch.cuda.get_device_capability(device)
+    name = f"compute capability {capability[0]}.{capability[1]}"
+    if capability in RAN_ON:
+        return f"their tests passed on GPUs of {name}"
+    if capability in COMPILED_FOR:
+        return f"for {name} they were only compiled: registers and shared memory suffice, but no such GPU has run them"
+    return f"nobody has tried them for {name}"
 
 
 def takes_kernel(impl: str, reason: str | None, *, kernel: str = "triton") -> bool:

@@ -55,6 +55,15 @@ def test_a_decoder_alone_is_timed_without_the_parts_it_does_not_have():
     assert result.frames_per_second == pytest.approx(4000 / result.chunk_ms)
 
 
+def test_warm_runs_a_stream_and_measures_nothing(capsys):
+    assert main(["bench", "--warm", "--size", "128x128", "--device", "cpu"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("kernels for 128x128 are compiled and kept: the first frames came after")
+    assert "frames/s" not in out
+    assert main(["bench", "--warm", "--size", "130x128", "--device", "cpu"]) == 1
+    assert "multiple of 4: got 130x128" in capsys.readouterr().err
+
+
 @pytest.mark.gpu
 def test_fused_convolutions_are_counted_as_the_plain_ones():
     system = _system().cuda()

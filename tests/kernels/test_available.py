@@ -4,7 +4,7 @@ import torch
 from flashvsr.attention.rope import norm_rope, rms_norm
 from flashvsr.attention.select import select_from_means
 from flashvsr.cli import main
-from flashvsr.kernels import KERNELS, ImplUnavailableError, available
+from flashvsr.kernels import KERNELS, ImplUnavailableError, available, proof
 from flashvsr.kernels.convolutions import conv_relu, few_channels
 from flashvsr.models.dit_blocks import FeedForward, add_
 from flashvsr.models.fp8 import Fp8Linear, quantize_rows
@@ -70,3 +70,13 @@ def test_info_lists_every_kernel_with_its_reason(capsys):
     assert main(["info"]) == 0
     printed = capsys.readouterr().out
     assert all(kernel in printed for kernel in KERNELS)
+
+
+@pytest.mark.parametrize(
+    ("capability", "words"),
+    [((9, 0), "tests passed"), ((8, 9), "only compiled"), ((12, 0), "only compiled"), ((7, 5), "nobody has tried")],
+)
+def test_what_is_known_of_the_kernels_on_a_gpu_is_said(capability, words, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert words in proof("cuda:0")
+    assert f"{capability[0]}.{capability[1]}" in proof("cuda:0")
