@@ -175,24 +175,25 @@ def test_named_kernels_never_fall_back_and_an_unknown_one_is_refused():
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels themselves were tested")
-@pytest.mark.parametrize(("dtype", "sizes"), [("float32", (1024, 8)), ("float16", (1024,))])
-def test_the_kernels_equal_plain_pytorch_under_the_interpreter(dtype, sizes):
-    code = (
-        "import torch\n"
-        "from flashvsr.attention import window_mask\n"
-        "from flashvsr.attention.select import select_from_means\n"
-        "from flashvsr.kernels import select as triton_select\n"
-        "torch.manual_seed(0)\n"
-        "cases = ((1, 4, 17), (3, 3, 9), (2, 4, 0), (1, 2, 10**6))\n"
-        f"for programs, slots, keys, budget in [(n, *case) for n in {sizes} for case in cases]:\n"
-        "    triton_select.PROGRAMS = programs\n"
-        "    allowed = window_mask((2, 3), (2, 3))\n"
-        "    allowed[2] = False\n"
-        f"    query, key = (2 * torch.randn(2, 1, 6 * n, 16, dtype=torch.{dtype}) for n in (slots, keys))\n"
-        "    plain = select_from_means(query, key, allowed, budget=budget, slots=slots)\n"
-        "    kernel = triton_select.launch_select(query / 8 @ key.transpose(2, 3), 0.5, allowed, budget)\n"
-        "    assert torch.equal(plain, kernel), (programs, slots, keys, budget)\n"
-    )
+def test_the_kernels_equal_plain_pytorch_under_the_interpreter():
+    code = """
+import torch
+from flashvsr.attention import window_mask
+from flashvsr.attention.select import select_from_means
+from flashvsr.kernels import select as triton_select
+
+torch.manual_seed(0)
+cases = ((1, 4, 17), (3, 3, 9), (2, 4, 0), (1, 2, 10**6))
+for dtype, programs in ((torch.float32, 1024), (torch.float32, 8), (torch.float16, 1024)):
+    for slots, keys, budget in cases:
+        triton_select.PROGRAMS = programs
+        allowed = window_mask((2, 3), (2, 3))
+        allowed[2] = False
+        query, key = (2 * torch.randn(2, 1, 6 * n, 16, dtype=dtype) for n in (slots, keys))
+        plain = select_from_means(query, key, allowed, budget=budget, slots=slots)
+        kernel = triton_select.launch_select(query / 8 @ key.transpose(2, 3), 0.5, allowed, budget)
+        assert torch.equal(plain, kernel), (dtype, programs, slots, keys, budget)
+"""
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -1,3 +1,4 @@
+from fractions import Fraction
 from itertools import islice
 
 import numpy as np
@@ -7,7 +8,7 @@ from PIL import Image
 
 from flashvsr.cli import main
 from flashvsr.data import Degradation
-from flashvsr.video import VideoReader
+from flashvsr.video import VideoInfo, VideoReader
 
 
 def read(path):
@@ -16,10 +17,12 @@ def read(path):
     return torch.stack([frame.pixels for frame in frames]), [frame.time for frame in frames]
 
 
-def test_a_video_comes_out_a_quarter_as_large_with_its_frames_and_times(tmp_path, capsys):
-    out = tmp_path / "low.nut"
-    assert main(["degrade", "example:", str(out), "--seed", "3", "--codec", "ffv1"]) == 0
-    hr, times = read("example:")
+def test_a_video_comes_out_a_quarter_as_large_with_its_frames_and_times(tmp_path, write_clip, capsys):
+    source, out = tmp_path / "in.mp4", tmp_path / "low.nut"
+    info = VideoInfo(256, 192, Fraction(25), Fraction(1, 90000))
+    write_clip(source, [Fraction(number, 25) for number in (0, 1, 2, 5, 6, 9, 10, 11)], info)
+    assert main(["degrade", str(source), str(out), "--seed", "3", "--codec", "ffv1"]) == 0
+    hr, times = read(source)
     low, low_times = read(out)
     assert low_times == times
     expected = Degradation()(hr, 3)
@@ -70,16 +73,16 @@ def test_a_video_does_not_fit_in_one_picture(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_output_that_is_there_is_kept_unless_overwrite_says_so(tmp_path, capsys):
-    out = tmp_path / "low.mp4"
+def test_an_output_that_is_there_is_kept_unless_overwrite_says_so(tmp_path, write_clip, capsys):
+    source, out = write_clip(tmp_path / "in.mp4", [Fraction(number, 25) for number in range(5)]), tmp_path / "low.mp4"
     out.write_bytes(b"precious")
-    arguments = ["degrade", "example:", str(out), "--seed", "0", "--preset", "bicubic"]
+    arguments = ["degrade", str(source), str(out), "--seed", "0", "--preset", "bicubic"]
     assert main(arguments) == 1
     assert "exists already" in capsys.readouterr().err
     assert out.read_bytes() == b"precious"
     assert main([*arguments, "--overwrite"]) == 0
-    assert len(read(out)[0]) == len(read("example:")[0])
-    assert [path.name for path in tmp_path.iterdir()] == ["low.mp4"]
+    assert len(read(out)[0]) == 5
+    assert {path.name for path in tmp_path.iterdir()} == {"in.mp4", "low.mp4"}
 
 
 def test_a_missing_input_is_one_clear_line(tmp_path, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from flashvsr.curate.records import read_lines
-from tests.curate.footage import make_footage
+from flashvsr.curate.run import curate
+from tests.curate.footage import RULES, make_footage
 
 PROGRAM = """
 import sys
@@ -58,28 +60,33 @@ def footage(tmp_path_factory):
 @pytest.fixture(scope="module")
 def whole(footage, tmp_path_factory):
     out = tmp_path_factory.mktemp("whole") / "out"
-    assert "ended" in start(footage, out, 0).communicate()[0]
+    curate([footage], out, RULES, workers=0)
     return out
 
 
-def test_a_killed_run_goes_on_where_it_was(footage, whole, tmp_path):
-    out = tmp_path / "out"
+@pytest.fixture(scope="module")
+def killed(footage, tmp_path_factory):
+    out = tmp_path_factory.mktemp("killed") / "out"
     kill_after(start(footage, out, 0), 7)
+    return out
+
+
+def test_a_killed_run_goes_on_where_it_was(footage, whole, killed, tmp_path):
+    out = shutil.copytree(killed, tmp_path / "out")
     done = {path.name: path.stat().st_mtime_ns for path in (out / "journal" / "sources").iterdir()}
     assert 1 <= len(done) < 20
     assert not (out / "manifest.jsonl").exists()
-    assert "ended" in start(footage, out, 0).communicate()[0]
+    curate([footage], out, RULES, workers=0, resume=True)
     assert bytes_of(out) == bytes_of(whole)
     assert all((out / "journal" / "sources" / name).stat().st_mtime_ns == time for name, time in done.items())
 
 
-def test_a_half_written_shard_and_journal_entry_do_no_harm(footage, whole, tmp_path):
-    out = tmp_path / "out"
-    kill_after(start(footage, out, 0), 3)
+def test_a_half_written_shard_and_journal_entry_do_no_harm(footage, whole, killed, tmp_path):
+    out = shutil.copytree(killed, tmp_path / "out")
     (out / "train").mkdir(exist_ok=True)
     (out / "train" / ".shard-00000.tar.xyz.partial").write_bytes(b"half")
     (out / "train" / "shard-00000.tar").write_bytes(b"half")
-    assert "ended" in start(footage, out, 0).communicate()[0]
+    curate([footage], out, RULES, workers=0, resume=True)
     assert bytes_of(out) == bytes_of(whole)
 
 
