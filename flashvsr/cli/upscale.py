@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("output", metavar="OUTPUT", help="video or picture file, folder, printf pattern, or - for stdout")
     _add_model_arguments(parser.add_argument_group("model"))
+    _add_clip_arguments(parser.add_argument_group("part and size"))
     _add_video_arguments(parser.add_argument_group("video"))
     _add_list_arguments(parser.add_argument_group("list"))
     _add_run_arguments(parser.add_argument_group("run"))
@@ -50,7 +51,6 @@ def _add_model_arguments(group: argparse._ArgumentGroup) -> None:
     )
     add("--version", choices=["v1", "v1.1"], help="release of an official folder whose hash is unknown")
     add("--prompt", metavar="PATH", help="prompt tensor of an official folder (posi_prompt.pth), if it lies elsewhere")
-    add("--scale", type=float, default=4, help="enlargement, at least 1 (default: 4)")
     add("--seed", type=int, default=0, help="of the noise; the same seed gives the same video (default: 0)")
     add("--decoder", choices=["tiny", "full"], default="tiny", help="full: the slower Wan2.1 VAE (default: tiny)")
     add(
@@ -85,6 +85,15 @@ def _add_model_arguments(group: argparse._ArgumentGroup) -> None:
         help="GPU memory for keys and values, the rest goes to the host's: same frames (default: 24; inf for all)",
     )
     add("--trust-code", action="store_true", help="run code outside flashvsr that the model folder names")
+
+
+def _add_clip_arguments(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--scale", type=float, default=4, help="enlargement, at least 1 (default: 4)")
+    add("--height", type=int, metavar="N", help="rows of the output in place of a scale, such as 1080")
+    add("--width", type=int, metavar="N", help="columns of the output; with --height: the largest that fits into both")
+    add("--start", type=_seconds, metavar="TIME", help="begin at this time of the input: 90.5, 1:30.5 or 0:01:30.5")
+    add("--end", type=_seconds, metavar="TIME", help="end before this time of the input")
 
 
 def _add_video_arguments(group: argparse._ArgumentGroup) -> None:
@@ -138,11 +147,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from flashvsr.upscale import EncodeOptions, LoadOptions, find_files, upscale_file
+    from flashvsr.upscale import ClipOptions, EncodeOptions, LoadOptions, find_files, upscale_file
     from flashvsr.video import VideoError
 
     options = {
         "model": args.model,
+        "clip": _chosen(ClipOptions, args),
         "loading": _chosen(LoadOptions, args),
         "scale": args.scale,
         "seed": args.seed,
@@ -182,6 +192,18 @@ def _run_list(args: argparse.Namespace, options: dict[str, Any]) -> int:
 def _chosen(options: type[Options], args: argparse.Namespace) -> Options:
     """The options of a dataclass that were given on the command line."""
     return options(**{field.name: getattr(args, field.name) for field in fields(options)})
+
+
+def _seconds(text: str) -> Fraction:
+    """A time in seconds, from 90.5, 1:30.5 or 0:01:30.5."""
+    parts = text.split(":")
+    try:
+        seconds = sum((Fraction(part) * 60**power for power, part in enumerate(reversed(parts))), Fraction(0))
+    except (ValueError, ZeroDivisionError):
+        seconds = Fraction(-1)
+    if len(parts) > 3 or seconds < 0 or any(part.startswith("-") for part in parts):
+        raise argparse.ArgumentTypeError(f"{text} is not a time: expected one such as 90.5, 1:30.5 or 0:01:30.5")
+    return seconds
 
 
 def _rate(text: str) -> Fraction | None:

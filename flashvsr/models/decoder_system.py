@@ -115,7 +115,7 @@ class DecoderSystem(nn.Module):
         *,
         height: int,
         width: int,
-        scale: float = 4,
+        scale: float | tuple[int, int] = 4,
         seed: int = 0,
         noise: Tensor | None = None,
         state: dict[str, Any] | None = None,

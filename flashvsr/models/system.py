@@ -280,7 +280,7 @@ class FlashVSR(nn.Module):
         *,
         height: int,
         width: int,
-        scale: float = 4,
+        scale: float | tuple[int, int] = 4,
         seed: int = 0,
         noise: Tensor | None = None,
         state: dict[str, Any] | None = None,
@@ -290,7 +290,7 @@ class FlashVSR(nn.Module):
         Args:
             height: Rows of the LR frames.
             width: Columns of the LR frames.
-            scale: Output size over input size.
+            scale: Output size over input size, or the (height, width) of the output.
             seed: Of the noise.
             noise: Given noise instead, `[1, 16, latents, H/8, W/8]` of the padded output.
             state: Of :meth:`Stream.state_dict`.

@@ -64,8 +64,8 @@ class Canvas:
     Args:
         height: Height of the LR frames, at least 16 pixels.
         width: Width of the LR frames, at least 16 pixels.
-        scale: Enlargement, at least 1. For one other than 4 the frames are first resized by scale / 4, so that what
-            is left to do is always a 4x job.
+        scale: Enlargement, at least 1, or the (height, width) to reach. For one other than 4 the frames are first
+            resized by scale / 4, so that what is left to do is always a 4x job.
         multiple: The padded size is a multiple of this many pixels.
         device: Where the model's pixels are.
         dtype: Of the model's pixels.
@@ -74,19 +74,31 @@ class Canvas:
         ValueError: If a size or the scale is not usable.
 
     Attributes:
-        output_size: ``round(scale * height), round(scale * width)``.
+        output_size: ``round(scale * height), round(scale * width)``, or the size to reach.
         padded_size: The output size, rounded up to ``multiple``.
     """
 
     def __init__(
-        self, height: int, width: int, scale: float, multiple: int, device: torch.device, dtype: torch.dtype
+        self,
+        height: int,
+        width: int,
+        scale: float | tuple[int, int],
+        multiple: int,
+        device: torch.device,
+        dtype: torch.dtype,
     ) -> None:
         if min(height, width) < MIN_SIZE:
             raise ValueError(f"frames must be at least {MIN_SIZE} x {MIN_SIZE} pixels, got {height} x {width}")
-        if not (math.isfinite(scale) and scale >= 1):
+        if isinstance(scale, tuple):
+            if min(scale) < CORE_SCALE:
+                raise ValueError(f"the output must be at least {CORE_SCALE} x {CORE_SCALE} pixels, got {scale}")
+            self.output_size = scale
+            self._core_size = (round(scale[0] / CORE_SCALE), round(scale[1] / CORE_SCALE))
+        elif math.isfinite(scale) and scale >= 1:
+            self.output_size = (round(height * scale), round(width * scale))
+            self._core_size = (round(height * scale / CORE_SCALE), round(width * scale / CORE_SCALE))
+        else:
             raise ValueError(f"scale must be a finite number of at least 1, got {scale}")
-        self._core_size = (round(height * scale / CORE_SCALE), round(width * scale / CORE_SCALE))
-        self.output_size = (round(height * scale), round(width * scale))
         self.padded_size = (_round_up(self.output_size[0], multiple), _round_up(self.output_size[1], multiple))
         self._device, self._dtype = device, dtype
         self._mirror_rows = _mirrored(self.output_size[0], self.padded_size[0]).to(device)

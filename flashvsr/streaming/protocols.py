@@ -47,6 +47,12 @@ class StreamingModel(Protocol):
     """A model that opens streams by itself, as :class:`~flashvsr.models.FlashVSR` does."""
 
     def stream(
-        self, *, height: int, width: int, scale: float = 4, seed: int = 0, state: dict[str, Any] | None = None
+        self,
+        *,
+        height: int,
+        width: int,
+        scale: float | tuple[int, int] = 4,
+        seed: int = 0,
+        state: dict[str, Any] | None = None,
     ) -> FrameStream:
         """Start a stream over frames of a size, or go on with a saved one."""

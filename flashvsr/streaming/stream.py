@@ -34,7 +34,7 @@ class Stream:
         system: The model; see :mod:`flashvsr.streaming`.
         height: Height of the pushed frames, at least 16 pixels.
         width: Width of the pushed frames, at least 16 pixels.
-        scale: Enlargement, at least 1.
+        scale: Enlargement, at least 1; or the (height, width) to reach, which may stretch the picture.
         seed: Seed of the noise; see :func:`~flashvsr.streaming.chunk_noise`.
         noise: `[1, C, latents, H/8, W/8]` at the padded size, used instead of the seed's, chunk after chunk. It is
             not part of ``state_dict``: pass it again to go on.
@@ -57,7 +57,7 @@ class Stream:
         *,
         height: int,
         width: int,
-        scale: float = 4,
+        scale: float | tuple[int, int] = 4,
         seed: int = 0,
         noise: Tensor | None = None,
         state: dict[str, Any] | None = None,
@@ -91,7 +91,7 @@ class Stream:
         self._settings = {
             "height": height,
             "width": width,
-            "scale": float(scale),
+            "scale": list(scale) if isinstance(scale, tuple) else float(scale),
             "seed": seed,
             "noise": "from the seed" if noise is None else "given",
             **asdict(self._geometry),

@@ -1,7 +1,8 @@
 """File to file: a video is decoded, streamed through a model and encoded, all at once; and many files in one go.
 
 * ``upscale_file``: the whole job, as one function
-* ``LoadOptions``, ``EncodeOptions``: how the model is loaded and the output encoded
+* ``ClipOptions``, ``LoadOptions``, ``EncodeOptions``: which part is upscaled and to what size, how the model is loaded
+  and the output encoded
 * ``UpscaleResult``: what it returns
 * ``upscale_files``: the files of a folder or a list, each as a job of its own; ``find_files`` says which they are
 * ``FileOutcome``, ``summary``: what became of each, and all of them in a table
@@ -13,10 +14,11 @@ from flashvsr.upscale.errors import explain
 from flashvsr.upscale.files import FileOutcome, summary, upscale_files
 from flashvsr.upscale.journal import ResumeError
 from flashvsr.upscale.listing import FilePair, find_files
-from flashvsr.upscale.options import EncodeOptions, LoadOptions
+from flashvsr.upscale.options import ClipOptions, EncodeOptions, LoadOptions
 from flashvsr.upscale.run import UpscaleResult, upscale_file
 
 __all__ = [
+    "ClipOptions",
     "EncodeOptions",
     "FileOutcome",
     "FilePair",

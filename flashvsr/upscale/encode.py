@@ -13,7 +13,7 @@ from torch import Tensor
 
 from flashvsr.upscale.journal import Boundary, Journal
 from flashvsr.upscale.target import Target
-from flashvsr.video import VideoError, VideoWriter, join_segments
+from flashvsr.video import WHOLE, Trim, VideoError, VideoWriter, join_segments
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def try_join(segment: Path, joined: Path, *, format: str) -> None:
         segment.unlink()
 
 
-def join(journal: Journal, target: Target, source: str, *, format: str) -> list[str]:
+def join(journal: Journal, target: Target, source: str, *, format: str, trim: Trim = WHOLE) -> list[str]:
     """Join the closed segments, and the source's audio and subtitles, under a temporary name.
 
     It may be interrupted and repeated.
@@ -136,6 +136,7 @@ def join(journal: Journal, target: Target, source: str, *, format: str) -> list[
         target: The output.
         source: The input, for its tracks.
         format: Container; ``"auto"`` goes by the ending.
+        trim: The part of the input that was upscaled.
 
     Returns:
         Warnings, one line each.
@@ -148,6 +149,8 @@ def join(journal: Journal, target: Target, source: str, *, format: str) -> list[
             image.replace(joined / image.name)
     else:
         last = journal.record.boundary.last_duration
-        warnings = join_segments(journal.segments(), joined, source=source, format=format, last_duration=last)
+        warnings = join_segments(
+            journal.segments(), joined, source=source, format=format, last_duration=last, trim=trim
+        )
     journal.mark_joined(joined)
     return warnings

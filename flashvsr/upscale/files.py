@@ -16,7 +16,7 @@ from flashvsr.upscale.done import DoneList
 from flashvsr.upscale.errors import explain, is_disk_full
 from flashvsr.upscale.fingerprint import asked_for
 from flashvsr.upscale.listing import FilePair, find_files, same_outputs
-from flashvsr.upscale.options import EncodeOptions, LoadOptions
+from flashvsr.upscale.options import ClipOptions, EncodeOptions, LoadOptions
 from flashvsr.upscale.progress import duration, reporter
 from flashvsr.upscale.run import UpscaleResult, upscale_file
 
@@ -47,6 +47,7 @@ def upscale_files(
     glob: str | None = None,
     skip_done: bool = False,
     model: str | Path | StreamingModel = "nano",
+    clip: ClipOptions = ClipOptions(),
     loading: LoadOptions = LoadOptions(),
     encoding: EncodeOptions = EncodeOptions(),
     on_start: Callable[[FilePair], None] | None = None,
@@ -66,6 +67,7 @@ def upscale_files(
         skip_done: Leave out what is complete, was made from this input with these settings, and is still as it was.
             A file made with other settings is an error unless ``overwrite`` is given.
         model: As for `upscale_file`.
+        clip: As for `upscale_file`; pictures are taken whole.
         loading: As for `upscale_file`.
         encoding: As for `upscale_file`.
         on_start: Told of each file before it is begun.
@@ -88,7 +90,7 @@ def upscale_files(
     if not folder.exists() and not folder.absolute().parent.is_dir():
         raise FileNotFoundError(f"the folder {folder.absolute().parent} does not exist: create it, or choose another")
     folder.mkdir(exist_ok=True)
-    work = _Work(DoneList(folder), model, loading, encoding, skip_done, quiet, options, same_outputs(pairs))
+    work = _Work(DoneList(folder), model, clip, loading, encoding, skip_done, quiet, options, same_outputs(pairs))
     outcomes: list[FileOutcome] = []
     for number, pair in enumerate(pairs, 1):
         if on_start is not None:
@@ -113,6 +115,7 @@ class _Work:
 
     done: DoneList
     model: str | Path | StreamingModel
+    clip: ClipOptions
     loading: LoadOptions
     encoding: EncodeOptions
     skip_done: bool
@@ -147,7 +150,13 @@ class _Work:
             report.line(f"{place} {pair.source}")
         try:
             result = upscale_file(
-                pair.source, pair.output, model=self.system, encoding=self.encoding, quiet=self.quiet, **self.options
+                pair.source,
+                pair.output,
+                model=self.system,
+                clip=self.clip,
+                encoding=self.encoding,
+                quiet=self.quiet,
+                **self.options,
             )
             self.done.add(pair.output, settings)
         except Exception as error:  # noqa: BLE001 - the rest must go on; what is no mistake of a user is shown in full
@@ -156,7 +165,9 @@ class _Work:
 
     def _settings(self, source: Path) -> dict[str, Any]:
         chosen = {"scale": self.options.get("scale", 4), "seed": self.options.get("seed", 0)}
-        asked = asked_for(str(source), self.model, self.loading, self.encoding, **chosen)
+        asked = asked_for(
+            str(source), self.model, clip=self.clip, loading=self.loading, encoding=self.encoding, **chosen
+        )
         packaged = isinstance(self.model, str) and asked["model"] == self.model
         return asked | ({"model": f"{self.model} of flashvsr {__version__}"} if packaged else {})
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from flashvsr.upscale.options import EncodeOptions, LoadOptions
+from flashvsr.upscale.options import ClipOptions, EncodeOptions, LoadOptions
 from flashvsr.video import is_pattern, numbered_images
 
 ENDS = 1 << 24  # bytes read at either end, of all files together
@@ -23,13 +23,21 @@ TENSOR_ENDS = 64  # values read at either end of a tensor
 
 
 def asked_for(
-    source: str, model: Any, loading: LoadOptions, encoding: EncodeOptions, *, scale: float, seed: int
+    source: str,
+    model: Any,
+    *,
+    clip: ClipOptions,
+    loading: LoadOptions,
+    encoding: EncodeOptions,
+    scale: float,
+    seed: int,
 ) -> dict[str, Any]:
     """Input, model and options of a run, as far as they shape the output, by the names that people know them under.
 
     Args:
         source: The input.
         model: As `fingerprint_model` takes it.
+        clip: Which part of the input, and to what size.
         loading: How the model is loaded.
         encoding: How the output is encoded.
         scale: Enlargement.
@@ -42,6 +50,7 @@ def asked_for(
         OSError: If input or model cannot be read.
     """
     shaping = {name: value for name, value in vars(loading).items() if name not in ("cache_gib", "trust_code")}
+    shaping |= {name: value for name, value in vars(clip).items() if value is not None}
     return {
         "input": fingerprint_source(source),
         "model": fingerprint_model(model),

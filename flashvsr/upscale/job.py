@@ -18,7 +18,7 @@ from flashvsr.upscale.encode import join, try_join
 from flashvsr.upscale.fingerprint import asked_for
 from flashvsr.upscale.flow import flow_segments, flow_whole
 from flashvsr.upscale.journal import Boundary, Journal, Record, ResumeError, has_journal
-from flashvsr.upscale.options import EncodeOptions, LoadOptions
+from flashvsr.upscale.options import ClipOptions, EncodeOptions, LoadOptions
 from flashvsr.upscale.pipeline import read_ahead
 from flashvsr.upscale.progress import Reporter, size
 from flashvsr.upscale.target import Target
@@ -33,6 +33,7 @@ class Job:
         source: The input.
         target: The output.
         model: Name or folder of a model, or a model that opens streams.
+        clip: Which part of the input, and to what size.
         loading: How a name or folder is loaded.
         encoding: How the output is encoded.
         scale: Enlargement.
@@ -48,6 +49,7 @@ class Job:
     source: str
     target: Target
     model: str | Path | StreamingModel
+    clip: ClipOptions
     loading: LoadOptions
     encoding: EncodeOptions
     scale: float
@@ -106,13 +108,17 @@ class Job:
                     self._flow_whole(reader, system, joined)
                     journal.mark_joined(joined)
             if journal.record.stage == "written":
-                self.warnings += join(journal, self.target, self.source, format=self.encoding.format)
+                self.warnings += join(
+                    journal, self.target, self.source, format=self.encoding.format, trim=self.clip.trim
+                )
             self.target.place(joined, self.frames)
 
     def _open_reader(self, skip: int) -> VideoReader:
         # In a thread of its own: a read from a pipe without a writer cannot be interrupted.
+        trim = self.clip.trim
+
         def produce(put: Callable[[VideoReader], None]) -> None:
-            put(VideoReader(self.source, fps=self.encoding.fps, skip=skip))
+            put(VideoReader(self.source, fps=self.encoding.fps, skip=skip, trim=trim))
 
         with read_ahead(produce, size=1) as opened:
             return next(opened)
@@ -130,7 +136,15 @@ class Job:
             return Journal.create(folder, {}, resumable=False)
         settings = {
             "version of flashvsr": __version__,
-            **asked_for(self.source, self.model, self.loading, self.encoding, scale=self.scale, seed=self.seed),
+            **asked_for(
+                self.source,
+                self.model,
+                clip=self.clip,
+                loading=self.loading,
+                encoding=self.encoding,
+                scale=self.scale,
+                seed=self.seed,
+            ),
             "device": _device(system).type,
             "dtype": str(getattr(system, "dtype", self.loading.dtype)),
             "length of a segment": None if self.segment_seconds is None else float(self.segment_seconds),
@@ -139,11 +153,13 @@ class Job:
 
     def _open_stream(self, reader: VideoReader, system: StreamingModel, state: dict[str, Any] | None) -> FrameStream:
         height, width = reader.info.height, reader.info.width
-        return system.stream(height=height, width=width, scale=self.scale, seed=self.seed, state=state)
+        scale = self.clip.target(reader.info, self.scale)
+        return system.stream(height=height, width=width, scale=scale, seed=self.seed, state=state)
 
     def _open_writer(self, reader: VideoReader, target: str | Path, **options: Any) -> VideoWriter:
-        scale, info = self.scale, reader.info
-        width, height = round(scale * info.width), round(scale * info.height)
+        info = reader.info
+        scale = self.clip.target(info, self.scale)
+        height, width = scale if isinstance(scale, tuple) else (round(scale * info.height), round(scale * info.width))
         encoding = {"codec": self.encoding.codec, "crf": self.encoding.crf, "format": self.encoding.format}
         return VideoWriter(target, width=width, height=height, info=info, **{**encoding, **options})
 

@@ -1,10 +1,12 @@
-"""Settings of a run, grouped by whom they concern: the model, and the file that is written."""
+"""Settings of a run, grouped by whom they concern: the input, the model, and the file that is written."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+
+from flashvsr.video import Trim, VideoInfo
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,66 @@ class LoadOptions:
     fp8: bool = False
     cache_gib: float | None = None
     trust_code: bool = False
+
+
+@dataclass(frozen=True)
+class ClipOptions:
+    """Which part of the input is upscaled, and to what size.
+
+    Attributes:
+        start: Seconds since the first frame of the input; the first frame shown then or later is the first of the
+            output.
+        end: Seconds since the first frame of the input; the output ends before the first frame shown then or later.
+            None is the end of the input.
+        height: Rows of the output, in place of a scale; the columns follow the shape of the input, to the nearest even
+            number.
+        width: Columns of the output. With ``height``: the largest picture of the input's shape that fits into both.
+    """
+
+    start: Fraction | None = None
+    end: Fraction | None = None
+    height: int | None = None
+    width: int | None = None
+
+    @property
+    def trim(self) -> Trim:
+        """The part as a reader takes it.
+
+        Raises:
+            VideoError: If it is empty.
+        """
+        return Trim(Fraction(self.start or 0), None if self.end is None else Fraction(self.end))
+
+    def target(self, info: VideoInfo, scale: float) -> float | tuple[int, int]:
+        """What a stream takes as its scale: ``scale``, or the (height, width) to reach.
+
+        Args:
+            info: Of the input.
+            scale: What holds when neither height nor width is given.
+
+        Raises:
+            ValueError: If the size is smaller than the input.
+        """
+        if self.height is None and self.width is None:
+            return scale
+        factors = [Fraction(self.height, info.height)] if self.height is not None else []
+        factors += [Fraction(self.width, info.width)] if self.width is not None else []
+        factor = min(factors)
+        if factor < 1:
+            wanted = " x ".join(str(side) for side in (self.width, self.height) if side is not None)
+            raise ValueError(
+                f"the input has {info.width} x {info.height} pixels, more than {wanted}: there is nothing to enlarge"
+            )
+        height, width = _even(info.height * factor), _even(info.width * factor)
+        if self.height is not None and factor == factors[0]:
+            height = self.height
+        if self.width is not None and factor == factors[-1]:
+            width = self.width
+        return height, width
+
+
+def _even(length: Fraction) -> int:
+    return max(2, 2 * round(length / 2))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from flashvsr.streaming import StreamingModel
 from flashvsr.upscale.job import Job
-from flashvsr.upscale.options import EncodeOptions, LoadOptions
+from flashvsr.upscale.options import ClipOptions, EncodeOptions, LoadOptions
 from flashvsr.upscale.progress import duration, reporter
 from flashvsr.upscale.target import Target
 
@@ -38,6 +38,7 @@ def upscale_file(
     output: str | Path,
     *,
     model: str | Path | StreamingModel = "nano",
+    clip: ClipOptions = ClipOptions(),
     loading: LoadOptions = LoadOptions(),
     scale: float = 4,
     seed: int = 0,
@@ -61,6 +62,7 @@ def upscale_file(
         output: Video file, image folder (a name without an ending), printf pattern, or ``"-"`` for stdout.
         model: ``"nano"``, a model folder (ours or an official download), or a system: any object whose
             ``stream(height=, width=, scale=, seed=, state=)`` works like that of `flashvsr.FlashVSR`.
+        clip: Which part of the input is upscaled, and to what size in place of ``scale``.
         loading: How a model is loaded from its name or folder: decoder, device, dtype and so on. Not used for a system.
         scale: Enlargement; the output has ``round(scale * height)`` rows.
         seed: Of the noise; the same seed gives the same frames.
@@ -90,6 +92,7 @@ def upscale_file(
             source=str(input),
             target=Target.parse(output, encoding.format),
             model=model,
+            clip=clip,
             loading=loading,
             encoding=encoding,
             scale=scale,

@@ -3,6 +3,7 @@
 * ``VideoReader``: frames of a file, a pipe, a folder of images or the built-in ``example:`` clip
 * ``VideoWriter``: frames into a file, a pipe or a folder of images
 * ``join_segments``: closed segments and the source's audio into one file, nothing re-encoded
+* ``Trim``: the part of a video that is wanted
 * ``VideoInfo``, ``VideoFrame``, ``VideoError``: what passes between them
 """
 
@@ -18,13 +19,16 @@ from flashvsr.video.images import (
 from flashvsr.video.info import Colors, Track, VideoError, VideoFrame, VideoInfo
 from flashvsr.video.reader import VideoReader
 from flashvsr.video.remux import join_segments
+from flashvsr.video.trim import WHOLE, Trim
 from flashvsr.video.writer import SEGMENT_SUFFIX, VideoWriter, segment_suffix
 
 __all__ = [
     "PICTURE_SUFFIXES",
     "SEGMENT_SUFFIX",
+    "WHOLE",
     "Colors",
     "Track",
+    "Trim",
     "VideoError",
     "VideoFrame",
     "VideoInfo",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,13 @@ from flashvsr.video.pixels import (
 from flashvsr.video.tags import LENIENT, Tags
 from flashvsr.video.timing import Clock, Joins
 from flashvsr.video.tracks import TrackQueue, describe_track
+from flashvsr.video.trim import WHOLE, Trim
 
 _NO_TIMESTAMPS = 0x80  # AVFMT_NOTIMESTAMPS: raw H.264, HEVC and the like
 _AS_NAMED = {"pattern_type": "none"}  # a picture called a%d.png is not a series
 _CLOCK_RESTARTS = 0x200  # AVFMT_TS_DISCONT: MPEG transport and program streams, Ogg and the like
 _OVERHEAD = 100  # bytes between two packets of Matroska at most, unless something is skipped there
+_INTERLEAVED = 10  # seconds by which sound lies behind its picture in a file at most
 _TOLERANCE = Fraction(1, 4)  # seconds by which a file may end before the length that it states
 
 
@@ -44,11 +47,13 @@ class FileSource:
     Args:
         source: A path, or ``"-"``.
         fps: Frame rate for streams without timestamps.
+        trim: The part that is wanted.
     """
 
-    def __init__(self, source: str, *, fps: Fraction | None = None) -> None:
+    def __init__(self, source: str, *, fps: Fraction | None = None, trim: Trim = WHOLE) -> None:
         self.warnings: list[str] = []
         self.name = "stdin" if source == "-" else source
+        self._trim = trim
         self._container = self._open(source)
         self.tracks = TrackQueue([])
         try:
@@ -56,6 +61,7 @@ class FileSource:
             others = [stream for stream in self._container.streams if stream is not self._stream]
             others = [stream for stream in others if stream.discard != av.stream.Discard.all]  # texts of MP4's chapters
             self.tracks = TrackQueue(others, Tags.read(self._container, self._stream))
+            self._origin = Fraction(0)  # of the first frame, on the file's clock, in seconds
             self._seen_end = Fraction(0)  # latest end of any packet, on the file's clock, in seconds
             self._damaged_at: Fraction | None = None
             self._read_end: int | None = None  # where the last packet ends, in bytes
@@ -69,12 +75,14 @@ class FileSource:
             time_base, self._rate = self._time_base_and_rate(fps)
             self._clock = Clock(time_base, self._rate)
             self._joins = Joins(restarts=bool(self._container.format.flags & _CLOCK_RESTARTS))
-            self._time = Fraction(0)
+            self._time = self._began = Fraction(0)
+            self._number = 0
             self.last_duration: Fraction | None = None
             self._decoded = self._decode()
             first = self._first_frame()
-            self._first: av.VideoFrame | None = first
+            self._frames = self._timed(first)
             self.info = self._describe(source, first)
+            self._first = self._enter()
             if is_transparent(first):
                 self.warnings.append(f"{self.name} is transparent in places: the result is not")
             if needs_dolby_vision(self._stream):
@@ -96,13 +104,10 @@ class FileSource:
     def frames(self, skip: int) -> Iterator[VideoFrame]:
         """All frames after the first ``skip``; they are decoded and dropped."""
         self.tracks.settle()
-        frame: av.VideoFrame | None = self._first
-        self._first = None
+        frame, self._first = self._first, None
         number = shown = 0
-        while frame is not None:
-            before, self._time = self._time, self._clock.tick(self._stamp(frame)) * self._clock.time_base
-            if number and self._rate:
-                self._missing += max(0, round((self._time - before) * self._rate) - 1)
+        last = self._time
+        while frame is not None and not self._is_past(self._time):
             if number >= skip:
                 pixels = self._to_rgb(frame)
                 if pixels.shape[1:] != (self.info.height, self.info.width):
@@ -111,23 +116,26 @@ class FileSource:
                         f" from {self.info.width}x{self.info.height} to {pixels.shape[2]}x{pixels.shape[1]}\n"
                         "cut it there and upscale each part on its own"
                     )
-                yield VideoFrame(pixels, self._time)
+                yield VideoFrame(pixels, self._time - self._began)
             number += 1
-            shown = frame.duration
-            frame = next(self._decoded, None)
+            shown, last = frame.duration, self._time
+            frame = next(self._frames, None)
+        if frame is not None:
+            self.last_duration = self._time - last
+            for packet in self._other_packets():
+                self.tracks.push(packet)
+            return
         self.last_duration = self._last_duration(shown * self._clock.time_base)
-        self._check_end(number)
+        self._check_end(self._number)
 
     def packets(self) -> Iterator[Any]:
         """Packets of the tracks wanted, to the end of the file; the picture is not decoded."""
         while (packet := self.tracks.pop()) is not None:
             yield packet
-        with self._plainly():
-            for packet in self._demuxed():
-                if packet.stream.index != self._stream.index:
-                    self.tracks.push(packet)
-                    if (kept := self.tracks.pop()) is not None:
-                        yield kept
+        for packet in self._other_packets():
+            self.tracks.push(packet)
+            if (kept := self.tracks.pop()) is not None:
+                yield kept
 
     def close(self) -> None:
         """Close the file. Packets that wait in ``tracks`` stay readable."""
@@ -143,6 +151,51 @@ class FileSource:
                 raise VideoError(f"{source} is empty (0 bytes)\nexpected a video file")
         with plain_errors(f"cannot read {self.name} as video", "it is not a video, or its beginning or end is missing"):
             return av.open("pipe:0" if source == "-" else file_url(source), "r", options=_AS_NAMED, **LENIENT)
+
+    def _timed(self, first: av.VideoFrame) -> Iterator[av.VideoFrame]:
+        """All frames, each with ``_time`` set to when it is shown."""
+        frame: av.VideoFrame | None = first
+        while frame is not None:
+            before, self._time = self._time, self._clock.tick(self._stamp(frame)) * self._clock.time_base
+            if self._number and self._rate:
+                self._missing += max(0, round((self._time - before) * self._rate) - 1)
+            self._number += 1
+            yield frame
+            frame = next(self._decoded, None)
+
+    def _enter(self) -> av.VideoFrame | None:
+        """The first frame that is wanted; those before are dropped, and other tracks are cut."""
+        trim, origin = self._trim, self.tracks.origin
+        if trim == WHOLE:
+            return next(self._frames)
+        if trim.start:
+            self.tracks.cut(origin + trim.start, None)  # what comes before is not to be kept meanwhile
+        frame = next((frame for frame in self._frames if self._time >= trim.start), None)
+        if frame is None:
+            raise VideoError(trim.too_late(self.name, self._time))
+        self._began = self._time
+        end = None if trim.end is None else origin + trim.end
+        self.tracks.cut(origin + self._began if self._began else None, end)
+        self.tracks.tags = self.tracks.tags.cut(origin + self._began, end)
+        self.tracks.origin = origin + self._began
+        if self.info.frames and self._rate:
+            rest = self.info.frames - round(self._began * self._rate)
+            asked = rest if trim.end is None else round((trim.end - self._began) * self._rate)
+            self.info = replace(self.info, frames=max(1, min(rest, asked)))
+        return frame
+
+    def _is_past(self, time: Fraction) -> bool:
+        return self._trim.end is not None and time >= self._trim.end
+
+    def _other_packets(self) -> Iterator[Any]:
+        """Packets of other tracks in what is left of the file, or of its part that is wanted; nothing is decoded."""
+        with self._plainly():
+            for packet in self._demuxed():
+                if packet.stream.index != self._stream.index:
+                    yield packet
+                time = None if packet.dts is None else packet.dts * packet.time_base - self._origin
+                if time is not None and self._is_past(time - _INTERLEAVED):
+                    return
 
     def _plainly(self) -> Any:
         return plain_errors(
@@ -201,7 +254,7 @@ class FileSource:
             self._delay = frame.dts - max((dts for dts in self._keys if dts <= frame.dts), default=frame.dts)
         stamp = self._stamp(frame)
         if stamp is not None:
-            self.tracks.origin = stamp * self._stream.time_base
+            self._origin = self.tracks.origin = stamp * self._stream.time_base
         return frame
 
     def _stamp(self, frame: av.VideoFrame) -> int | None:
@@ -222,7 +275,7 @@ class FileSource:
         turned = matrix[0] == 0
         width, height = self._crop.size(frame.width, frame.height)
         aspect = Fraction(stream.sample_aspect_ratio or 1)
-        end, start, rate = self._promised_end(), self.tracks.origin, self._rate
+        end, start, rate = self._promised_end(), self._origin, self._rate
         estimate = stream.frames or (round((end - start) * rate) if rate and end is not None else None)
         mastering, light = _hdr10_metadata(frame)
         return VideoInfo(
@@ -309,7 +362,7 @@ class FileSource:
             return self._clock.time_base
         if self._container.format.name.startswith("mov") and self._stream.duration is not None:
             end = self._promised_end()  # of the track: packets say how long until the next is decoded
-            rest = Fraction(0) if end is None else end - self.tracks.origin - self._time
+            rest = Fraction(0) if end is None else end - self._origin - self._time
             said = rest if rest > 0 else said
         return said or None
 

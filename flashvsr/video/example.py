@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from flashvsr.video.info import Colors, VideoFrame, VideoInfo
+from flashvsr.video.trim import WHOLE, Trim
 
 _WIDTH, _HEIGHT, _FRAMES, _RATE = 320, 180, 36, Fraction(24)
 _SCENE_WIDTH, _SCENE_HEIGHT = 1792, 1120  # about four scene pixels per pixel of the clip
@@ -26,16 +27,17 @@ class ExampleSource:
     small letters are there to be recovered.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, trim: Trim = WHOLE) -> None:
         self.warnings: list[str] = []
         self.tracks = None
+        self._numbers = trim.numbers(_RATE, _FRAMES, "example:")
         self.last_duration = 1 / _RATE
         self.info = VideoInfo(
             width=_WIDTH,
             height=_HEIGHT,
             frame_rate=_RATE,
             time_base=1 / _RATE,
-            frames=_FRAMES,
+            frames=len(self._numbers),
             colors=Colors(primaries=1, transfer=1, matrix=0, range=2),
             source="example:",
         )
@@ -43,10 +45,11 @@ class ExampleSource:
     def frames(self, skip: int) -> Iterator[VideoFrame]:
         """The frames after the first ``skip``."""
         scene, balloon = _draw_scene(), _draw_balloon()
-        for number in range(skip, _FRAMES):
+        first = self._numbers.start
+        for number in self._numbers[skip:]:
             moment = number / (_FRAMES - 1)
             pixels = _film(_float_balloon(scene, balloon, moment), moment)
-            yield VideoFrame((pixels * 255).round().to(torch.uint8), number / _RATE)
+            yield VideoFrame((pixels * 255).round().to(torch.uint8), (number - first) / _RATE)
 
     def close(self) -> None:
         """Nothing is kept open."""

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from flashvsr.video.info import Colors, VideoError, VideoFrame, VideoInfo, file_url, plain_errors
 from flashvsr.video.pixels import FromRGB, ToRGB, bit_depth, frame_colors, is_transparent, resolve_colors
+from flashvsr.video.trim import WHOLE, Trim
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 _OF_SERIES = (*PICTURE_SUFFIXES, ".exr", ".dpx", ".tga", ".jp2", ".ppm", ".pgm", ".gif", ".avif")
@@ -87,17 +88,21 @@ class ImageSource:
     Args:
         source: A folder, a pattern, or the file of a picture.
         fps: Frames per second; None: 25, with a warning when there are several images.
+        trim: The part that is wanted of a series; a picture is taken whole.
 
     Raises:
         VideoError: No images, a number missing in the middle of a pattern, an unreadable image, or one of another size.
     """
 
-    def __init__(self, source: str, *, fps: Fraction | None = None) -> None:
+    def __init__(self, source: str, *, fps: Fraction | None = None, trim: Trim = WHOLE) -> None:
         self.warnings: list[str] = []
         self.tracks = None
         self.last_duration = 1 / Fraction(fps or 25)
         self._paths = _images_of(source)
         rate = Fraction(fps or 25)
+        if not Path(source).is_file():
+            wanted = trim.numbers(rate, len(self._paths), source)
+            self._paths = self._paths[wanted.start : wanted.stop]
         if fps is None and not Path(source).is_file():
             self.warnings.append(f"{source}: images have no frame rate, 25 per second is used; --fps sets another")
         first = _read(self._paths[0])

@@ -13,6 +13,7 @@ from flashvsr.video.example import ExampleSource
 from flashvsr.video.images import ImageSource, is_pattern, is_picture
 from flashvsr.video.info import VideoError, VideoFrame, VideoInfo
 from flashvsr.video.tracks import TrackQueue
+from flashvsr.video.trim import WHOLE, Trim
 
 EXAMPLE = "example:"
 
@@ -34,6 +35,8 @@ class VideoReader:
         fps: Frame rate for what has no timestamps: raw H.264/HEVC and images. None: the rate that the stream
             states, else 25, with a line in ``warnings``. Files that have timestamps keep them (with a warning).
         skip: Frames to decode and drop first (a resumed run); the times of the rest are unchanged.
+        trim: The part that is wanted. Its first frame is frame 0, at time 0; sound, subtitles and chapters are cut with
+            it, at the ends of packets. What comes before is decoded and dropped; a picture is taken whole.
 
     Attributes:
         info: What is known about the video.
@@ -49,12 +52,12 @@ class VideoReader:
     warnings: list[str]
     tracks: TrackQueue | None
 
-    def __init__(self, source: str | Path, *, fps: Fraction | None = None, skip: int = 0) -> None:
+    def __init__(self, source: str | Path, *, fps: Fraction | None = None, skip: int = 0, trim: Trim = WHOLE) -> None:
         if fps is not None and fps <= 0:
             raise VideoError(f"frame rate {fps} is not possible\nexpected a positive number such as 25 or 30000/1001")
         if skip < 0:
             raise ValueError(f"skip={skip} is negative: expected the number of frames to drop")
-        self._source = _open(str(source), fps)
+        self._source = _open(str(source), fps, trim)
         self._skip = skip
         self.info = self._source.info
         self.warnings = self._source.warnings
@@ -81,11 +84,11 @@ class VideoReader:
         self.close()
 
 
-def _open(source: str, fps: Fraction | None) -> FileSource | ImageSource | ExampleSource:
+def _open(source: str, fps: Fraction | None, trim: Trim) -> FileSource | ImageSource | ExampleSource:
     if source == EXAMPLE:
-        return ExampleSource()
-    if source == "-":
-        return FileSource(source, fps=fps)
-    if is_picture(source) or (not Path(source).is_file() and (Path(source).is_dir() or is_pattern(source))):
-        return ImageSource(source, fps=fps)
-    return FileSource(source, fps=fps)
+        return ExampleSource(trim)
+    if source != "-" and (
+        is_picture(source) or (not Path(source).is_file() and (Path(source).is_dir() or is_pattern(source)))
+    ):
+        return ImageSource(source, fps=fps, trim=trim)
+    return FileSource(source, fps=fps, trim=trim)

@@ -19,6 +19,7 @@ from flashvsr.video.pixel_shape import PixelShape
 from flashvsr.video.pixels import output_colors, tag
 from flashvsr.video.timing import Ticks, before_the_first, last_to_add
 from flashvsr.video.tracks import TrackCopier
+from flashvsr.video.trim import WHOLE, Trim
 
 _HEADERS_IN_PLACE = ("h264", "hevc")  # raw streams: NUT keeps the parameter sets in its header, these have none
 # codecs whose tag distinguishes their variants: the layout of pixels, the profile
@@ -34,6 +35,7 @@ def join_segments(
     source: str | Path | None = None,
     format: str = "auto",
     last_duration: Fraction | None = None,
+    trim: Trim = WHOLE,
 ) -> list[str]:
     """Concatenate segments written by `VideoWriter` and add the source's audio and subtitles.
 
@@ -50,6 +52,7 @@ def join_segments(
         source: The file to copy tracks from; None, a folder, a pattern or ``example:`` for pictures only.
         format: As for `VideoWriter`.
         last_duration: How long the last frame is shown, in seconds; None: as long as the one before.
+        trim: The part of the source that the segments show.
 
     Returns:
         Warning lines, one per track that the container does not take.
@@ -66,7 +69,7 @@ def join_segments(
     clock = clock_of(container, plan.time_base, longest) if keeps_times(container) else 1 / _frame_rate(plan)
     if clock != plan.time_base:
         plan = plan.on_clock(clock)
-    reader = FileSource(str(source)) if source is not None and Path(source).is_file() else None
+    reader = FileSource(str(source), trim=trim) if source is not None and Path(source).is_file() else None
     output = open_output(target, container, plan.time_base, shift=reader is not None)
     try:
         with plain_errors(f"cannot write {target}", "check the disk and the folder"):

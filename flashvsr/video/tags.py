@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,17 @@ class Tags:
                 texts = dict(stream.metadata) | texts
         texts = {key: value for key, value in texts.items() if key.lower() not in _OF_THE_CONTAINER}
         return cls(texts, container.chapters(), track_tags(picture))
+
+    def cut(self, start: Fraction, end: Fraction | None) -> Tags:
+        """The tags of the part between two times of the file's own clock, in seconds; None is its end."""
+        chapters = []
+        for chapter in self.chapters:
+            unit = chapter["time_base"]
+            begins, ends = chapter["start"] * unit, chapter["end"] * unit
+            if ends > start and (end is None or begins < end):
+                last = ends if end is None else min(ends, end)
+                chapters.append(chapter | {"start": round(max(begins, start) / unit), "end": round(last / unit)})
+        return replace(self, chapters=chapters)
 
     def write(self, container: Any, shift: Fraction) -> None:
         """Put them into an output before its header is written.

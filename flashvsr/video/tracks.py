@@ -6,6 +6,7 @@ import io
 from collections import deque
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from math import ceil
 from typing import Any
 
 import av
@@ -62,6 +63,8 @@ class TrackQueue:
         self.tags = tags or Tags()
         self.origin = Fraction(0)
         """Time of the first frame on the file's own clock, in seconds."""
+        self._start: Fraction | None = None
+        self._end: Fraction | None = None
         self._wanted: set[int] | None = None
         self._packets: deque[Any] = deque()
         self._starts = {
@@ -69,6 +72,15 @@ class TrackQueue:
             for stream in streams
             if stream.type == "audio" and stream.start_time is not None
         }
+
+    def cut(self, start: Fraction | None, end: Fraction | None) -> None:
+        """Keep what is played between two times of the file's own clock, in seconds; None for its start or end."""
+        self._start, self._end = start, end
+        if start is not None:
+            self._starts = {}  # the sound begins with the picture
+        waiting, self._packets = self._packets, deque()
+        for packet in waiting:
+            self.push(packet)
 
     def close(self) -> None:
         """The file is closed: let go of its streams, which must not be touched any more. Packets stay."""
@@ -88,8 +100,26 @@ class TrackQueue:
         """Take a packet from the demuxer."""
         if packet.dts is None and packet.pts is None:
             return  # the empty packet at the end of a file
-        if self._wanted is None or packet.stream_index in self._wanted:
+        if (self._wanted is None or packet.stream_index in self._wanted) and self._is_inside(packet):
             self._packets.append(packet)
+
+    def _is_inside(self, packet: Any) -> bool:
+        """Whether a packet begins in the part that is wanted; one of subtitles that is shown there is cut to it."""
+        if self._start is None and self._end is None:
+            return True
+        unit = packet.time_base
+        time = (packet.dts if packet.pts is None else packet.pts) * unit
+        ends = time + (packet.duration or 0) * unit
+        if self._start is not None and time < self._start:
+            if packet.stream.type != "subtitle" or ends <= self._start:
+                return False
+            packet.pts = packet.dts = ceil(self._start / unit)
+            packet.duration = round(ends / unit) - packet.pts
+        if self._end is None or ends <= self._end:
+            return True
+        if packet.stream.type == "subtitle" and time < self._end:
+            packet.duration = round(self._end / unit) - packet.pts
+        return time < self._end
 
     def pop(self) -> Any | None:
         """The next packet in file order, None when none is waiting."""
