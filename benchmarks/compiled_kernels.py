@@ -34,6 +34,9 @@ from triton.runtime.jit import JITFunction
 SHARED_KIB = {"8.0": 163, "8.6": 99, "8.9": 99, "9.0": 227, "10.0": 227, "12.0": 99}
 """KiB of shared memory that one program may take, by compute capability."""
 
+MOST_SPILLED = 8
+"""Bytes per thread that may be kept outside of registers: one address, where a division is called as a function."""
+
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 DIM, HEADS, FFN = 1536, 12, 8960
 
@@ -59,8 +62,8 @@ class Compiled:
     shared_kib: float
 
     def fits(self) -> bool:
-        """Whether it spills nothing and its GPU has the shared memory."""
-        return self.spilled == 0 and self.shared_kib <= SHARED_KIB[self.capability]
+        """Whether it spills next to nothing and its GPU has the shared memory."""
+        return self.spilled <= MOST_SPILLED and self.shared_kib <= SHARED_KIB[self.capability]
 
 
 def meta(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
