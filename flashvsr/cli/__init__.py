@@ -28,6 +28,7 @@ COMMANDS = {
     "curate": "raw videos and photographs go in, the good parts come out as shards, with a report",
     "bench": "speed and memory of each part of a model",
     "recipes": "list, print or copy the packaged recipes",
+    "completion": "print a script that completes commands in bash or zsh",
 }
 
 ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")

@@ -16,7 +16,10 @@ import signal
 import sys
 from dataclasses import fields
 from fractions import Fraction
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from flashvsr.cli.upscale_events import Events
 
 Options = TypeVar("Options", bound=Any)
 
@@ -131,22 +134,33 @@ def _add_run_arguments(group: argparse._ArgumentGroup) -> None:
         "--no-resume", dest="snapshots", action="store_false", help="keep no snapshots; a killed run starts over"
     )
     add("--segment-seconds", type=float, default=60, metavar="S", help="video between two snapshots (default: 60)")
-    add("--quiet", action="store_true", help="print nothing but errors")
+    shown = group.add_mutually_exclusive_group()
+    shown.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    shown.add_argument("--json", action="store_true", help="print progress and errors on stdout, a JSON object a line")
 
 
 def run(args: argparse.Namespace) -> int:
     """Upscale one file or a list and return the exit status."""
+    from flashvsr.cli.upscale_events import Events
+
+    if args.json and args.output == "-":
+        print("flashvsr: --json writes to stdout, where the video goes: name an output file", file=sys.stderr)
+        return 2
+    events = Events() if args.json else None
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill is treated like Ctrl-C
     try:
-        return _run(args)
+        status = _run(args, events)
     except KeyboardInterrupt as interruption:
-        _complain("interrupted", interruption)
-        return 130
+        _complain("interrupted", interruption, events)
+        status = 130
     finally:
         signal.signal(signal.SIGTERM, before)
+    if events is not None:
+        events.end(status)
+    return status
 
 
-def _run(args: argparse.Namespace) -> int:
+def _run(args: argparse.Namespace, events: Events | None) -> int:
     from flashvsr.upscale import ClipOptions, EncodeOptions, LoadOptions, find_files, upscale_file
     from flashvsr.video import VideoError
 
@@ -160,30 +174,41 @@ def _run(args: argparse.Namespace) -> int:
         "overwrite": args.overwrite,
         "resume": args.resume,
         "segment_seconds": args.segment_seconds if args.snapshots else None,
-        "quiet": args.quiet,
+        "quiet": args.quiet or args.json,
     }
+    if events is not None:
+        options["progress"] = events.progress
     try:
-        if find_files(args.input, args.output, glob=args.glob, format=args.format) is not None:
-            return _run_list(args, options)
+        files = find_files(args.input, args.output, glob=args.glob, format=args.format)
+        if files is not None:
+            if events is not None:
+                events.files = len(files)
+            return _run_list(args, options, events)
         if args.skip_done:
             raise ValueError("--skip-done is for a list of files; this is one video")
-        upscale_file(args.input[0], args.output, **options)
+        if events is not None:
+            events.start(args.input[0], args.output)
+        result = upscale_file(args.input[0], args.output, **options)
+        if events is not None:
+            events.done(result)
     except (VideoError, OSError, ValueError, MemoryError, RuntimeError) as error:
         message = _message(error)
         if message is None:
             raise
-        _complain(message, error)
+        _complain(message, error, events)
         return 1
     return 0
 
 
-def _run_list(args: argparse.Namespace, options: dict[str, Any]) -> int:
+def _run_list(args: argparse.Namespace, options: dict[str, Any], events: Events | None) -> int:
     from flashvsr.upscale import summary, upscale_files
 
+    if events is not None:
+        options |= {"on_start": events.start_pair, "on_end": events.end_pair}
     outcomes = upscale_files(args.input, args.output, glob=args.glob, skip_done=args.skip_done, **options)
     good = [outcome for outcome in outcomes if outcome.status in ("done", "skipped")]
     failed = len(good) < len(outcomes)
-    for line in summary(outcomes):
+    for line in summary(outcomes) if events is None else ():
         if not args.quiet or line.startswith(("failed", "left")):
             print(line, file=sys.stderr)
     return (SOME_FAILED if good else 1) if failed else 0
@@ -226,6 +251,10 @@ def _message(error: Exception) -> str | None:
     return f"{error}; --impl auto takes one that can" if isinstance(error, ImplUnavailableError) else explain(error)
 
 
-def _complain(message: str, error: BaseException) -> None:
-    for line in (f"flashvsr: {message}", *getattr(error, "__notes__", [])):
+def _complain(message: str, error: BaseException, events: Events | None) -> None:
+    notes = getattr(error, "__notes__", [])
+    if events is not None:
+        events.error("\n".join([message, *notes]))
+        return
+    for line in (f"flashvsr: {message}", *notes):
         print(line, file=sys.stderr)
