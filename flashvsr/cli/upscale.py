@@ -117,6 +117,12 @@ def _add_video_arguments(group: argparse._ArgumentGroup) -> None:
     add(
         "--fps", type=_rate, metavar="RATE", help="frames per second of an input without timestamps, such as 24000/1001"
     )
+    add(
+        "--deinterlace",
+        choices=["auto", "off", "field", "frame", "film"],
+        default="auto",
+        help="interlaced video: a frame of each field, one of each frame, or undo 3:2 pulldown of film (default: auto)",
+    )
 
 
 def _add_list_arguments(group: argparse._ArgumentGroup) -> None:

@@ -61,6 +61,7 @@ def asked_for(
         "crf": float(encoding.crf),
         "format": encoding.format,
         "fps": None if encoding.fps is None else str(encoding.fps),
+        "deinterlacing": encoding.deinterlace,
     }
 
 

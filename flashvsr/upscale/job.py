@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -89,6 +89,13 @@ class Job:
             )
         return goes_on
 
+    def warn(self, lines: Iterable[str]) -> None:
+        """Say what has not been said yet."""
+        for line in lines:
+            if line not in self.warnings:
+                self.warnings.append(line)
+                self.report.line(f"warning: {line}")
+
     def run(self, *, goes_on: bool) -> None:
         """Do it, and fill in what came of it."""
         # A new run opens its input first: a bad file should fail before a model is loaded.
@@ -108,9 +115,7 @@ class Job:
                     self._flow_whole(reader, system, joined)
                     journal.mark_joined(joined)
             if journal.record.stage == "written":
-                self.warnings += join(
-                    journal, self.target, self.source, format=self.encoding.format, trim=self.clip.trim
-                )
+                self.warn(join(journal, self.target, self.source, format=self.encoding.format, trim=self.clip.trim))
             self.target.place(joined, self.frames)
 
     def _open_reader(self, skip: int) -> VideoReader:
@@ -118,10 +123,13 @@ class Job:
         trim = self.clip.trim
 
         def produce(put: Callable[[VideoReader], None]) -> None:
-            put(VideoReader(self.source, fps=self.encoding.fps, skip=skip, trim=trim))
+            fps, deinterlace = self.encoding.fps, self.encoding.deinterlace
+            put(VideoReader(self.source, fps=fps, skip=skip, trim=trim, deinterlace=deinterlace))
 
         with read_ahead(produce, size=1) as opened:
-            return next(opened)
+            reader = next(opened)
+        self.warn(reader.warnings)
+        return reader
 
     def _load(self) -> StreamingModel:
         if not isinstance(self.model, str | Path):
@@ -168,11 +176,12 @@ class Job:
         if self.target.is_images:
             target = Path(target) / self.target.image_pattern
         writer = self._open_writer(reader, target, copy_tracks_from=reader)
+        self.warn(writer.warnings)
         with self._measure():
             self.frames = flow_whole(
                 reader, stream, writer, device=_device(system), on_progress=self._progress_of(reader)
             )
-        self.warnings += [*reader.warnings, *writer.warnings]
+        self.warn([*reader.warnings, *writer.warnings])
 
     def _flow_segments(
         self, reader: VideoReader, system: StreamingModel, journal: Journal, segment_seconds: float
@@ -181,6 +190,7 @@ class Job:
         # What the final container does not take must fail now, not when hours later the segments are joined.
         trial = self._open_writer(reader, journal.joined(self.target.suffix))
         trial.abort()
+        self.warn(trial.warnings)
         if not self.target.is_images:
             path = journal.new_segment(segment_suffix(trial.codec))
             with self._open_writer(reader, path, codec=trial.codec, format="auto") as writer:
@@ -205,7 +215,7 @@ class Job:
                 on_progress=self._progress_of(reader),
                 on_snapshot=self._report_snapshot,
             )
-        self.warnings += [*reader.warnings, *trial.warnings]
+        self.warn([*reader.warnings, *trial.warnings])
 
     def _progress_of(self, reader: VideoReader) -> Callable[[int], None]:
         self.report.start(self.frames, reader.info.frames)

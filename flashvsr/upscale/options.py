@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-from flashvsr.video import Trim, VideoInfo
+from flashvsr.video import Deinterlace, Trim, VideoInfo
 
 
 @dataclass(frozen=True)
@@ -110,9 +110,11 @@ class EncodeOptions:
         crf: Quality of the encoder, lower is better.
         format: Container; ``"auto"`` goes by the ending, Matroska for stdout.
         fps: Frame rate of an input without timestamps; None takes what it states, else 25.
+        deinterlace: What to do with the fields of an interlaced input, as `flashvsr.video.VideoReader` takes it.
     """
 
     codec: str = "auto"
     crf: float = 16
     format: str = "auto"
     fps: Fraction | None = None
+    deinterlace: Deinterlace = "auto"

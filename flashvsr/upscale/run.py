@@ -103,8 +103,6 @@ def upscale_file(
         )
         job.run(goes_on=job.check(resume=resume, overwrite=overwrite))
         seconds = time.monotonic() - began
-        for warning in job.warnings:
-            report.line(f"warning: {warning}")
         name = "stdout" if job.target.kind == "pipe" else output
         report.line(f"{name}: {job.frames} frames in {duration(seconds)}, {job.fps_reached:.2f} fps")
     return UpscaleResult(str(output), job.frames, seconds, job.fps_reached, job.warnings)

@@ -7,6 +7,7 @@
 * ``VideoInfo``, ``VideoFrame``, ``VideoError``: what passes between them
 """
 
+from flashvsr.video.deinterlace import Deinterlace
 from flashvsr.video.demux import is_pipe
 from flashvsr.video.images import (
     PICTURE_SUFFIXES,
@@ -27,6 +28,7 @@ __all__ = [
     "SEGMENT_SUFFIX",
     "WHOLE",
     "Colors",
+    "Deinterlace",
     "Track",
     "Trim",
     "VideoError",

@@ -6,6 +6,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import av
 
 from flashvsr.video.asf import asf_length
 from flashvsr.video.crop import UNALIGNED, container_crop
+from flashvsr.video.deinterlace import Deinterlace, Timed, deinterlace, plan, watch
 from flashvsr.video.info import VideoError, VideoFrame, VideoInfo, file_url, plain_errors
 from flashvsr.video.matroska import needs_dolby_vision
 from flashvsr.video.pixels import (
@@ -41,16 +43,19 @@ _TOLERANCE = Fraction(1, 4)  # seconds by which a file may end before the length
 class FileSource:
     """The frames of a file or of stdin; see `VideoReader` for what is promised.
 
-    The picture is the first video track that is not a cover. Rotation and cropping are applied. Interlaced video is
-    treated as progressive. Packets of other tracks go into ``tracks``.
+    The picture is the first video track that is not a cover. Rotation and cropping are applied. Packets of other tracks
+    go into ``tracks``.
 
     Args:
         source: A path, or ``"-"``.
         fps: Frame rate for streams without timestamps.
         trim: The part that is wanted.
+        deinterlace: As for `VideoReader`.
     """
 
-    def __init__(self, source: str, *, fps: Fraction | None = None, trim: Trim = WHOLE) -> None:
+    def __init__(
+        self, source: str, *, fps: Fraction | None = None, trim: Trim = WHOLE, deinterlace: Deinterlace = "off"
+    ) -> None:
         self.warnings: list[str] = []
         self.name = "stdin" if source == "-" else source
         self._trim = trim
@@ -76,11 +81,19 @@ class FileSource:
             self._clock = Clock(time_base, self._rate)
             self._joins = Joins(restarts=bool(self._container.format.flags & _CLOCK_RESTARTS))
             self._time = self._began = Fraction(0)
-            self._number = 0
+            self._number = self._shown = 0  # frames decoded, and how many ticks the last one is shown
             self.last_duration: Fraction | None = None
             self._decoded = self._decode()
             first = self._first_frame()
-            self._frames = self._timed(first)
+            codec = self._stream.codec_context
+            self._plan, frames = plan(
+                chain([first], self._decoded),
+                "off" if codec.name == "theora" else deinterlace,  # whose repeated frames are one object
+                field_order=codec.field_order,
+                codec=codec.name,
+            )
+            self.warnings += [f"{self.name} is {self._plan.reason}"] if self._plan.reason else []
+            self._frames = self._whole(self._timed(frames), wanted=deinterlace)
             self.info = self._describe(source, first)
             self._first = self._enter()
             if is_transparent(first):
@@ -104,28 +117,27 @@ class FileSource:
     def frames(self, skip: int) -> Iterator[VideoFrame]:
         """All frames after the first ``skip``; they are decoded and dropped."""
         self.tracks.settle()
-        frame, self._first = self._first, None
-        number = shown = 0
-        last = self._time
-        while frame is not None and not self._is_past(self._time):
+        timed, self._first = self._first, None
+        number, last = 0, self._time
+        while timed is not None and not self._is_past(timed.time):
             if number >= skip:
-                pixels = self._to_rgb(frame)
+                pixels = self._to_rgb(timed.frame)
                 if pixels.shape[1:] != (self.info.height, self.info.width):
                     raise VideoError(
-                        f"{self.name} changes size at {float(self._time):.2f} s,"
+                        f"{self.name} changes size at {float(timed.time):.2f} s,"
                         f" from {self.info.width}x{self.info.height} to {pixels.shape[2]}x{pixels.shape[1]}\n"
                         "cut it there and upscale each part on its own"
                     )
-                yield VideoFrame(pixels, self._time - self._began)
-            number += 1
-            shown, last = frame.duration, self._time
-            frame = next(self._frames, None)
-        if frame is not None:
-            self.last_duration = self._time - last
+                yield VideoFrame(pixels, timed.time - self._began)
+            number, last = number + 1, timed.time
+            timed = next(self._frames, None)
+        if timed is not None:
+            self.last_duration = timed.time - last
             for packet in self._other_packets():
                 self.tracks.push(packet)
             return
-        self.last_duration = self._last_duration(shown * self._clock.time_base)
+        shown = self._last_duration(self._shown * self._clock.time_base)  # that of the last frame decoded
+        self.last_duration = None if shown is None else shown + self._time - last
         self._check_end(self._number)
 
     def packets(self) -> Iterator[Any]:
@@ -152,37 +164,41 @@ class FileSource:
         with plain_errors(f"cannot read {self.name} as video", "it is not a video, or its beginning or end is missing"):
             return av.open("pipe:0" if source == "-" else file_url(source), "r", options=_AS_NAMED, **LENIENT)
 
-    def _timed(self, first: av.VideoFrame) -> Iterator[av.VideoFrame]:
-        """All frames, each with ``_time`` set to when it is shown."""
-        frame: av.VideoFrame | None = first
-        while frame is not None:
+    def _timed(self, frames: Iterator[av.VideoFrame]) -> Iterator[Timed]:
+        """Decoded frames, and when they are shown."""
+        for frame in frames:
             before, self._time = self._time, self._clock.tick(self._stamp(frame)) * self._clock.time_base
             if self._number and self._rate:
                 self._missing += max(0, round((self._time - before) * self._rate) - 1)
-            self._number += 1
-            yield frame
-            frame = next(self._decoded, None)
+            self._number, self._shown = self._number + 1, frame.duration
+            yield Timed(frame, self._time)
 
-    def _enter(self) -> av.VideoFrame | None:
+    def _whole(self, frames: Iterator[Timed], *, wanted: Deinterlace) -> Iterator[Timed]:
+        """Frames that are not interlaced, or not to be treated as if they were."""
+        if self._plan.mode != "off":
+            return deinterlace(frames, self._plan, self.name)
+        return watch(frames, self.name, self.warnings) if wanted == "auto" else frames
+
+    def _enter(self) -> Timed | None:
         """The first frame that is wanted; those before are dropped, and other tracks are cut."""
         trim, origin = self._trim, self.tracks.origin
         if trim == WHOLE:
             return next(self._frames)
         if trim.start:
             self.tracks.cut(origin + trim.start, None)  # what comes before is not to be kept meanwhile
-        frame = next((frame for frame in self._frames if self._time >= trim.start), None)
-        if frame is None:
+        timed = next((timed for timed in self._frames if timed.time >= trim.start), None)
+        if timed is None:
             raise VideoError(trim.too_late(self.name, self._time))
-        self._began = self._time
+        self._began = timed.time
         end = None if trim.end is None else origin + trim.end
         self.tracks.cut(origin + self._began if self._began else None, end)
         self.tracks.tags = self.tracks.tags.cut(origin + self._began, end)
         self.tracks.origin = origin + self._began
-        if self.info.frames and self._rate:
-            rest = self.info.frames - round(self._began * self._rate)
-            asked = rest if trim.end is None else round((trim.end - self._began) * self._rate)
+        if self.info.frames and (rate := self.info.frame_rate):
+            rest = self.info.frames - round(self._began * rate)
+            asked = rest if trim.end is None else round((trim.end - self._began) * rate)
             self.info = replace(self.info, frames=max(1, min(rest, asked)))
-        return frame
+        return timed
 
     def _is_past(self, time: Fraction) -> bool:
         return self._trim.end is not None and time >= self._trim.end
@@ -276,14 +292,14 @@ class FileSource:
         width, height = self._crop.size(frame.width, frame.height)
         aspect = Fraction(stream.sample_aspect_ratio or 1)
         end, start, rate = self._promised_end(), self._origin, self._rate
-        estimate = stream.frames or (round((end - start) * rate) if rate and end is not None else None)
+        estimate = stream.frames or (round((end - start) * rate) if rate and end is not None else 0)
         mastering, light = _hdr10_metadata(frame)
         return VideoInfo(
             width=height if turned else width,
             height=width if turned else height,
-            frame_rate=rate,
-            time_base=self._clock.time_base,
-            frames=estimate or None,
+            frame_rate=rate and rate * self._plan.rate,
+            time_base=self._clock.time_base / self._plan.ticks,
+            frames=round(estimate * self._plan.rate) or None,
             bit_depth=bit_depth(frame),
             colors=frame_colors(frame, stream.codec_context.codec.canonical_name),
             pixel_aspect=1 / aspect if turned else aspect,

@@ -151,7 +151,7 @@ def upright(pixels: Tensor, matrix: tuple[int, int, int, int]) -> Tensor:
 class ToRGB:
     """Decoded frames to upright RGB tensors. Keeps the converter between frames of one format.
 
-    Chroma is interpolated (bicubic) to every pixel; alpha is dropped; interlaced frames are treated as progressive.
+    Chroma is interpolated (bicubic) to every pixel; alpha is dropped; frames are taken as progressive.
 
     Args:
         colors: Resolved colours of the source (`resolve_colors`); each frame's own RGB, gray or YUV layout is known.

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from flashvsr.video.deinterlace import Deinterlace
 from flashvsr.video.demux import FileSource
 from flashvsr.video.example import ExampleSource
 from flashvsr.video.images import ImageSource, is_pattern, is_picture
@@ -26,8 +27,8 @@ class VideoReader:
 
     Which picture: the first video track that is not a cover, even when a larger one follows. Rotation, mirroring and
     cropping (of the codec and of the container) are applied to the pixels. Colours that are not tagged are read as
-    `pixels.resolve_colors` says. Interlaced video is treated as progressive. Times are as in the file, relative to the
-    first frame; `timing.Clock` says what happens to missing and repeated ones, `timing.Joins` to joined recordings.
+    `pixels.resolve_colors` says. Times are as in the file, relative to the first frame; `timing.Clock` says what
+    happens to missing and repeated ones, `timing.Joins` to joined recordings.
 
     Args:
         source: A video or picture file; ``"-"`` for stdin; a folder of images (natural order); a printf pattern such as
@@ -37,6 +38,10 @@ class VideoReader:
         skip: Frames to decode and drop first (a resumed run); the times of the rest are unchanged.
         trim: The part that is wanted. Its first frame is frame 0, at time 0; sound, subtitles and chapters are cut with
             it, at the ends of packets. What comes before is decoded and dropped; a picture is taken whole.
+        deinterlace: What to do with the fields of interlaced video: ``"off"`` treats it as progressive; ``"field"``
+            makes a frame of each field, at its own time; ``"frame"`` one of each frame; ``"film"`` undoes 3:2 pulldown,
+            which gives four frames for five. ``"auto"`` looks at the first frames, and their flags where nothing moves,
+            and takes ``"field"``, ``"film"`` or ``"off"``, with a line in ``warnings`` where that is not plain.
 
     Attributes:
         info: What is known about the video.
@@ -52,12 +57,20 @@ class VideoReader:
     warnings: list[str]
     tracks: TrackQueue | None
 
-    def __init__(self, source: str | Path, *, fps: Fraction | None = None, skip: int = 0, trim: Trim = WHOLE) -> None:
+    def __init__(
+        self,
+        source: str | Path,
+        *,
+        fps: Fraction | None = None,
+        skip: int = 0,
+        trim: Trim = WHOLE,
+        deinterlace: Deinterlace = "off",
+    ) -> None:
         if fps is not None and fps <= 0:
             raise VideoError(f"frame rate {fps} is not possible\nexpected a positive number such as 25 or 30000/1001")
         if skip < 0:
             raise ValueError(f"skip={skip} is negative: expected the number of frames to drop")
-        self._source = _open(str(source), fps, trim)
+        self._source = _open(str(source), fps, trim, deinterlace)
         self._skip = skip
         self.info = self._source.info
         self.warnings = self._source.warnings
@@ -84,11 +97,13 @@ class VideoReader:
         self.close()
 
 
-def _open(source: str, fps: Fraction | None, trim: Trim) -> FileSource | ImageSource | ExampleSource:
+def _open(
+    source: str, fps: Fraction | None, trim: Trim, deinterlace: Deinterlace
+) -> FileSource | ImageSource | ExampleSource:
     if source == EXAMPLE:
         return ExampleSource(trim)
     if source != "-" and (
         is_picture(source) or (not Path(source).is_file() and (Path(source).is_dir() or is_pattern(source)))
     ):
         return ImageSource(source, fps=fps, trim=trim)
-    return FileSource(source, fps=fps, trim=trim)
+    return FileSource(source, fps=fps, trim=trim, deinterlace=deinterlace)

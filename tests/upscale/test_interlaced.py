@@ -1,0 +1,47 @@
+"""Interlaced video, from file to file."""
+
+from fractions import Fraction
+
+import av
+import pytest
+
+from flashvsr import upscale_file
+from flashvsr.upscale import EncodeOptions, ResumeError
+from tests.upscale.standin import StandIn, read_frames, same_video
+from tests.video.interlaced import moments, woven, write
+
+
+@pytest.fixture(scope="module")
+def interlaced(tmp_path_factory):
+    """Two seconds of 25 frames of two fields, with sound."""
+    return write(tmp_path_factory.mktemp("interlaced") / "in.mkv", woven(moments(100)), flagged="top")
+
+
+def lengths(path):
+    with av.open(str(path)) as container:
+        return [float(stream.duration * stream.time_base) for stream in container.streams]
+
+
+def test_fields_become_frames_and_the_length_and_the_sound_stay(interlaced, tmp_path, capsys):
+    result = upscale_file(interlaced, tmp_path / "out.mov", model=StandIn(), scale=1)
+    frames, times = read_frames(tmp_path / "out.mov")
+    assert (result.frames, len(frames)) == (100, 100)
+    assert times == [Fraction(n, 50) for n in range(100)]
+    assert lengths(tmp_path / "out.mov") == [2.0, 2.0]
+    printed = capsys.readouterr().err.splitlines()
+    assert "top field first" in printed[0]  # before the work
+    assert len([line for line in printed if "interlaced" in line]) == 1
+
+
+def test_an_interrupted_run_of_fields_goes_on_to_the_same_file(interlaced, tmp_path):
+    upscale_file(interlaced, tmp_path / "whole.mov", model=StandIn(), scale=1, segment_seconds=0.4, quiet=True)
+    options = {"scale": 1, "segment_seconds": 0.4, "quiet": True}
+    with pytest.raises(KeyboardInterrupt):
+        model = StandIn(error=KeyboardInterrupt("stop"), steps=7)
+        upscale_file(interlaced, tmp_path / "out.mov", model=model, **options)
+    assert (tmp_path / "out.mov.partial").exists()
+    off = EncodeOptions(deinterlace="off")
+    with pytest.raises(ResumeError, match=r"another deinterlacing \(then auto, now off\)"):
+        upscale_file(interlaced, tmp_path / "out.mov", model=StandIn(), resume=True, encoding=off, **options)
+    upscale_file(interlaced, tmp_path / "out.mov", model=StandIn(), resume=True, **options)
+    assert same_video(tmp_path / "out.mov", tmp_path / "whole.mov")
