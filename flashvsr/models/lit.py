@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
@@ -19,6 +19,7 @@ from flashvsr.models.loading import DTYPES, described_component, find_model
 from flashvsr.models.lora import merged_state_dict
 from flashvsr.models.sampler import DEFAULT_SHIFT, FlowSchedule
 from flashvsr.models.weight_files import build_empty, load_tensors
+from flashvsr.training.callbacks import LastCheckpoint
 
 OURS = "flashvsr.models."
 
@@ -27,7 +28,8 @@ class ExportModelFolder(Callback):
     """Write what was trained as a model folder, when training ends by itself, by ``max_time`` or by Ctrl-C.
 
     Averaged weights are taken if the recipe averages: put this callback after the one that does. Sharded weights are
-    gathered and LoRA is merged. Nothing is written in a ``fast_dev_run``.
+    gathered and LoRA is merged. Nothing is written in a ``fast_dev_run``, and of sharded weights nothing when one of
+    several processes is interrupted without :class:`~flashvsr.training.callbacks.LastCheckpoint`, which stops all.
 
     Args:
         folder: The folder to make.
@@ -128,14 +130,19 @@ class ExportModelFolder(Callback):
         """Write the folder when the user stops a run that has made at least one step."""
         if not isinstance(exception, KeyboardInterrupt) or trainer.global_step == 0 or _is_trial(trainer):
             return
-        averaging = [c for c in trainer.callbacks if isinstance(c, WeightAveraging)]  # type: ignore[attr-defined]
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        together = trainer.world_size == 1 or any(isinstance(c, LastCheckpoint) and c.stops for c in callbacks)
+        if not together and any(isinstance(parameter, DTensor) for parameter in pl_module.parameters()):
+            rank_zero_warn(f"{self.folder} was not written: one process alone cannot gather sharded weights")
+            return
+        averaging = [callback for callback in callbacks if isinstance(callback, WeightAveraging)]
         for callback in averaging:
             callback.on_validation_epoch_start(trainer, pl_module)  # the averaged weights, as validation has them
-        self._export(trainer, pl_module)
+        self._export(trainer, pl_module, wait=together)
         for callback in averaging:
             callback.on_validation_epoch_end(trainer, pl_module)
 
-    def _export(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _export(self, trainer: Trainer, pl_module: LightningModule, *, wait: bool = True) -> None:
         recipe = self.recipe or {}
         whole = {
             name: gather_tensors(getattr(pl_module, attribute), keep=trainer.is_global_zero)
@@ -158,7 +165,8 @@ class ExportModelFolder(Callback):
             options: dict[str, Any] = {"shift": shift, "color": self.color or color, "dtype": dtype}
             save_model_folder(self.folder, made, prompt=prompt, steps=self.steps, overwrite=self.overwrite, **options)
             rank_zero_info(f"{self.folder} holds {', '.join(made)}")
-        trainer.strategy.barrier("ExportModelFolder")
+        if wait:  # the others would go on and end, and a launcher then ends this process while it writes
+            trainer.strategy.barrier("ExportModelFolder")
 
 
 def _is_trial(trainer: Any) -> bool:

@@ -1,8 +1,9 @@
-"""Lightning callbacks of any stage: averaged weights, throughput, checkpoints that appear whole."""
+"""Lightning callbacks of any stage: averaged weights, throughput, a last checkpoint that is always whole."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 import time
@@ -14,7 +15,6 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
@@ -132,20 +132,6 @@ class Throughput(Callback):
         self._ends.clear()
 
 
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Checkpoints appear whole or not at all, also when a run is killed while it writes one.
-
-    In a recipe: ``trainer.plugins: [flashvsr.training.callbacks.AtomicCheckpointIO]``. Lightning's own writes to
-    the folder for temporary files first, which may lie on another disk, and then copies.
-    """
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write beside the target, then rename."""
-        part = f"{path}.part"
-        super().save_checkpoint(checkpoint, part, storage_options)
-        os.replace(part, path)  # noqa: PTH105 - as strings, which Lightning passes
-
-
 class LastCheckpoint(ModelCheckpoint):
     """``last.ckpt`` of the step at hand: what ``--ckpt_path last`` goes on from.
 
@@ -153,12 +139,17 @@ class LastCheckpoint(ModelCheckpoint):
     ``max_steps``, ``max_time``, Ctrl-C or SIGTERM. A signal lets the step end that is being made, on every process,
     also when one of them got it; then the run ends as by Ctrl-C. The second signal ends it at once.
 
+    A checkpoint is written beside the one before, which stays whole until the new one takes its place in one step: a
+    run may be killed while it writes. A sharded one is a folder, ``last.ckpt.0`` or ``last.ckpt.1``, and ``last.ckpt``
+    a link to it.
+
     Args:
         dirpath: Folder of the checkpoint.
         minutes: Longest time between two of them while steps are made; at least 0, which writes one after every step.
 
     Attributes:
         received: Number of the signal that stopped the run; None for none.
+        stops: Whether all processes stop after the step at hand.
 
     Raises:
         ValueError: If `minutes` is negative.
@@ -172,13 +163,14 @@ class LastCheckpoint(ModelCheckpoint):
         super().__init__(dirpath, filename="last", enable_version_counter=False, save_on_train_epoch_end=True)
         self.minutes = minutes
         self.received: int | None = None
-        self._saved_at, self._stops = 0.0, False
+        self.stops = False
+        self._saved_at = 0.0
         self._replaced: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the first one, and take the signals."""
         super().on_train_start(trainer, pl_module)
-        self.received, self._stops = None, False
+        self.received, self.stops = None, False
         if trainer.fast_dev_run:  # type: ignore[attr-defined]  # Lightning sets it without declaring it
             return
         if not trainer.ckpt_path:
@@ -200,16 +192,16 @@ class LastCheckpoint(ModelCheckpoint):
             wanted = int(trainer.strategy.reduce(told, reduce_op="max"))
         if wanted:
             self._save_now(trainer)
-        self._stops = wanted == 2
+        self.stops = wanted == 2
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Stop when what the step logged is written."""
-        if self._stops:
+        if self.stops:
             raise KeyboardInterrupt
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Likewise, instead of a validation that may take minutes."""
-        if self._stops:
+        if self.stops:
             raise KeyboardInterrupt
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -234,5 +226,43 @@ class LastCheckpoint(ModelCheckpoint):
         self._replaced = {}
 
     def _save_now(self, trainer: Trainer) -> None:
-        trainer.save_checkpoint(f"{self.dirpath}/{self.filename}{self.FILE_EXTENSION}")
+        self._save_checkpoint(trainer, f"{self.dirpath}/{self.filename}{self.FILE_EXTENSION}")
         self._saved_at = time.monotonic()
+
+    def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        target = Path(filepath)
+        part = _name_beside(target)
+        if trainer.is_global_zero:
+            _remove(part)  # of a run that was killed
+        trainer.save_checkpoint(part)  # and wait for all processes
+        if trainer.is_global_zero:
+            _put_in_place(part, target)
+        self._last_global_step_saved, self._last_checkpoint_saved = trainer.global_step, filepath
+
+
+def _name_beside(target: Path) -> Path:
+    """A name that the checkpoint at hand does not have."""
+    first, second = Path(f"{target}.0"), Path(f"{target}.1")
+    return second if target.is_symlink() and target.readlink().name == first.name else first
+
+
+def _put_in_place(part: Path, target: Path) -> None:
+    """Replace a checkpoint by the one written beside it: by a link if it is a folder, which cannot replace another."""
+    earlier = target.resolve() if target.is_symlink() else None
+    if target.is_dir() and not target.is_symlink():  # not of this callback
+        earlier = target.rename(f"{target}.before")
+    new = part
+    if part.is_dir():
+        new = Path(f"{target}.link")
+        _remove(new)
+        new.symlink_to(part.name)
+    new.replace(target)
+    if earlier is not None:
+        _remove(earlier)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -31,7 +31,6 @@ trainer:
   enable_progress_bar: false
   enable_model_summary: false
   logger: {class_path: lightning.pytorch.loggers.CSVLogger, init_args: {save_dir: logs, name: toy}}
-  plugins: [{class_path: flashvsr.training.callbacks.AtomicCheckpointIO}]
   callbacks:
     - class_path: flashvsr.training.callbacks.WeightAverage
       init_args: {decay: 0.5}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -13,7 +15,7 @@ from flashvsr.decoders import TinyDecoder
 from flashvsr.models import FlowSchedule, VideoDiT, component
 from flashvsr.models.folder import Component, read_model_folder, save_model_folder
 from flashvsr.models.lit import ExportModelFolder, gather_tensors, plain_part, trained_component
-from flashvsr.training.callbacks import AtomicCheckpointIO, Throughput, WeightAverage
+from flashvsr.training.callbacks import LastCheckpoint, Throughput, WeightAverage
 
 SIZES = {"dim": 32, "layers": 1, "heads": 2, "ffn_dim": 48, "text_dim": None}
 FULL = {"class_path": "flashvsr.attention.FullAttention", "init_args": {}}
@@ -234,15 +236,18 @@ def test_arguments_out_of_range_are_refused():
         WeightAverage(1.0)
 
 
-def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):
-    path = tmp_path / "last.ckpt"
-    AtomicCheckpointIO().save_checkpoint({"step": 1}, path)
-
-    def die(*arguments):
-        (tmp_path / "last.ckpt.part").write_bytes(b"half")
-        raise OSError("disk full")
-
-    monkeypatch.setattr("lightning.fabric.plugins.io.torch_io._atomic_save", die)
-    with pytest.raises(OSError, match="disk full"):
-        AtomicCheckpointIO().save_checkpoint({"step": 2}, path)
-    assert torch.load(path, weights_only=True) == {"step": 1}
+@pytest.mark.parametrize("together", [True, False])
+def test_only_processes_that_stop_together_wait_for_one_another_after_ctrl_c(tmp_path, together):
+    stage = Stage(decoder=TinyDecoder(channels=(8, 8, 8, 8)))
+    callback = ExportModelFolder(tmp_path / "made", {"decoder": "decoder"})
+    callback.recipe = {"decoder": DECODER}
+    last = LastCheckpoint(tmp_path)
+    last.stops = together
+    waited = []
+    trainer = SimpleNamespace(
+        world_size=2, global_step=1, fast_dev_run=False, is_global_zero=True, callbacks=[last],
+        strategy=SimpleNamespace(barrier=waited.append),
+    )  # fmt: skip
+    callback.on_exception(trainer, stage, KeyboardInterrupt())
+    assert read_model_folder(tmp_path / "made").components.keys() == {"decoder"}
+    assert len(waited) == together

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 
-from flashvsr.training.callbacks import WeightAverage
+from flashvsr.training.callbacks import LastCheckpoint, WeightAverage
 from flashvsr.training.sharding import freeze
 
 
@@ -39,3 +42,68 @@ def test_the_average_copies_tensors_and_shares_all_else():
     assert all(torch.equal(kept, now) and kept.data_ptr() != now.data_ptr() for kept, now in tensors)
     assert "late.weight" in average.state_dict()
     average.load_state_dict(average.state_dict())
+
+
+def _write(path: Path, step: int, form: str) -> None:
+    """A checkpoint, as the strategies write them: a file, or a folder of each process's share."""
+    if form == "folder":
+        path.mkdir(parents=True)
+        path /= "share"
+    path.write_text(str(step))
+
+
+def _read(path: Path) -> str:
+    return (path / "share" if path.is_dir() else path).read_text()
+
+
+def _save(folder: Path, step: int, form: str) -> None:
+    save = SimpleNamespace(
+        is_global_zero=True, global_step=step, save_checkpoint=lambda path: _write(Path(path), step, form)
+    )
+    LastCheckpoint(folder)._save_now(save)
+
+
+@pytest.mark.parametrize("form", ["file", "folder"])
+def test_a_checkpoint_that_is_half_written_leaves_the_one_before(tmp_path, form):
+    _save(tmp_path, 1, form)
+
+    def die(path):
+        _write(Path(path), 2, form)
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        LastCheckpoint(tmp_path)._save_now(SimpleNamespace(is_global_zero=True, global_step=2, save_checkpoint=die))
+    assert _read(tmp_path / "last.ckpt") == "1"
+    _save(tmp_path, 3, form)
+    assert _read(tmp_path / "last.ckpt") == "3"
+
+
+def _die(*unused: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("call", ["symlink_to", "replace"])
+def test_a_run_killed_while_a_folder_takes_its_place_has_the_one_before(tmp_path, monkeypatch, call):
+    _save(tmp_path, 1, "folder")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, call, _die)
+        with pytest.raises(KeyboardInterrupt):
+            _save(tmp_path, 2, "folder")
+    assert _read(tmp_path / "last.ckpt") == "1"
+    _save(tmp_path, 3, "folder")
+    assert _read(tmp_path / "last.ckpt") == "3"
+
+
+@pytest.mark.parametrize("forms", [["file", "folder", "folder", "file"], ["folder", "file", "folder"]])
+def test_only_the_last_checkpoint_stays_whatever_form_it_has(tmp_path, forms):
+    for step, form in enumerate(forms):
+        _save(tmp_path, step, form)
+        assert _read(tmp_path / "last.ckpt") == str(step)
+        assert len(list(tmp_path.iterdir())) == (2 if form == "folder" else 1)
+
+
+def test_a_folder_that_was_copied_there_is_replaced_too(tmp_path):
+    _write(tmp_path / "last.ckpt", 1, "folder")
+    _save(tmp_path, 2, "folder")
+    assert _read(tmp_path / "last.ckpt") == "2"
+    assert len(list(tmp_path.iterdir())) == 2
