@@ -25,19 +25,36 @@ SIZES = ["heads", "rows", "columns", "first_blocks", "list_b", "list_h"]
 """Arguments whose values do not change the machine code: a new size does not compile anew."""
 
 
+bring_in = tma.async_load if hasattr(tma, "async_load") else tma.async_copy_global_to_shared  # its name since 3.9
+
+if hasattr(gl.shared_memory_descriptor, "_reinterpret"):
+
+    @gluon.jit
+    def view_as_box(tile, descriptor):
+        """The rows of a tile in shared memory as the box of `[B, heads, tokens, D]` that a descriptor brings in."""
+        return tile._reinterpret(descriptor.dtype, [1, 1, tile.shape[0], tile.shape[1]], descriptor.layout)
+
+else:  # its name since Triton 3.9
+
+    @gluon.jit
+    def view_as_box(tile, descriptor):
+        """The rows of a tile in shared memory as the box of `[B, heads, tokens, D]` that a descriptor brings in."""
+        return tile.reinterpret(descriptor.dtype, [1, 1, tile.shape[0], tile.shape[1]], descriptor.layout)
+
+
 @gluon.jit
 def fetch_block(first, second, b, h, block, first_blocks, tile, full, PIECES: gl.constexpr):
     """Start to bring block ``block`` into ``tile`` from the piece that holds it; barrier ``full`` awaits it."""
     BLOCK: gl.constexpr = tile.shape[0]
-    box = tile._reinterpret(first.dtype, [1, 1, BLOCK, tile.shape[1]], first.layout)
+    box = view_as_box(tile, first)
     mbarrier.expect(full, BLOCK * tile.shape[1] * 2)
     if PIECES == 1:
-        tma.async_copy_global_to_shared(first, [b, h, block * BLOCK, 0], full, box)
+        bring_in(first, [b, h, block * BLOCK, 0], full, box)
     else:
         in_first = block < first_blocks
         start = (block - first_blocks) * BLOCK
-        tma.async_copy_global_to_shared(first, [b, h, block * BLOCK, 0], full, box, pred=in_first)
-        tma.async_copy_global_to_shared(second, [b, h, start, 0], full, box, pred=block >= first_blocks)
+        bring_in(first, [b, h, block * BLOCK, 0], full, box, pred=in_first)
+        bring_in(second, [b, h, start, 0], full, box, pred=block >= first_blocks)
 
 
 @gluon.jit
@@ -52,8 +69,8 @@ def load_blocks(
     if count > 0:
         mbarrier.expect(q_full, 2 * ROWS * D * 2)
         for half in gl.static_range(2):
-            box = q_tiles.index(half)._reinterpret(query.dtype, [1, 1, ROWS, D], query.layout)
-            tma.async_copy_global_to_shared(query, [b, h, (2 * row + half) * ROWS, 0], q_full, box)
+            box = view_as_box(q_tiles.index(half), query)
+            bring_in(query, [b, h, (2 * row + half) * ROWS, 0], q_full, box)
     block = gl.load(indices, mask=count > 0, other=0)  # one step ahead of the copies whose address it decides
     for i in range(count):
         slot = i % STAGES

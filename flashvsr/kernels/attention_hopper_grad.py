@@ -14,9 +14,9 @@ from __future__ import annotations
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma, warpgroup_mma, warpgroup_mma_wait
+from triton.experimental.gluon.language.nvidia.hopper import mbarrier, warpgroup_mma, warpgroup_mma_wait
 
-from flashvsr.kernels.attention_hopper import SIZES, fetch_block, find_row
+from flashvsr.kernels.attention_hopper import SIZES, bring_in, fetch_block, find_row, view_as_box
 
 
 @gluon.jit
@@ -31,10 +31,10 @@ def load_blocks(
     if count > 0:
         mbarrier.expect(start, 2 * 2 * ROWS * D * 2)
         for half in gl.static_range(2):
-            box = q_tiles.index(half)._reinterpret(query.dtype, [1, 1, ROWS, D], query.layout)
-            tma.async_copy_global_to_shared(query, [b, h, row * 2 * ROWS + half * ROWS, 0], start, box)
-            box = g_tiles.index(half)._reinterpret(grad.dtype, [1, 1, ROWS, D], grad.layout)
-            tma.async_copy_global_to_shared(grad, [b, h, row * 2 * ROWS + half * ROWS, 0], start, box)
+            box = view_as_box(q_tiles.index(half), query)
+            bring_in(query, [b, h, row * 2 * ROWS + half * ROWS, 0], start, box)
+            box = view_as_box(g_tiles.index(half), grad)
+            bring_in(grad, [b, h, row * 2 * ROWS + half * ROWS, 0], start, box)
     block = gl.load(indices, mask=count > 0, other=0)  # one step ahead of the copies whose address it decides
     for i in range(count):
         slot = i % STAGES

@@ -34,6 +34,7 @@ def launch_quantize(x: Tensor, dtype: torch.dtype, gelu: bool) -> tuple[Tensor, 
     largest = torch.finfo(dtype).max
     with torch.cuda.device_of(x):
         _quantize[rows,](
-            x, out, scales, columns, largest, GELU=gelu, PADDED=padded, num_warps=4 if padded < 4096 else 8
-        )
+            x, out, scales, columns, largest, GELU=gelu, PADDED=padded, num_warps=4 if padded < 4096 else 8,
+            enable_fp_fusion=True,
+        )  # fmt: skip
     return out, scales

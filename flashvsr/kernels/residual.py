@@ -65,4 +65,5 @@ def launch_add_norm(
             GATED=gate is not None,
             NORM=weight is not None,
             num_warps=4,
+            enable_fp_fusion=True,
         )
