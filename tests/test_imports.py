@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "evaluate": {"data", "video"},
     "upscale": {"models", "streaming", "video"},
     "bench": {"models", "streaming", "video"},
+    "app": {"upscale", "models", "streaming", "video"},
     "cli": EVERYTHING,
     "state": set(),
     "__init__": EVERYTHING,

@@ -18,6 +18,7 @@ from flashvsr import __version__
 
 COMMANDS = {
     "upscale": "a video goes in, a 4x video comes out",
+    "app": "a web page on this computer that upscales videos and pictures",
     "fit": "train a stage from a recipe",
     "validate": "run the validation of a recipe on a checkpoint",
     "evaluate": "quality of models on clips with a known answer, in a table and pictures",
