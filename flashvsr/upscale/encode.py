@@ -23,30 +23,32 @@ class Piece:
     Attributes:
         frames: `[T, 3, H, W]`, uint8 or floating point in [0, 1], in main memory.
         times: Seconds since the clip's first frame, one per frame.
+        alphas: Opacity of the input's frames, `[h, w]` in [0, 1] each; None where they are opaque or it is not kept.
         arrived: What to wait for before ``frames`` may be read: the copy from the GPU. None when they are there.
     """
 
     frames: Tensor
     times: list[Fraction]
+    alphas: list[Tensor | None]
     arrived: torch.cuda.Event | None = None
 
     @classmethod
-    def fetch(cls, frames: Tensor, times: list[Fraction]) -> Piece:
+    def fetch(cls, frames: Tensor, times: list[Fraction], alphas: list[Tensor | None]) -> Piece:
         """Start to copy frames into main memory, without waiting when they come from a GPU."""
         if frames.device.type != "cuda":
-            return cls(frames.cpu(), times)
+            return cls(frames.cpu(), times, alphas)
         host = torch.empty(frames.shape, dtype=frames.dtype, pin_memory=True)
         host.copy_(frames, non_blocking=True)
         arrived = torch.cuda.Event()
         arrived.record(torch.cuda.current_stream(frames.device))
-        return cls(host, times, arrived)
+        return cls(host, times, alphas, arrived)
 
     def write_to(self, writer: VideoWriter) -> None:
         """Encode the frames, in order."""
         if self.arrived is not None:
             self.arrived.synchronize()
-        for pixels, time in zip(self.frames, self.times, strict=True):
-            writer.write(pixels, time)
+        for pixels, time, alpha in zip(self.frames, self.times, self.alphas, strict=True):
+            writer.write(pixels, time, alpha)
 
 
 @dataclass(frozen=True)

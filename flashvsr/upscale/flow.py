@@ -15,7 +15,7 @@ from flashvsr.streaming import FrameStream
 from flashvsr.upscale.encode import Cut, Piece, encode_segments, encode_whole
 from flashvsr.upscale.journal import Boundary, Journal
 from flashvsr.upscale.pipeline import read_ahead, write_behind
-from flashvsr.video import VideoFrame, VideoReader, VideoWriter
+from flashvsr.video import VideoFrame, VideoReader, VideoWriter, fill_transparent
 
 READ_AHEAD = 16  # frames of the input's size
 WRITE_BEHIND = 1  # pieces of up to 21 frames of the output's size: one waits while another is encoded
@@ -43,7 +43,7 @@ def flow_whole(
     """
     with (
         write_behind(partial(encode_whole, writer=writer), size=WRITE_BEHIND) as put,
-        read_ahead(partial(_read, reader, device), size=READ_AHEAD) as frames,
+        read_ahead(partial(_read, reader, device, writer.alpha), size=READ_AHEAD) as frames,
     ):
         return upscale_frames(
             frames, stream, put, start=Boundary(), segment_seconds=None, on_progress=on_progress
@@ -64,7 +64,7 @@ def flow_segments(
     """Upscale what is left of a video into segments of a partial folder.
 
     Args:
-        reader: Gives the frames from the journal's boundary on; closed at the end.
+        reader: Gives the frames from the first on that is in no closed segment; closed at the end.
         stream: In the state that belongs to the boundary.
         journal: The partial folder; at stage ``"written"`` afterwards.
         open_segment: Starts the next segment.
@@ -81,7 +81,7 @@ def flow_segments(
     encode = partial(encode_segments, journal=journal, open_segment=open_segment, first=first, on_snapshot=on_snapshot)
     with (
         write_behind(encode, size=WRITE_BEHIND) as put,
-        read_ahead(partial(_read, reader, device), size=READ_AHEAD) as frames,
+        read_ahead(partial(_read, reader, device, first[1].alpha), size=READ_AHEAD) as frames,
     ):
         end = upscale_frames(frames, stream, put, start=start, segment_seconds=segment_seconds, on_progress=on_progress)
         put(Cut(replace(end, last_duration=reader.last_duration), state=None))
@@ -103,7 +103,7 @@ def upscale_frames(
     frames. A cut comes where the stream has just given all it can and holds the frames of the next chunk at most.
 
     Args:
-        frames: Input frames from ``start`` on.
+        frames: Input frames from the first on that ``start`` has not given back.
         stream: A model's stream in the state that belongs to ``start``.
         put: Takes the pieces and cuts.
         start: Where an earlier run ended.
@@ -117,13 +117,15 @@ def upscale_frames(
         RuntimeError: If the model does not give as many frames as it took.
     """
     taken, given = start.frames_in, start.frames_out
-    pending = deque(start.pending)  # times of the frames that the stream holds
+    frames = iter(frames)
+    # times and opacity of the frames that the stream holds
+    pending = deque((time, frame.alpha) for time, frame in zip(start.pending, frames, strict=False))
     opened: Fraction | None = None  # time of the first frame of the segment
 
     def pass_on(out: torch.Tensor) -> Fraction:
         nonlocal given, opened
-        times = [pending.popleft() for _ in range(len(out))]
-        put(Piece.fetch(out, times))
+        times, alphas = map(list, zip(*(pending.popleft() for _ in range(len(out))), strict=True))
+        put(Piece.fetch(out, times, alphas))
         given += len(out)
         opened = times[0] if opened is None else opened
         on_progress(given)
@@ -131,14 +133,14 @@ def upscale_frames(
 
     for frame in frames:
         taken += 1
-        pending.append(frame.time)
+        pending.append((frame.time, frame.alpha))
         out = stream.push(frame.pixels[None])
         if not len(out):
             continue
         length = pass_on(out)
         # What is pending becomes the next segment, so that none is ever empty.
         if segment_seconds is not None and length >= segment_seconds and pending:
-            put(Cut(Boundary(taken, given, tuple(pending)), stream.state_dict()))
+            put(Cut(Boundary(taken, given, tuple(time for time, _ in pending)), stream.state_dict()))
             opened = None
     if len(tail := stream.finish()):
         pass_on(tail)
@@ -147,8 +149,13 @@ def upscale_frames(
     return Boundary(taken, given)
 
 
-def _read(reader: VideoReader, device: torch.device, put: Callable[[VideoFrame], None]) -> None:
-    """Hand frames over on the model's device: a stream gives frames back where it got them, to be fetched meanwhile."""
+def _read(reader: VideoReader, device: torch.device, alpha: bool, put: Callable[[VideoFrame], None]) -> None:
+    """Hand frames over on the model's device: a stream gives frames back where it got them, to be fetched meanwhile.
+
+    With ``alpha`` their opacity goes along, and the colours of what is not seen make way for those of what is.
+    """
     with reader:
         for frame in reader:
-            put(VideoFrame(frame.pixels.to(device), frame.time))
+            kept = frame.alpha if alpha else None
+            pixels = frame.pixels if kept is None else fill_transparent(frame.pixels, kept)
+            put(VideoFrame(pixels.to(device), frame.time, kept))

@@ -108,7 +108,7 @@ class Job:
             self.frames = journal.record.boundary.frames_out
             joined = journal.joined(self.target.suffix)
             if journal.record.stage == "running":
-                reader = reader or self._open_reader(skip=journal.record.boundary.frames_in)
+                reader = reader or self._open_reader(skip=journal.record.boundary.frames_out)
                 if journal.record.resumable and self.segment_seconds is not None:
                     self._flow_segments(reader, system, journal, self.segment_seconds)
                 else:
@@ -192,14 +192,14 @@ class Job:
         trial.abort()
         self.warn(trial.warnings)
         if not self.target.is_images:
-            path = journal.new_segment(segment_suffix(trial.codec))
+            path = journal.new_segment(segment_suffix(trial.codec, alpha=trial.alpha))
             with self._open_writer(reader, path, codec=trial.codec, format="auto") as writer:
                 writer.write(torch.zeros(3, writer.height, writer.width), Fraction(0))
             try_join(path, journal.joined(self.target.suffix), format=self.encoding.format)
 
         def open_segment() -> tuple[Path, VideoWriter]:
             if not self.target.is_images:
-                path = journal.new_segment(segment_suffix(trial.codec))
+                path = journal.new_segment(segment_suffix(trial.codec, alpha=trial.alpha))
                 return path, self._open_writer(reader, path, codec=trial.codec, format="auto")
             path, number = journal.new_segment(""), journal.record.boundary.frames_out + 1
             return path, self._open_writer(reader, path / self.target.image_pattern, first_number=number)

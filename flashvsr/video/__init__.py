@@ -7,6 +7,7 @@
 * ``VideoInfo``, ``VideoFrame``, ``VideoError``: what passes between them
 """
 
+from flashvsr.video.alpha import fill_transparent
 from flashvsr.video.deinterlace import Deinterlace
 from flashvsr.video.demux import is_pipe
 from flashvsr.video.images import (
@@ -36,6 +37,7 @@ __all__ = [
     "VideoInfo",
     "VideoReader",
     "VideoWriter",
+    "fill_transparent",
     "image_name",
     "is_image_target",
     "is_pattern",

@@ -12,6 +12,7 @@ from typing import Any
 
 import av
 
+from flashvsr.video.alpha import DECODERS, is_transparent
 from flashvsr.video.asf import asf_length
 from flashvsr.video.crop import UNALIGNED, container_crop
 from flashvsr.video.deinterlace import Deinterlace, Timed, deinterlace, plan, watch
@@ -22,7 +23,6 @@ from flashvsr.video.pixels import (
     bit_depth,
     display_matrix,
     frame_colors,
-    is_transparent,
     resolve_colors,
     rotation_degrees,
     side_data,
@@ -96,8 +96,6 @@ class FileSource:
             self._frames = self._whole(self._timed(frames), wanted=deinterlace)
             self.info = self._describe(source, first)
             self._first = self._enter()
-            if is_transparent(first):
-                self.warnings.append(f"{self.name} is transparent in places: the result is not")
             if needs_dolby_vision(self._stream):
                 self.warnings.append(
                     f"{self.name} is Dolby Vision whose colours (IPTPQc2) only its players know: those of the result"
@@ -128,7 +126,8 @@ class FileSource:
                         f" from {self.info.width}x{self.info.height} to {pixels.shape[2]}x{pixels.shape[1]}\n"
                         "cut it there and upscale each part on its own"
                     )
-                yield VideoFrame(pixels, timed.time - self._began)
+                alpha = self._to_rgb.alpha(timed.frame) if self.info.has_alpha else None
+                yield VideoFrame(pixels, timed.time - self._began, alpha)
             number, last = number + 1, timed.time
             timed = next(self._frames, None)
         if timed is not None:
@@ -308,12 +307,13 @@ class FileSource:
             is_pipe=is_pipe(source),
             mastering_display=mastering,
             content_light=light,
+            has_alpha=is_transparent(frame),
             source=self.name,
         )
 
     def _decode(self) -> Iterator[av.VideoFrame]:
         """Frames in order; packets of other tracks go to the queue on the way."""
-        started = False
+        started, decoder = False, self._alpha_decoder()
         last: av.VideoFrame | None = None
         with self._plainly():
             for packet in self._demuxed():
@@ -328,7 +328,7 @@ class FileSource:
                 if not started and packet.is_keyframe and packet.dts is not None:
                     self._keys.append(packet.dts)
                 try:
-                    frames = packet.decode()
+                    frames = packet.decode() if decoder is None else decoder.decode(packet)
                 except av.InvalidDataError:
                     if started:
                         raise
@@ -336,6 +336,15 @@ class FileSource:
                 started = started or bool(frames)
                 last = frames[-1] if frames else last
                 yield from frames
+
+    def _alpha_decoder(self) -> Any | None:
+        """The decoder that also reads the transparency of WebM, where there is some."""
+        context, tags = self._stream.codec_context, {key.lower(): tag for key, tag in self._stream.metadata.items()}
+        if context.name not in DECODERS or tags.get("alpha_mode") != "1":
+            return None
+        decoder = av.CodecContext.create(DECODERS[context.name], "r")
+        decoder.extradata = context.extradata
+        return decoder
 
     def _demuxed(self) -> Iterator[Any]:
         """All packets, on one clock where recordings were joined."""

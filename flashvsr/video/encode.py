@@ -14,6 +14,7 @@ from typing import Any
 import av
 from torch import Tensor
 
+from flashvsr.video.alpha import DECODERS, has_alpha
 from flashvsr.video.images import PICTURE_SUFFIXES
 from flashvsr.video.info import VideoError, VideoInfo, file_url, plain_errors
 from flashvsr.video.pixel_shape import PixelShape
@@ -48,6 +49,21 @@ _PIXEL_FORMATS = {
     (10, "even"): ("yuv420p10le", "p010le", "yuv422p10le", "yuv444p10le", "gbrp10le", "rgb48be", "rgb48le"),
     (10, "odd"): ("yuv444p10le", "gbrp10le", "rgb48be", "rgb48le"),
 }
+# with an alpha channel, the first that the encoder takes
+_ALPHA_FORMATS = {
+    8: ("rgba", "bgra", "argb", "yuva420p", "yuva444p", "gbrap"),
+    10: ("yuva444p10le", "gbrap10le", "rgba64be", "rgba64le"),
+}
+_ALPHA_ONLY = {"libvpx": ("yuva420p",), "libvpx-vp9": ("yuva420p",), "apng": ("rgba",)}  # that decoders read
+_AUTO_ALPHA = {"mov": "prores_ks", "webm": "libvpx-vp9", "matroska": "libvpx-vp9", "nut": "ffv1"}
+_WITHOUT_ALPHA = ("libx265", "libwebp", "libwebp_anim")  # x265 writes what few decoders read
+
+
+def holds_alpha(format: str, codec: str) -> bool:
+    """Whether transparency that an encoder of this name writes can be read from this container."""
+    if codec in DECODERS.values():
+        return format in ("matroska", "webm")
+    return codec not in _WITHOUT_ALPHA and format != "yuv4mpegpipe"
 
 
 def pick_format(target: str | Path, format: str) -> str:
@@ -111,10 +127,13 @@ def pick_codec(codec: str, format: str, info: VideoInfo) -> str:
 
     ``"auto"`` is 10-bit HEVC (libx265) for HDR and deep sources and H.264 (libx264) for the rest, where the container
     takes both; VP9 or AV1 (libsvtav1) for WebM, VP8 for Ogg, uncompressed for Y4M, and what else a container is for.
+    For a transparent source it is ProRes 4444 in MOV, VP9 in Matroska and WebM, FFV1 in NUT.
 
     Raises:
         VideoError: No such encoder in this build of FFmpeg.
     """
+    if codec == "auto" and info.has_alpha and format in _AUTO_ALPHA:
+        return _AUTO_ALPHA[format]
     if codec == "auto":
         deep, plain = _AUTO.get(format, _USUAL)
         return deep if info.is_hdr or info.bit_depth > 8 else plain
@@ -152,6 +171,7 @@ class ContainerSink:
         queue: TrackQueue | None,
     ) -> None:
         self.warnings: list[str] = []
+        self.alpha = False
         self._name = "stdout" if str(target) == "-" else str(target)
         self._path = None if str(target) == "-" else Path(target)
         self._rate = info.frame_rate or Fraction(25)
@@ -181,9 +201,9 @@ class ContainerSink:
             self.abort()
             raise
 
-    def write(self, pixels: Tensor, time: Fraction) -> None:
+    def write(self, pixels: Tensor, time: Fraction, alpha: Tensor | None = None) -> None:
         """Take a frame, and encode the one before. Times closer than a tick are moved apart by one."""
-        frame, tick = self._to_frame(pixels), self._ticks.tick(time) + self._lead
+        frame, tick = self._to_frame(pixels, alpha), self._ticks.tick(time) + self._lead
         with self._plainly():
             if self._held is not None:
                 self._mux(self._encode(*self._held, tick - self._held[1]))
@@ -240,13 +260,18 @@ class ContainerSink:
         if codec == "libsvtav1":
             os.environ.setdefault("SVT_LOG", "1")  # errors only: it writes to stderr, past FFmpeg's own log
         try:
-            stream: Any = self._container.add_stream(codec, rate=self._rate, options=_options(codec, crf, info))
+            pixels = self._pick_pixels(codec, size, info)
+            self.alpha = info.has_alpha and has_alpha(av.VideoFormat(pixels))
+            options = _options(codec, crf, info) | ({"auto-alt-ref": "0"} if self.alpha and codec == "libvpx" else {})
+            stream: Any = self._container.add_stream(codec, rate=self._rate, options=options)
         except (ValueError, av.FFmpegError) as error:
             raise VideoError(
                 f"{format} does not take {codec} video\nuse another --codec or --format (matroska takes most)"
             ) from error
         stream.width, stream.height = size
-        stream.pix_fmt = self._pick_pixels(codec, size, info)
+        stream.pix_fmt = pixels
+        if self.alpha and codec in DECODERS.values():
+            stream.metadata["alpha_mode"] = "1"
         context = stream.codec_context
         context.time_base = self._time_base
         context.thread_type = "AUTO"
@@ -262,6 +287,8 @@ class ContainerSink:
         depth = 10 if info.bit_depth > 8 or info.is_hdr else 8
         parity = "odd" if size[0] % 2 or size[1] % 2 else "even"
         offered = [layout.name for layout in av.Codec(codec, "w").video_formats or ()]
+        if info.has_alpha and (name := self._pick_alpha(codec, depth, parity, offered)):
+            return name
         if not offered:  # raw video takes anything
             return _PIXEL_FORMATS[depth, parity][0]
         for name in _PIXEL_FORMATS[depth, parity] + _PIXEL_FORMATS[18 - depth, parity]:
@@ -274,6 +301,20 @@ class ContainerSink:
         raise VideoError(
             f"{codec} cannot encode {size[0]}x{size[1]}: it takes {', '.join(offered[:6])}\nuse another --codec"
         )
+
+    def _pick_alpha(self, codec: str, depth: int, parity: str, offered: Sequence[str]) -> str | None:
+        """A pixel format with an alpha channel; None, with a warning, when there is none."""
+        format = self._container.format.name
+        for name in _ALPHA_ONLY.get(codec, (*_ALPHA_FORMATS[depth], *_ALPHA_FORMATS[18 - depth])):
+            halves = name == "yuva420p" and parity == "odd" and codec not in _ALPHA_ONLY
+            if holds_alpha(format, codec) and name in (offered or _ALPHA_FORMATS[depth]) and not halves:
+                if depth == 10 and name in _ALPHA_FORMATS[8]:
+                    self.warnings.append(f"{codec} has no 10-bit format with transparency: written with 8 bits")
+                return name
+        self.warnings.append(
+            f"{format} with {codec} holds no transparency: the result has none; .webm, .mov and PNG files keep it"
+        )
+        return None
 
 
 def open_output(target: str | Path, format: str, time_base: Fraction, *, shift: bool) -> Any:

@@ -14,8 +14,9 @@ import av
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from flashvsr.video.alpha import is_transparent
 from flashvsr.video.info import Colors, VideoError, VideoFrame, VideoInfo, file_url, plain_errors
-from flashvsr.video.pixels import FromRGB, ToRGB, bit_depth, frame_colors, is_transparent, resolve_colors
+from flashvsr.video.pixels import FromRGB, ToRGB, bit_depth, frame_colors, resolve_colors
 from flashvsr.video.trim import WHOLE, Trim
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
@@ -107,9 +108,7 @@ class ImageSource:
             self.warnings.append(f"{source}: images have no frame rate, 25 per second is used; --fps sets another")
         first = _read(self._paths[0])
         self._depth = bit_depth(first)
-        if is_transparent(first):
-            self.warnings.append(f"{source}: images are transparent in places, the result is not")
-        pixels = self._convert(first)
+        pixels = self._converter(first)(first)
         self.info = VideoInfo(
             width=pixels.shape[2],
             height=pixels.shape[1],
@@ -118,6 +117,7 @@ class ImageSource:
             frames=len(self._paths),
             bit_depth=self._depth,
             colors=Colors(primaries=1, transfer=2, matrix=0, range=_FULL),
+            has_alpha=is_transparent(first),
             icc_profile=_rgb_profile(self._paths[0]),
             source=source,
         )
@@ -125,24 +125,27 @@ class ImageSource:
     def frames(self, skip: int) -> Iterator[VideoFrame]:
         """The images after the first ``skip``, which are not even opened."""
         for number, path in enumerate(self._paths[skip:], start=skip):
-            pixels = self._convert(_read(path))
+            frame = _read(path)
+            converter = self._converter(frame)
+            pixels = converter(frame)
             if pixels.shape[1:] != (self.info.height, self.info.width):
                 expected = f"{self.info.width}x{self.info.height}"
                 raise VideoError(
                     f"{path} is {pixels.shape[2]}x{pixels.shape[1]}, the images before it are {expected}\n"
                     "give all images one size, or upscale each size on its own"
                 )
-            yield VideoFrame(pixels, number * self.info.time_base)
+            alpha = converter.alpha(frame) if self.info.has_alpha else None
+            yield VideoFrame(pixels, number * self.info.time_base, alpha)
 
     def close(self) -> None:
         """Nothing is kept open."""
 
-    def _convert(self, frame: av.VideoFrame) -> Tensor:
+    def _converter(self, frame: av.VideoFrame) -> ToRGB:
         colors = frame_colors(frame)
         if colors.matrix != 0:  # JPEG, WebP and gray: always bt601 (JFIF); gray is full range
             gray = len(frame.format.components) < 3
             colors = Colors(matrix=5, range=_FULL if gray else colors.range)
-        return ToRGB(resolve_colors(colors, 1, 1), deep=self._depth > 8)(frame)
+        return ToRGB(resolve_colors(colors, 1, 1), deep=self._depth > 8)
 
 
 class ImageSink:
@@ -152,18 +155,26 @@ class ImageSink:
         target: A folder, where files are called ``00001.png`` and on, or a printf pattern ending in ``.png`` or
             ``.jpg``.
         deep: 16 bits per channel in PNG files.
+        alpha: With an alpha channel, which JPEG does not hold.
         first_number: Number of the first file (a resumed run continues where it stopped).
         icc_profile: Colour profile to put into the files; those of 16 bits cannot hold one.
 
     Attributes:
         warnings: One line each: what the files do not hold.
+        alpha: Whether there is an alpha channel.
 
     Raises:
         VideoError: The folder cannot be made or written, or the pattern ends in something else.
     """
 
     def __init__(
-        self, target: str | Path, *, deep: bool, first_number: int = 1, icc_profile: bytes | None = None
+        self,
+        target: str | Path,
+        *,
+        deep: bool,
+        alpha: bool = False,
+        first_number: int = 1,
+        icc_profile: bytes | None = None,
     ) -> None:
         name = str(target)
         self._pattern = name if is_pattern(name) else str(Path(name) / "%05d.png")
@@ -176,22 +187,25 @@ class ImageSink:
         if deep and suffix != ".png":
             deep = False
             self.warnings.append("JPEG holds 8 bits: the picture has more; PNG keeps them")
+        self.alpha = alpha and suffix == ".png"
+        if alpha and not self.alpha:
+            self.warnings.append("JPEG holds no transparency: the result has none; PNG keeps it")
         if deep and icc_profile:
             self.warnings.append("the colour profile is not kept in pictures of 16 bits")
         self._jpeg = suffix != ".png"
         self._profile = None if deep else icc_profile
         self._number = first_number
         self._written: list[Path] = []
-        self._format = "rgb48be" if deep else "rgb24"
+        self._format = {(0, 0): "rgb24", (0, 1): "rgba", (1, 0): "rgb48be", (1, 1): "rgba64be"}[deep, self.alpha]
         self._to_frame = FromRGB(self._format, Colors(primaries=1, transfer=13, matrix=1, range=_FULL))
         image_name(Path(self._pattern).name, first_number)
         with plain_errors(f"cannot write to {Path(self._pattern).parent}", "check the name of the folder"):
             Path(self._pattern).parent.mkdir(parents=True, exist_ok=True)
 
-    def write(self, pixels: Tensor, time: Fraction) -> None:
+    def write(self, pixels: Tensor, time: Fraction, alpha: Tensor | None = None) -> None:
         """Write the next image; ``time`` is not kept."""
         path = Path(self._pattern).parent / image_name(Path(self._pattern).name, self._number)
-        frame = self._to_frame(pixels)
+        frame = self._to_frame(pixels, alpha)
         with plain_errors(f"cannot write {path}", "check the folder"):
             content = self._with_pillow(frame) if self._jpeg or self._profile else self._png(frame)
             self._written.append(path)

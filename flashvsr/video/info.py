@@ -109,6 +109,7 @@ class VideoInfo:
         is_pipe: The source is read once, from stdin, and cannot be opened again.
         mastering_display: HDR10 mastering metadata in x265's notation (``"G(..)B(..)R(..)WP(..)L(..)"``), or None.
         content_light: HDR10 ``"MaxCLL,MaxFALL"``, or None.
+        has_alpha: Whether the first frame is transparent in places; all frames come with their opacity then.
         icc_profile: Of an RGB picture; None when it has none.
         source: The name to use in messages.
     """
@@ -126,6 +127,7 @@ class VideoInfo:
     is_pipe: bool = False
     mastering_display: str | None = None
     content_light: str | None = None
+    has_alpha: bool = False
     icc_profile: bytes | None = None
     source: str = ""
 
@@ -143,7 +145,10 @@ class VideoFrame:
         pixels: `[3, h, w]` RGB, uint8 for 8-bit sources, float32 in [0, 1] for deeper ones. The transfer function is
             the source's own (nothing is linearised or tone-mapped).
         time: Seconds since the first frame; exact, strictly increasing, 0 for the first.
+        alpha: `[h, w]` float32, 0 transparent to 1 opaque; None where `VideoInfo.has_alpha` is False. Colours are not
+            premultiplied.
     """
 
     pixels: Tensor
     time: Fraction
+    alpha: Tensor | None = None

@@ -12,6 +12,7 @@ import torch
 from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
+from flashvsr.video.alpha import enlarge_alpha, has_alpha, read_alpha
 from flashvsr.video.crop import NO_CROP, Crop
 from flashvsr.video.info import Colors, VideoError, VideoInfo
 
@@ -98,13 +99,6 @@ def bit_depth(frame: av.VideoFrame) -> int:
     return 10 if max(component.bits for component in frame.format.components) > 8 else 8
 
 
-def is_transparent(frame: av.VideoFrame) -> bool:
-    """Whether a frame has an alpha channel that is not opaque everywhere."""
-    if not any(component.is_alpha for component in frame.format.components):
-        return False
-    return bool(frame.reformat(format="rgba").to_ndarray()[..., 3].min() < 255)
-
-
 def side_data(frame: Any, name: str) -> bytes | None:
     """Raw bytes of a frame's side data of this type (as PyAV names it), None when it has none.
 
@@ -151,7 +145,7 @@ def upright(pixels: Tensor, matrix: tuple[int, int, int, int]) -> Tensor:
 class ToRGB:
     """Decoded frames to upright RGB tensors. Keeps the converter between frames of one format.
 
-    Chroma is interpolated (bicubic) to every pixel; alpha is dropped; frames are taken as progressive.
+    Chroma is interpolated (bicubic) to every pixel; frames are taken as progressive.
 
     Args:
         colors: Resolved colours of the source (`resolve_colors`); each frame's own RGB, gray or YUV layout is known.
@@ -194,6 +188,10 @@ class ToRGB:
             pixels = (pixels.to(torch.float32) / _deep_white(frame.format, full=full, rgb=rgb)).clamp_(0, 1)
         return upright(pixels, display_matrix(frame)).contiguous()
 
+    def alpha(self, frame: av.VideoFrame) -> Tensor:
+        """Opacity of a frame, `[h, w]` float32 in [0, 1], as upright as its colours."""
+        return upright(self._crop(read_alpha(frame)[None]), display_matrix(frame))[0].contiguous()
+
 
 class FromRGB:
     """RGB tensors to frames ready for an encoder. Keeps the converter between frames.
@@ -209,13 +207,25 @@ class FromRGB:
         self._reformatter = VideoReformatter()
         layout = av.VideoFormat(pixel_format, 16, 16)
         self._rgb = layout.is_rgb
+        self._alpha = has_alpha(layout)
         self._deep = max(component.bits for component in layout.components) > 8
 
-    def __call__(self, pixels: Tensor) -> av.VideoFrame:
-        """Convert `[3, H, W]`, uint8 or float in [0, 1] (clamped), on any device."""
+    def __call__(self, pixels: Tensor, alpha: Tensor | None = None) -> av.VideoFrame:
+        """Convert a picture.
+
+        Args:
+            pixels: `[3, H, W]`, uint8 or float in [0, 1] (clamped), on any device.
+            alpha: `[h, w]` in [0, 1], of any size, where the pixel format has an alpha channel; None: opaque.
+        """
         white = (65535 if self._rgb else _DEEP_WHITE) if self._deep else 255
-        array = _quantize(pixels, white).permute(1, 2, 0).contiguous().cpu().numpy()  # [H, W, 3]
-        frame = av.VideoFrame.from_ndarray(array, format="rgb48le" if self._deep else "rgb24")
+        channels = _quantize(pixels, white)
+        layout = ("rgb48le", "rgba64le") if self._deep else ("rgb24", "rgba")
+        if self._alpha:
+            opacity = torch.ones(1, 1) if alpha is None else alpha.cpu()
+            opacity = enlarge_alpha(opacity, *pixels.shape[1:])
+            channels = torch.cat((channels.cpu(), _quantize(opacity[None], 65535 if self._deep else 255)))
+        array = channels.permute(1, 2, 0).contiguous().cpu().numpy()  # [H, W, 3 or 4]
+        frame = av.VideoFrame.from_ndarray(array, format=layout[self._alpha])
         matrix = 1 if self._rgb else _swscale_matrix(self._colors.matrix)
         converted = self._reformatter.reformat(
             frame,

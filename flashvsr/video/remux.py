@@ -158,6 +158,7 @@ def _write(output: Any, target: Path, plan: _Plan, segments: Sequence[Path], rea
                 f"{output.format.name} does not take {template.codec_context.name} video\nuse another --format"
             ) from error
         stream.time_base = plan.time_base
+        stream.metadata.update({key: tag for key, tag in template.metadata.items() if key.lower() == "alpha_mode"})
         stream.codec_context.framerate = _frame_rate(plan)  # the template's is its clock rate
         if template.codec_context.name in _KNOWN_BY_TAG:
             stream.codec_context.codec_tag = template.codec_context.codec_tag

@@ -11,6 +11,7 @@ from typing import Self
 import av
 from torch import Tensor
 
+from flashvsr.video.alpha import DECODERS
 from flashvsr.video.encode import ContainerSink, pick_codec, pick_format
 from flashvsr.video.images import ImageSink, is_image_target
 from flashvsr.video.info import VideoError, VideoInfo
@@ -23,8 +24,14 @@ _WORST = 63  # the scale of AV1 and VP9; H.264 and HEVC end at 51
 _LARGEST = 1 << 16
 
 
-def segment_suffix(codec: str) -> str:
-    """The ending for segments of a codec: `SEGMENT_SUFFIX`, or ``.mov`` for what only MOV takes, such as ProRes."""
+def segment_suffix(codec: str, *, alpha: bool = False) -> str:
+    """The ending for segments of a codec: `SEGMENT_SUFFIX`, or that of a container which takes more.
+
+    ``.mov`` for what only MOV takes, such as ProRes; ``.mkv`` for VP8 and VP9 with ``alpha``, which lies beside their
+    packets.
+    """
+    if alpha and codec in DECODERS.values():
+        return ".mkv"
     try:
         with av.open(io.BytesIO(), "w", format="nut") as trial:
             trial.add_stream(codec, rate=25)
@@ -67,6 +74,7 @@ class VideoWriter:
         height: As given.
         warnings: One line each: tracks that the container does not take, and the like.
         codec: The encoder in use (``"png"`` for images).
+        alpha: Whether transparency is written: that of the source, where codec and container hold it.
 
     Raises:
         VideoError: Unknown codec or container, a ``crf`` or size out of range, MP4 to a pipe, unwritable folder, disk
@@ -75,6 +83,7 @@ class VideoWriter:
 
     warnings: list[str]
     codec: str
+    alpha: bool
 
     def __init__(
         self,
@@ -107,7 +116,11 @@ class VideoWriter:
                 )
             self.codec = "png"
             self._sink = ImageSink(
-                target, deep=info.bit_depth > 8, first_number=first_number, icc_profile=info.icc_profile
+                target,
+                deep=info.bit_depth > 8,
+                alpha=info.has_alpha,
+                first_number=first_number,
+                icc_profile=info.icc_profile,
             )
             self.warnings = list(self._sink.warnings)
             if queue is not None and queue.streams:
@@ -121,13 +134,15 @@ class VideoWriter:
                 target, size=(width, height), info=info, codec=self.codec, crf=crf, format=container, queue=queue
             )
             self.warnings = self._sink.warnings
+        self.alpha = self._sink.alpha
 
-    def write(self, pixels: Tensor, time: Fraction) -> None:
+    def write(self, pixels: Tensor, time: Fraction, alpha: Tensor | None = None) -> None:
         """Append a frame.
 
         Args:
             pixels: `[3, H, W]` RGB on any device, uint8 or float in [0, 1] (clamped).
             time: Seconds since the first frame of the *source*; frames come in order.
+            alpha: `[h, w]` in [0, 1], of any size (enlarged, bicubic), where ``self.alpha``; None is opaque.
 
         Raises:
             ValueError: If the frame has another size than the writer.
@@ -135,7 +150,7 @@ class VideoWriter:
         """
         if tuple(pixels.shape) != (3, self.height, self.width):
             raise ValueError(f"frame of shape {tuple(pixels.shape)}: expected [3, {self.height}, {self.width}]")
-        self._sink.write(pixels, time)
+        self._sink.write(pixels, time, alpha)
 
     def close(self) -> None:
         """Flush the encoder and finish the file. Safe to call twice.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import struct
-from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -16,26 +15,6 @@ from flashvsr.curate.stages.spans import Pixels, frames_from, open_picture
 from flashvsr.data.clips import decode_clip
 from flashvsr.video import VideoError, VideoReader
 from flashvsr.video.pixels import ToRGB, frame_colors, resolve_colors
-
-
-def write(path, codec, layout, alpha=255, frames=10):
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=25)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, layout
-        for number in range(frames):
-            picture = np.full((48, 64, 4), (20 * number, 90, 90, alpha), np.uint8)
-            frame = av.VideoFrame.from_ndarray(picture, format="rgba")
-            frame.pts, frame.time_base = number, Fraction(1, 25)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    return path
-
-
-@pytest.mark.parametrize("alpha", [255, 100])
-@pytest.mark.parametrize(("ending", "codec", "layout"), [("mov", "qtrle", "argb"), ("mov", "png", "rgba")])
-def test_transparency_that_is_lost_is_said(tmp_path, ending, codec, layout, alpha):
-    with VideoReader(write(tmp_path / f"a.{ending}", codec, layout, alpha)) as reader:
-        assert any("transparent" in line for line in reader.warnings) == (alpha < 255)
 
 
 def test_sound_that_an_mp4_hides_is_said(tmp_path, write_av):
