@@ -6,6 +6,8 @@ import signal
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import lightning as L
@@ -14,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from flashvsr.data.batches import BatchLoader, SingleClipPlans, to_float, upsample
 from flashvsr.data.echo import EchoBuffer, EchoLoader, EchoStart
-from flashvsr.data.memory import FootageInMemory, load_footage
+from flashvsr.data.memory import ClipMaker, FootageInMemory, load_footage
 from flashvsr.data.samples import ClipDataset, DrawnNumbers
 from flashvsr.data.sampling import EpochPlan, validation_plans
 from flashvsr.data.settings import EpochOptions, LoaderOptions, PhotoOptions, ValidationOptions, rows_and_columns
@@ -92,6 +94,7 @@ class ShardDataModule(L.LightningDataModule):
         self._start, self._echoed = (0, 0), 0  # (epoch, batch) that comes next, steps taken of it
         self._buffer = EchoBuffer(epoch.pool, seed, epoch.turn)
         self._footage: FootageInMemory | None = None
+        self._folder: TemporaryDirectory[str] | None = None  # of the footage, where processes share it
         self._found: dict[str, tuple[ShardIndex, list[Entry], list[Entry]]] = {}
         self.broken: Counter[str] = Counter()
 
@@ -133,15 +136,7 @@ class ShardDataModule(L.LightningDataModule):
             world=world,
             span=lambda: self._pass().span(self._epoch.batches),
         )
-        memory = self._loader_options.memory
-        if memory is None:
-            dataset: Dataset = self._dataset(index, videos, photos, crop=self._crop, augment=True)
-        elif self._footage is None:
-            device = "cpu" if self.trainer is None else self.trainer.strategy.root_device
-            self._footage = load_footage(index, videos, photos, device, self._photos.motion, memory)
-        if memory is not None:
-            dataset = DrawnNumbers()
-        loader = BatchLoader(self._loader(dataset, SingleClipPlans(plan)), self._batch_size)
+        loader = BatchLoader(self._train_loader(index, videos, photos, SingleClipPlans(plan)), self._batch_size)
         repeats = self._epoch.echo > 1 or self._epoch.pool > 1 or self._epoch.turn
         return EchoLoader(loader, self._epoch.echo, self._pass) if repeats else loader
 
@@ -224,16 +219,36 @@ class ShardDataModule(L.LightningDataModule):
             cache_mib=self._loader_options.cache_mib,
         )
 
-    def _loader(self, dataset: Dataset, plans: Sampler) -> DataLoader:
+    def _train_loader(
+        self, index: ShardIndex, videos: list[Entry], photos: list[Entry], plans: SingleClipPlans
+    ) -> DataLoader:
+        memory = self._loader_options.memory
+        if memory is None:
+            return self._loader(self._dataset(index, videos, photos, crop=self._crop, augment=True), plans)
+        if self._footage is None:
+            device = "cpu" if self.trainer is None else self.trainer.strategy.root_device
+            if memory.processes:
+                self._folder = TemporaryDirectory(prefix="footage", dir=self._loader_options.cache_dir)
+            folder = Path(self._folder.name) if self._folder else None
+            self._footage = load_footage(index, videos, photos, device, self._photos.motion, memory, folder)
+        if not memory.processes:
+            return self._loader(DrawnNumbers(), plans)
+        assert self._device_degradation is not None  # __init__ refuses the rest
+        maker = ClipMaker(self._footage, self._device_degradation, self._frames, self._crop, self._image_crop)
+        return self._loader(maker, plans, memory.processes, spawn=True)
+
+    def _loader(self, dataset: Dataset, plans: Sampler, workers: int | None = None, spawn: bool = False) -> DataLoader:
+        workers = self._loader_options.workers if workers is None else workers
         return DataLoader(
             dataset,
             batch_size=None,
             sampler=plans,
-            num_workers=self._loader_options.workers,
-            prefetch_factor=self._loader_options.prefetch if self._loader_options.workers else None,
-            persistent_workers=self._loader_options.workers > 0,
+            num_workers=workers,
+            prefetch_factor=self._loader_options.prefetch if workers else None,
+            persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=_outlive_ctrl_c,
+            multiprocessing_context="spawn" if spawn else None,  # a device cannot be used in a fork
         )
 
     def _place(self) -> tuple[int, int]:
@@ -262,7 +277,11 @@ class ShardDataModule(L.LightningDataModule):
         """``hr``, ``lr`` and ``seed`` of what the loader sent, and the images' likewise, all uint8."""
         hr = batch["hr"] if "hr" in batch else self._drawn(batch, image)
         with torch.no_grad():
-            lr = batch["lr"] if self._device_degradation is None else self._device_degradation(hr, batch["seed"])
+            if "lr" in batch:
+                lr = batch["lr"]
+            else:
+                assert self._device_degradation is not None
+                lr = self._device_degradation(hr, batch["seed"])
         degraded = {"hr": hr, "seed": batch["seed"], "lr": lr}
         return degraded | ({"image": self._degraded(batch["image"], image=True)} if "image" in batch else {})
 

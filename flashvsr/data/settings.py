@@ -96,19 +96,25 @@ class MemoryOptions:
         shrink: Clips and photographs are shrunk by a factor drawn between these before they are cropped, as far as
             they are larger than the crop: footage was compressed, and is sharp only when it is smaller.
         threads: That decode at the start.
+        processes: That make clips beside the training, each with a context of its own on the device. The footage
+            then lies in a file that they share, in the folder of temporary files or in `LoaderOptions.cache_dir`. 0:
+            the process of the training makes them, between its steps.
 
     Raises:
-        ValueError: For factors below 1 or in the wrong order, or without a thread.
+        ValueError: For factors below 1 or in the wrong order, without a thread, or for a negative number.
     """
 
     shrink: tuple[float, float] = (1.0, 1.0)
     threads: int = 8
+    processes: int = 0
 
     def __post_init__(self) -> None:
         if not 1 <= self.shrink[0] <= self.shrink[1]:
             raise ValueError(f"shrink={self.shrink}: expected (lowest, highest), both at least 1")
         if self.threads < 1:
             raise ValueError(f"threads={self.threads}: expected 1 or more")
+        if self.processes < 0:
+            raise ValueError(f"processes={self.processes}: expected 0 or more")
 
 
 @dataclass(frozen=True)

@@ -1,3 +1,8 @@
+import gc
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
 import lightning as L
 import numpy as np
 import pytest
@@ -5,7 +10,7 @@ import torch
 
 from flashvsr.data import BatchDegradation, CameraMotion
 from flashvsr.data.lit import ShardDataModule
-from flashvsr.data.memory import FootageInMemory
+from flashvsr.data.memory import FootageInMemory, StoredFrames
 from flashvsr.data.sampling import derive_seed
 from flashvsr.data.settings import EpochOptions, LoaderOptions, MemoryOptions, PhotoOptions
 
@@ -91,7 +96,7 @@ def test_a_shift_by_whole_pixels_reads_the_photograph_where_the_map_says():
         assert difference.mean() < 1.5  # of 255: a twofold enlargement and a bilinear look-up
 
 
-@pytest.mark.parametrize("options", [{"shrink": (0.5, 1.0)}, {"shrink": (2.0, 1.5)}, {"threads": 0}])
+@pytest.mark.parametrize("options", [{"shrink": (0.5, 1.0)}, {"shrink": (2.0, 1.5)}, {"threads": 0}, {"processes": -1}])
 def test_settings_that_make_no_sense_are_refused(options):
     with pytest.raises(ValueError, match="expected"):
         MemoryOptions(**options)
@@ -142,6 +147,42 @@ def test_footage_is_decoded_once_however_many_epochs_run(shards, monkeypatch):
     _batches(data)
     _batches(data)
     assert len(calls) == 1
+
+
+def test_stored_pictures_are_the_same_in_a_process_that_gets_them(tmp_path):
+    pictures = [_picture(0), _picture(1, 32, 48), _picture(2)]
+    (tmp_path / "photos").write_bytes(b"".join(picture.numpy().tobytes() for picture in pictures))
+    stored = StoredFrames(tmp_path / "photos", [picture.shape for picture in pictures])
+    assert stored[0].shape == pictures[0].shape
+    got = pickle.loads(pickle.dumps(stored))
+    assert len(got) == 3 and all(torch.equal(got[number], pictures[number]) for number in range(3))
+
+
+def _in_processes(shards, workers: int = 1, **options) -> ShardDataModule:
+    data = _module(shards, **options)
+    memory = replace(data._loader_options.memory, processes=workers)
+    return _module(shards, **options, loader=replace(data._loader_options, memory=memory))
+
+
+def test_the_makers_of_clips_give_those_that_the_training_would_have_made(shards, monkeypatch):
+    data, loader = _in_processes(shards, images=1), ShardDataModule._loader
+    here = lambda self, dataset, plans, workers=0, spawn=False: loader(self, dataset, plans, 0)  # noqa: E731
+    monkeypatch.setattr(ShardDataModule, "_loader", here)
+    made = _batches(data)
+    folder = data._folder.name
+    for a, b in zip(made, _batches(_module(shards, images=1)), strict=True):
+        assert torch.equal(a["hr"], b["hr"]) and torch.equal(a["lr"], b["lr"]) and torch.equal(a["seed"], b["seed"])
+        assert torch.equal(a["image"]["lr"], b["image"]["lr"])
+    assert sorted(file.name for file in Path(folder).iterdir()) == ["photos", "videos"]
+    del data
+    gc.collect()
+    assert not Path(folder).exists()
+
+
+@pytest.mark.slow  # spawns processes that import the library
+def test_makers_of_clips_run_in_processes_of_their_own(shards):
+    for a, b in zip(_batches(_in_processes(shards, 2)), _batches(_module(shards)), strict=True):
+        assert torch.equal(a["hr"], b["hr"]) and torch.equal(a["lr"], b["lr"])
 
 
 class _Step(L.LightningModule):

@@ -234,4 +234,25 @@ MILD = DegradationSettings(
 )
 """Decent consumer video: less blur and noise, steps skipped at random, but a final codec at web bit rates."""
 
-PRESETS = {"realbasicvsr": REALBASICVSR, "mild": MILD}
+_NOTHING = DegradationRound(
+    blur=Blur(probability=0.0),
+    resize=Resize(probability=0.0),
+    noise=Noise(probability=0.0),
+    jpeg=Jpeg(probability=0.0),
+    codec=Codec(probability=0.0),
+)
+
+LIGHT = DegradationSettings(
+    first=DegradationRound(
+        blur=Blur(kernels={"iso": 1.0}, sigma=(0.2, 1.4), probability=0.8),
+        resize=Resize(probability=0.0),
+        noise=Noise(gaussian=1.0, gaussian_sigma=(0.5, 5.0), probability=0.8),
+        jpeg=Jpeg(probability=0.0),
+        codec=Codec(codecs={"libx264": 1.0}, bits=(6e3, 8e4), probability=0.9),
+    ),
+    second=_NOTHING,
+    sinc=Blur(probability=0.0),
+)
+"""A sharp video that was made small once: a little blur and noise, one reduction, H.264."""
+
+PRESETS = {"realbasicvsr": REALBASICVSR, "mild": MILD, "light": LIGHT}

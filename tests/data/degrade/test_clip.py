@@ -36,6 +36,15 @@ def test_the_same_seed_gives_the_same_clip_whatever_the_global_state_and_threads
     assert not torch.equal(results[0][0], results[0][1])
 
 
+def test_a_light_clip_is_spoiled_less_than_a_mild_one_and_more_than_a_clean_one(clip):
+    clean = Degradation("light", clean_fraction=1.0)(clip, 0).float()
+    light, mild = (
+        sum((Degradation(preset)(clip, seed).float() - clean).abs().mean() for seed in range(6))
+        for preset in ("light", "mild")
+    )
+    assert 0.5 < light < 0.8 * mild
+
+
 def test_global_random_state_is_left_alone(clip):
     torch.manual_seed(0), np.random.seed(0), random.seed(0)
     expected = (torch.rand(1), np.random.rand(), random.random())
