@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 from urllib.error import URLError
 
 import torch
@@ -31,6 +32,11 @@ class ReconstructionLoss(nn.Module):
         sharpen: Strength of an unsharp mask on the truth that frames are compared with: what cannot be known comes out
             blurred, and the mask makes up for it, at the price of some PSNR. 0 for none.
         sharpen_sigma: Standard deviation of its Gaussian, in pixels.
+        features: Compares pictures by what a network sees: `[B, 3, H, W]` in [0, 1] twice to distances `[B]`, such as
+            :class:`~flashvsr.evaluate.features.LiteDistance`. None for no such term.
+        feature_weight: Of it.
+        feature_every: Of how many frames one is compared so. A number that 4 does not divide meets all four frames of a
+            latent.
         lpips_net: ``"vgg"``, ``"alex"`` or ``"squeeze"``.
         ms_ssim_betas: Weights of the scales of MS-SSIM, from fine to coarse.
 
@@ -55,6 +61,9 @@ class ReconstructionLoss(nn.Module):
         first_frame_weight: float = 4.0,
         sharpen: float = 0.0,
         sharpen_sigma: float = 2.0,
+        features: Callable[..., Any] | None = None,
+        feature_weight: float = 0.0,
+        feature_every: int = 3,
         lpips_net: str = "vgg",
         ms_ssim_betas: Sequence[float] = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333),
     ) -> None:
@@ -65,6 +74,12 @@ class ReconstructionLoss(nn.Module):
             raise ValueError(f"perceptual is one of {', '.join(PERCEPTUAL)}, got {perceptual!r}")
         if sharpen < 0 or sharpen_sigma <= 0:
             raise ValueError(f"sharpen is at least 0 and sharpen_sigma positive, got {sharpen} and {sharpen_sigma}")
+        if (features is None) != (feature_weight == 0) or feature_weight < 0 or feature_every < 1:
+            raise ValueError(
+                f"features={features}, feature_weight={feature_weight}, feature_every={feature_every}: features need a"
+                " positive weight, a weight needs features, and every counts from 1"
+            )
+        self.features, self.feature_weight, self.feature_every = features, feature_weight, feature_every
         self.pixel, self.pixel_weight = pixel, pixel_weight
         self.sharpen, self.sharpen_sigma = sharpen, sharpen_sigma
         self.perceptual, self.perceptual_weight = perceptual, perceptual_weight
@@ -96,6 +111,9 @@ class ReconstructionLoss(nn.Module):
             if self.perceptual != "none":
                 parts[self.perceptual] = self._perceptual(sr, hr)
                 loss = loss + self.perceptual_weight * parts[self.perceptual]
+            if self.features is not None:
+                parts["features"] = self._feature_distance(self.features, sr, hr)
+                loss = loss + self.feature_weight * parts["features"]
             if self.temporal_weight and sr.shape[2] > 1:
                 parts["temporal"] = _charbonnier(sr.diff(dim=2), hr.diff(dim=2))
                 loss = loss + self.temporal_weight * parts["temporal"]
@@ -105,6 +123,10 @@ class ReconstructionLoss(nn.Module):
         pictures, truth = (x.transpose(1, 2).flatten(0, 1) for x in (sr, hr))  # [B*T, 3, H, W]
         compare: Callable[[Tensor, Tensor], Tensor] = getattr(self, f"_{self.perceptual}")
         return compare(pictures, truth).view(sr.shape[0], -1).mean(1)
+
+    def _feature_distance(self, features: Callable[..., Any], sr: Tensor, hr: Tensor) -> Tensor:
+        pairs = [x[:, :, :: self.feature_every].transpose(1, 2).flatten(0, 1).add(1).mul(0.5) for x in (sr, hr)]
+        return features(*pairs).view(sr.shape[0], -1).mean(1)
 
     def _lpips(self, sr: Tensor, hr: Tensor) -> Tensor:
         dtype = next(self.lpips.parameters()).dtype  # bf16 where a trainer has cast all modules

@@ -88,6 +88,20 @@ class LiteFeatures:
         return self._network.extract_features(_scaled(cut)).mean((2, 3))
 
 
+class LiteDistance:
+    """The distance of :class:`LiteFeatures` as a term of a loss: gradients reach the first pictures.
+
+    The network is made at the first call, on the device of the pictures, and is in no checkpoint. On a GPU it computes
+    in bfloat16.
+    """
+
+    def __call__(self, frames: Tensor, truth: Tensor) -> Tensor:
+        """`[B, 3, H, W]` in [0, 1] twice to `[B]`, as :meth:`LiteFeatures.distance`."""
+        network = lite_features(str(frames.device))
+        with torch.autocast(frames.device.type, torch.bfloat16, enabled=frames.is_cuda):
+            return network.distance(frames, truth).float()
+
+
 @cache
 def lite_features(device: str) -> LiteFeatures:
     """The network on a device, made once."""

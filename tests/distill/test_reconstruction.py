@@ -111,3 +111,35 @@ def test_unknown_names_and_too_small_frames_are_refused():
         ReconstructionLoss(perceptual="vgg")
     with pytest.raises(ValueError, match="160"):
         ReconstructionLoss(perceptual="ms_ssim")(*_frames(128))
+
+
+def test_features_are_compared_on_some_of_the_frames_with_their_weight():
+    sr, hr = _frames()
+    seen = []
+
+    def distance(frames, truth):
+        seen.append((frames, truth))
+        return (frames - truth).square().flatten(1).mean(1)
+
+    plain, _ = ReconstructionLoss()(sr, hr)
+    loss, parts = ReconstructionLoss(features=distance, feature_weight=0.5, feature_every=2)(sr.requires_grad_(), hr)
+    expected = ((sr - hr) / 2)[:, :, ::2].square().flatten(1).mean(1)
+    torch.testing.assert_close(parts["features"], expected.detach())
+    torch.testing.assert_close(loss, plain + 0.5 * expected)
+    assert seen[0][0].shape == (4, 3, 32, 32) and seen[0][0].min() >= 0 and seen[0][0].max() <= 1
+    loss.sum().backward()
+    assert sr.grad[:, :, 1].abs().sum() > 0, "the other terms see all frames"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"feature_weight": 0.1},
+        {"features": torch.dist},
+        {"features": torch.dist, "feature_weight": -1.0},
+        {"features": torch.dist, "feature_weight": 1.0, "feature_every": 0},
+    ],
+)
+def test_features_without_a_weight_or_a_weight_without_features_are_refused(options):
+    with pytest.raises(ValueError, match="a weight needs features"):
+        ReconstructionLoss(**options)

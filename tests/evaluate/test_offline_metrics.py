@@ -8,7 +8,7 @@ from PIL import Image
 from torchvision.transforms.functional import gaussian_blur
 
 from flashvsr.evaluate import ClipMeter, missing_metrics
-from flashvsr.evaluate.features import kernel_distance, lite_features
+from flashvsr.evaluate.features import LiteDistance, kernel_distance, lite_features
 from flashvsr.evaluate.metrics import GROUND_TRUTH
 from flashvsr.evaluate.naturalness import niqe
 from flashvsr.video.example import ExampleSource
@@ -116,3 +116,14 @@ def test_what_is_not_installed_is_named_with_the_way_out(monkeypatch):
     missing = missing_metrics(METRICS)
     assert set(missing) == set(METRICS)
     assert missing["cvvdp"] == "there is no module pycvvdp: pip install flashvsr[metrics]"
+
+
+def test_the_lite_distance_trains_the_frames_and_not_the_network():
+    frames, truth = (torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    distance = LiteDistance()
+    found = distance(frames.requires_grad_(), truth)
+    torch.testing.assert_close(found.detach(), lite_features("cpu").distance(frames.detach(), truth))
+    found.sum().backward()
+    moved = frames.detach() - 0.1 * frames.grad / frames.grad.abs().max()
+    assert (distance(moved, truth) < found).all()
+    assert not any(weight.requires_grad for weight in lite_features("cpu")._network.parameters())
