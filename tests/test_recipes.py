@@ -340,7 +340,7 @@ LAUNCHERS = {"lightning": ["-m", "flashvsr"], "torchrun": ["-m", "torch.distribu
 
 SMALL_NETWORKS = {
     "vae": {"model.vae.encoder_channels": "[8,8,8]", "model.vae.channels": "[8,8,8,8]"},
-    "autoencoder": {"model.encoder.channels": "[8,8,8]", "model.decoder.channels": "[8,8,8,8]"},
+    "autoencoder": {"model.encoder.channels": "[8,8,8]", "data.loader.memory.processes": "0"},
     "decoder": {"model.decoder.channels": "[8,8,8,8]"},
     "stage1_joint": {
         "model.projection.hidden": "[8,16]",

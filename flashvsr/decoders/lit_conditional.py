@@ -33,9 +33,11 @@ class ConditionalAutoencoderStage(LightningModule):
             latents are a mixture of scales that diffusion does not learn; too large, and they hold nothing.
         free_bits: Nats per value of a channel that cost nothing.
         zero_fraction: Share of the samples whose latents are zero.
+        latent_noise: Standard deviation of noise on the latents, which have one of 1: what a sampler gives is not
+            exact either.
 
     Raises:
-        ValueError: If ``zero_fraction`` is not in [0, 1], or a weight is negative.
+        ValueError: If ``zero_fraction`` is not in [0, 1], or a weight or the noise is negative.
     """
 
     def __init__(
@@ -49,15 +51,19 @@ class ConditionalAutoencoderStage(LightningModule):
         kl_weight: float = 1e-3,
         free_bits: float = 0.0,
         zero_fraction: float = 0.15,
+        latent_noise: float = 0.0,
     ) -> None:
         super().__init__()
         if not 0 <= zero_fraction <= 1:
             raise ValueError(f"zero_fraction={zero_fraction}: expected a share in [0, 1]")
-        if min(kl_weight, free_bits) < 0:
-            raise ValueError(f"kl_weight={kl_weight} and free_bits={free_bits}: expected 0 or more")
+        if min(kl_weight, free_bits, latent_noise) < 0:
+            raise ValueError(
+                f"kl_weight={kl_weight}, free_bits={free_bits} and latent_noise={latent_noise}: expected 0 or more"
+            )
         self.encoder, self.decoder, self.reconstruction = encoder, decoder, reconstruction
         self.optimizer, self.scheduler = optimizer, scheduler
         self.kl_weight, self.free_bits, self.zero_fraction = kl_weight, free_bits, zero_fraction
+        self.latent_noise = latent_noise
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch, the mean over its samples."""
@@ -71,6 +77,9 @@ class ConditionalAutoencoderStage(LightningModule):
                 encoder.update_statistics(mean)
             noise = seeded_normal(part["seed"], f"{kind} conditional", step, size=mean.shape[1:])
             latents = encoder.normalise(mean + torch.exp(0.5 * log_variance) * noise)
+            if self.latent_noise:
+                error = seeded_normal(part["seed"], f"{kind} error", step, size=mean.shape[1:])
+                latents = latents + self.latent_noise * error
             kept = seeded_uniform(part["seed"], f"{kind} zero", step, size=(1, 1, 1, 1)) >= self.zero_fraction
             sr, _ = self.decoder((latents * kept).to(lr.dtype), lr, None)
             loss, parts = self.reconstruction(sr, hr, None)

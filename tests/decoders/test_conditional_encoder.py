@@ -89,6 +89,13 @@ def test_a_sample_does_not_depend_on_its_batch():
     torch.testing.assert_close(_loss(stage, batch), alone)
 
 
+def test_noise_on_the_latents_reaches_samples_that_keep_theirs_and_no_others():
+    batch = _clips(batch=4)
+    for fraction, same in ((0.0, False), (1.0, True)):
+        plain, noisy = (_loss(_stage(zero_fraction=fraction, latent_noise=level), batch) for level in (0.0, 0.5))
+        assert torch.equal(plain, noisy) == same
+
+
 def test_free_bits_cost_nothing_and_more_divergence_costs_its_weight():
     batch = _clips()
     free, light, heavy = (
@@ -117,7 +124,9 @@ def test_a_stage_learns_to_use_its_latents_and_logs_what_they_are_worth(tmp_path
     assert after["val/kurtosis"] > 1
 
 
-@pytest.mark.parametrize("options", [{"zero_fraction": 1.5}, {"kl_weight": -1.0}, {"free_bits": -1.0}])
+@pytest.mark.parametrize(
+    "options", [{"zero_fraction": 1.5}, {"kl_weight": -1.0}, {"free_bits": -1.0}, {"latent_noise": -0.1}]
+)
 def test_settings_that_make_no_sense_are_refused(options):
     with pytest.raises(ValueError, match="expected"):
         _stage(**options)
