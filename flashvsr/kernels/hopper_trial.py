@@ -6,6 +6,7 @@ process of its own, since a kernel that hangs or crashes would take the caller w
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import logging
@@ -55,11 +56,10 @@ def try_hopper(device: torch.device, dtype: torch.dtype) -> tuple[bool, str]:
 def verdict_path(device: torch.device, dtype: torch.dtype) -> Path:
     """Where the verdict is kept: another file for another Triton, PyTorch, driver, GPU, dtype or kernel source."""
     sources = sorted(Path(__file__).parent.glob("attention_*.py"))
-    runtime: Any = torch._C  # whose type stub lacks the version of the driver
     what = [
         _triton_version(),
         torch.__version__,
-        str(runtime._cuda_getDriverVersion()),
+        _driver_version(),
         torch.cuda.get_device_name(device),
         str(dtype),
         *(source.read_text() for source in sources),
@@ -67,6 +67,13 @@ def verdict_path(device: torch.device, dtype: torch.dtype) -> Path:
     key = hashlib.sha256("\0".join(what).encode()).hexdigest()[:16]
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache) / "flashvsr" / f"hopper_{key}.json"
+
+
+def _driver_version() -> str:
+    """CUDA version of the driver; PyTorch does not tell."""
+    number = ctypes.c_int()
+    ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(number))
+    return str(number.value)
 
 
 def _triton_version() -> str:

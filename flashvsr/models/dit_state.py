@@ -32,6 +32,7 @@ class ChunkGraphs:
         self._seen: set[int] = set()
         self._recorded: dict[int, tuple[Any, tuple[Tensor, ...], Tensor]] = {}
         self._pool: Any = None
+        self._stream: Any = None
 
     def run(self, cache: KVCache, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         """Run ``function(*inputs)``, which reads `cache`, writes its next slot, and keeps no memory that it allocates.
@@ -62,9 +63,11 @@ class ChunkGraphs:
     ) -> tuple[Any, tuple[Tensor, ...], Tensor]:
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
+            self._stream = torch.cuda.Stream(inputs[0].device)  # else that of the GPU which recorded first
         buffers = tuple(value.clone() for value in inputs)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):  # other threads read video
+        # Other threads read video meanwhile.
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
             out = function(*buffers)
         return graph, buffers, out
 

@@ -33,7 +33,7 @@ def runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list:
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100")
-    monkeypatch.setattr(torch._C, "_cuda_getDriverVersion", lambda: 13000, raising=False)
+    monkeypatch.setattr(hopper_trial, "_driver_version", lambda: "13000")
     monkeypatch.setattr(hopper_trial.subprocess, "run", run)
     return held
 
@@ -57,7 +57,7 @@ def test_another_version_driver_gpu_or_dtype_is_tried_anew(what, runs, monkeypat
     if what == "torch":
         monkeypatch.setattr(torch, "__version__", "9.9.9")
     if what == "driver":
-        monkeypatch.setattr(torch._C, "_cuda_getDriverVersion", lambda: 14000)
+        monkeypatch.setattr(hopper_trial, "_driver_version", lambda: "14000")
     if what == "GPU":
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
     hopper_trial.try_hopper(DEVICE, dtype)
