@@ -113,12 +113,13 @@ def preview(
     count = 1 if upload.is_picture else max(1, round(seconds * (upload.rate or 25)))
     top, left, height, width = part or (0, 0, upload.height, upload.width)
     stream = model.stream(height=height, width=width, scale=scale, seed=0)
+    rows, columns = slice(top, top + height), slice(left, left + width)
     done, middle = 0, None
     with VideoReader(upload.path) as reader:
-        cut = (frame.pixels[:, top : top + height, left : left + width] for frame in _from(reader, second))
+        cut = (frame.pixels[:, rows, columns] for frame in _from(reader, second))
         rate = reader.info.frame_rate or Fraction(25)
-        writes = video is not None and count > 1
-        with _Halves(video, round(scale * height), round(scale * width), rate) if writes else nullcontext() as halves:
+        height, width = round(scale * height), round(scale * width)
+        with _Halves(video, height, width, rate) if video and count > 1 else nullcontext() as halves:
             for before, after in _pairs(islice(cut, count), stream):
                 if halves is not None:
                     halves.write(before, after)

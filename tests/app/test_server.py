@@ -59,32 +59,25 @@ def test_the_page_is_served_with_nothing_from_elsewhere(client):
     assert client.get("/config").json()["analytics_enabled"] is False
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "{secret}",
-        "../../../../../../../../{secret}",
-        "{files}/../../secret.txt",
-        "{uploads}/../../../secret.txt",
-        "{files}/1/input.mp4",
-        "{folder}/lock",
-        "{uploads}/%2e%2e/lock",
-        "{uploads}/link",
-    ],
-)
-def test_no_file_outside_can_be_read(client, queue, folder, tmp_path, path):
+def test_no_file_outside_can_be_read(client, queue, folder, tmp_path):
     (tmp_path / "secret.txt").write_text("secret")
     (folder.uploads / "link").symlink_to(tmp_path / "secret.txt")
     queue.add(write_clip(folder.uploads / "clip.mp4", 3))
-    places = {
-        "secret": tmp_path / "secret.txt",
-        "files": folder.files,
-        "uploads": folder.uploads,
-        "folder": folder.path,
-    }
+    paths = [
+        f"{tmp_path}/secret.txt",
+        f"../../../../../../../../{tmp_path}/secret.txt",
+        f"{folder.files}/../../secret.txt",
+        f"{folder.uploads}/../../../secret.txt",
+        f"{folder.uploads}/%2e%2e/lock",
+        f"{folder.uploads}/link",
+        f"{folder.files}/1/input.mp4",
+        f"{folder.path}/lock",
+    ]
     for route in ("/gradio_api/file=", "/file=", "/gradio_api/file/", "/static/", "/preview/", "/result/"):
-        answer = client.get(route + path.format(**places))
-        assert answer.status_code in (403, 404, 422) and "secret" not in answer.text.replace("secret.txt", "")
+        for path in paths:
+            answer = client.get(route + path)
+            assert answer.status_code in (403, 404, 422), route + path
+            assert "secret" not in answer.text.replace("secret.txt", ""), route + path
 
 
 def test_an_upload_that_names_a_file_outside_is_refused(client, queue, tmp_path):
