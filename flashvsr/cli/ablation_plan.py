@@ -134,15 +134,19 @@ class AblationRun:
         return None
 
     def train(self, environment: Mapping[str, str]) -> None:
-        """Train, or go on with training that was stopped; do nothing when the model folder is there.
+        """Train, or go on with training that was stopped; do nothing when it has ended.
+
+        A model folder alone says nothing: Ctrl-C leaves one, too.
 
         Raises:
             RuntimeError: If training fails; its output is in ``fit.log`` of the folder of results.
         """
-        if not (self.folder / "model.yaml").is_file():
+        ended = self.out / "trained"
+        if not (ended.is_file() and (self.folder / "model.yaml").is_file()):
             going_on = ["--ckpt_path", "last"] if self.checkpoint else []
             self.out.mkdir(parents=True, exist_ok=True)
             _logged(["fit", *self.fit, *going_on], self.out / "fit.log", environment)
+            ended.touch()
 
     def judge(self, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
         """Evaluate the model folder, once.

@@ -34,7 +34,7 @@ class RecipeArguments:
 
     Raises:
         FileNotFoundError: If there is neither a file nor a packaged recipe of a name.
-        ValueError: If a file is not YAML.
+        ValueError: If a file is not YAML, or overrides within a list are said twice, which do not merge.
     """
 
     given: Sequence[str]
@@ -46,6 +46,7 @@ class RecipeArguments:
         self._merged: dict[str, Any] = {}
         self._classes: dict[str, str] = {}
         self._pieces: dict[str, int] = {}
+        self._in_lists: set[str] = set()
         for option, value in _pairs(self.given):
             self._take(option, value)
         for key, count in self._pieces.items():
@@ -92,6 +93,10 @@ class RecipeArguments:
 
     def _look(self, said: Mapping[str, Any], where: str) -> None:
         """Note the classes and the overrides that a mapping names."""
+        for key in _overrides_in_lists(said, where):
+            if key in self._in_lists:
+                raise ValueError(f"{key} is said twice, and overrides within a list do not merge: say all in one place")
+            self._in_lists.add(key)
         for key, part in _mappings(said, where):
             if isinstance(part.get("class_path"), str):
                 self._name(key, part["class_path"])
@@ -148,6 +153,20 @@ def _mappings(said: Mapping[str, Any], key: str) -> Iterator[tuple[str, Mapping[
     for name, value in said.items():
         if isinstance(value, Mapping) and name != OVERRIDES:
             yield from _mappings(value, key if name == "init_args" else f"{key}.{name}".lstrip("."))
+
+
+def _overrides_in_lists(said: Any, key: str, within: bool = False) -> Iterator[str]:
+    """Keys of the overrides of the entries of lists."""
+    if isinstance(said, list):
+        for index, entry in enumerate(said):
+            yield from _overrides_in_lists(entry, f"{key}.{index}", True)
+    elif isinstance(said, Mapping):
+        for name, value in said.items():
+            inner = key if name == "init_args" else f"{key}.{name}".lstrip(".")
+            if name == OVERRIDES and within:
+                yield inner
+            else:
+                yield from _overrides_in_lists(value, inner, within)
 
 
 def _is_yaml(value: str) -> bool:

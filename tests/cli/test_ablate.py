@@ -9,7 +9,7 @@ import torch
 
 from flashvsr.attention import FullAttention, LocalSparseAttention
 from flashvsr.cli import main
-from flashvsr.cli.ablation_plan import make_runs, read_plan
+from flashvsr.cli.ablation_plan import AblationRun, make_runs, read_plan
 from flashvsr.cli.ablation_table import kept_density
 from flashvsr.cli.recipes import find_recipe, recipe_names
 from flashvsr.video import VideoInfo
@@ -100,6 +100,28 @@ def test_density_counts_the_pairs_within_window_and_budget(options, density):
 
 def test_full_attention_has_no_density():
     assert kept_density(torch.nn.Sequential(FullAttention(64, 2)), (512, 512)) is None
+
+
+def test_a_folder_that_an_interrupted_training_left_is_no_result(tmp_path, monkeypatch):
+    parts = {"ExportModelFolder": {"folder": str(tmp_path / "made")}, "LastCheckpoint": {"dirpath": str(tmp_path)}}
+    callbacks = [{"class_path": f"flashvsr.{name}", "init_args": arguments} for name, arguments in parts.items()]
+    run = AblationRun("base", 0, ["-c", "recipe"], tmp_path / "out", {"trainer": {"callbacks": callbacks}})
+    commands = []
+
+    def fit(arguments, log, environment):
+        commands.append(arguments)
+        (tmp_path / "made").mkdir(exist_ok=True)
+        (tmp_path / "made" / "model.yaml").write_text("")
+        (tmp_path / "last.ckpt").write_text("")
+        if len(commands) == 1:
+            raise RuntimeError("flashvsr fit ended with 130")
+
+    monkeypatch.setattr("flashvsr.cli.ablation_plan._logged", fit)
+    with pytest.raises(RuntimeError, match="130"):
+        run.train({})
+    run.train({})
+    run.train({})
+    assert commands == [["fit", "-c", "recipe"], ["fit", "-c", "recipe", "--ckpt_path", "last"]]
 
 
 @pytest.mark.slow  # two trainings of two steps and two evaluations, each a process of its own

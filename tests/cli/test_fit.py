@@ -249,6 +249,8 @@ def test_a_wrong_recipe_is_one_short_error_before_any_work(recipe, capsys, chang
     ("more", "said"),
     [
         (["--trainr.max_steps=3"], "trainr"),
+        (["--trainer.max_stpes=3"], "did you mean trainer.max_steps?"),
+        (["--model.optimizer.lrr=3"], "torch.optim.AdamW takes no 'lrr'; did you mean 'lr'?"),
         (["--model.widht=3"], "'widht'"),
         (["--ckpt_path=missing.ckpt"], "there is no missing.ckpt"),
         (["--ckpt_path=last"], "there is no last.ckpt in"),

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from flashvsr.cli import main
+from flashvsr.cli.recipe_arguments import RecipeArguments
 from flashvsr.models import component
 from tests.cli.test_fit import RECIPE, error_of
 
@@ -59,6 +60,14 @@ def test_one_argument_of_an_override_changes_and_the_others_stay(arguments, caps
 
 def test_an_override_of_another_class_takes_nothing_of_the_one_before(capsys):
     assert attention(capsys, "-c", "ablations/attention_full") == {"class_path": "flashvsr.attention.FullAttention"}
+
+
+def test_overrides_within_a_list_are_refused_where_they_would_have_to_merge():
+    part = "{class_path: flashvsr.models.component, init_args: {folder: nano, name: dit, overrides: {layers: 2}}}"
+    once = ["-c", f"{{model: {{init_args: {{networks: [{part}]}}}}}}"]
+    assert RecipeArguments(once).recipes
+    with pytest.raises(ValueError, match=r"model\.networks\.0\.overrides is said twice"):
+        RecipeArguments([*once, *once])
 
 
 def test_overrides_end_with_the_component_that_they_change(capsys):

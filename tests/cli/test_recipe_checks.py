@@ -65,5 +65,19 @@ def test_a_size_that_a_stage_does_not_take_is_named_with_those_that_would_do(rec
     assert not Path("runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("recipe", "folder", "maker"),
+    [
+        ("nano/decoder", "runs/nano/vae", "nano/vae"),
+        ("nano/stage2_sparse_causal", "runs/nano/stage1", "nano/stage1_joint"),
+        ("nano/stage3_one_step", "runs/nano/stage2", "nano/stage2_sparse_causal"),
+    ],
+)
+def test_a_missing_model_folder_is_named_with_the_command_that_makes_it(recipe, folder, maker, capsys):
+    assert main(["fit", "-c", recipe]) == 1
+    said = capsys.readouterr().err
+    assert f"there is no model '{folder}'" in said and f"`flashvsr fit -c {maker}` makes it" in said
+
+
 def test_a_size_that_a_stage_takes_passes_as_far_as_the_shards(capsys):
     assert "no shards match" in refused(capsys, "stage2_sparse_causal", "--data.frames=17", "--data.crop=[128,256]")
