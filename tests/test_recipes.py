@@ -31,6 +31,7 @@ from flashvsr.models.class_paths import build
 from flashvsr.models.folder import read_model_folder
 from flashvsr.models.loading import component
 from flashvsr.video import VideoInfo, VideoWriter
+from tests.data.shard_server import ShardServer
 
 RECIPES = Path(flashvsr.__file__).parents[1] / "recipes"
 STAGES = ("vae", "stage1_joint", "stage2_sparse_causal", "decoder", "stage3_one_step")
@@ -418,6 +419,44 @@ def test_nano_trains_and_goes_on_on_two_processes(earlier_stages, shards, tmp_pa
     assert train(6, "--ckpt_path=last") == 6
     assert read_model_folder(tmp_path / "runs/nano" / name).components
     assert list(tmp_path.glob(f"runs/nano/logs/{name}/version_*/pictures/*.png"))
+
+
+@pytest.mark.slow  # two processes that import Lightning, three times
+def test_two_processes_that_stream_shards_and_go_on_train_as_two_that_read_a_folder(shards, tmp_path):
+    """From a server that cuts every third connection, with a folder of whole shards that both share."""
+    two = {"trainer.devices": "2", "trainer.strategy": "ddp", "data.loader.workers": "1"}
+
+    def train(folder, steps, *more, **where):
+        folder.mkdir(exist_ok=True)
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "flashvsr",
+                *small("vae", shards, **two, **where, **{"trainer.max_steps": steps}),
+                *more,
+            ],
+            cwd=folder,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr[-4000:]
+        return result_of(folder)
+
+    losses, whole = train(tmp_path / "folder", 6)
+    with ShardServer(shards) as server:
+        server.fault = lambda name, number: ("cut", 500) if number % 3 == 1 else None
+        urls = f"{server.url}/shard-{{00000..{len(list(shards.glob('*.tar'))) - 1:05d}}}.tar"
+        where = {"data.train": urls, "data.val": urls}
+        train(tmp_path / "urls", 3, **where)
+        cached = {"data.loader.remote.cache_dir": str(tmp_path / "cache")}
+        rest, resumed = train(tmp_path / "urls", 6, "--ckpt_path=last", **where, **cached)
+    assert len(losses) == 6
+    assert rest == losses[-len(rest) :]
+    assert 0 < len(rest) < 6
+    assert all(torch.equal(value, resumed.state_dict()[name]) for name, value in whole.state_dict().items())
 
 
 @pytest.mark.slow  # trains the stages before it first

@@ -28,7 +28,7 @@ from flashvsr.cli.recipe_checks import (
 from flashvsr.cli.recipe_diff import changes
 from flashvsr.cli.recipe_errors import nearest_key, shorten
 from flashvsr.cli.training_progress import TrainingProgress
-from flashvsr.data.shards import ShardError
+from flashvsr.data.tar_samples import ShardError
 from flashvsr.models.lit import ExportModelFolder
 from flashvsr.training.callbacks import LastCheckpoint
 

@@ -1,7 +1,8 @@
-"""Write WebDataset shards from folders of videos and images, or look into shards.
+"""Write WebDataset shards from folders of videos and images, index shards, or look into them.
 
 A shard is a tar of samples: a picture (mp4, mkv, webm; jpg, png, webp) and a json beside it. `flashvsr shards make`
-shrinks, cuts and encodes; `flashvsr shards show` counts what is in there and names what is broken.
+shrinks, cuts and encodes; `flashvsr shards index` writes what shards hold into one file, which a training from URLs
+needs; `flashvsr shards show` counts what is in there and names what is broken.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from flashvsr.data.shard_writer import ShardRules
-    from flashvsr.data.shards import Entry
+    from flashvsr.data.tar_samples import Entry
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare ``flashvsr shards make`` and ``flashvsr shards show``."""
+    """Declare ``flashvsr shards make``, ``index`` and ``show``."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     make = actions.add_parser("make", help="write shards", description="Write shards from folders and files.")
     add = make.add_argument
@@ -38,17 +39,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--max-mib", type=float, default=16, metavar="M", help="size of one shard (default: 16)")
     add("--total-mib", type=float, metavar="M", help="stop with an error when all together exceed M (default: never)")
     add("--overwrite", action="store_true", help="replace the shards in DIR")
+    index = actions.add_parser(
+        "index",
+        help="write what shards hold into one file",
+        description="Read the headers of shards, not their pictures, and write what they hold into one file. Put it as "
+        "index.json beside shards at URLs: a training begins with it and reads no shard before it needs a sample.",
+    )
+    index.add_argument("shards", nargs="+", metavar="SHARDS", help="folder, path, glob, {000..007} pattern or URL")
+    index.add_argument("--out", metavar="FILE", help="file to write (default: index.json beside local shards)")
+    index.add_argument("--threads", type=int, default=16, metavar="N", help="shards read at once (default: 16)")
+    index.add_argument("--overwrite", action="store_true", help="replace the file")
     show = actions.add_parser("show", help="inspect shards", description="Count samples, name what is broken.")
     show.add_argument("shards", nargs="+", metavar="SHARDS", help="path, glob, {000..007} pattern or URL")
+    show.add_argument("--index", metavar="FILE", help="index of shards at URLs (default: index.json beside them)")
     show.add_argument("--decode", action="store_true", help="decode the first frame of every sample too (slower)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Make or show; the exit status is 1 for an error and for broken samples."""
-    from flashvsr.data.shards import ShardError
+    """Make, index or show; the exit status is 1 for an error and for broken samples."""
+    from flashvsr.data.tar_samples import ShardError
 
     try:
-        return _make(args) if args.action == "make" else _show(args)
+        return {"make": _make, "index": _index, "show": _show}[args.action](args)
     except (ShardError, OSError, ValueError) as error:
         print(f"flashvsr: {error}", file=sys.stderr)
         return 1
@@ -59,6 +71,25 @@ def _make(args: argparse.Namespace) -> int:
 
     shards = make_shards(args.sources, args.out, _rules(args), overwrite=args.overwrite, on_progress=print)
     print(f"{len(shards)} shards, {sum(shard.stat().st_size for shard in shards) / 2**20:.1f} MiB in {args.out}")
+    return 0
+
+
+def _index(args: argparse.Namespace) -> int:
+    from flashvsr.data.remote import is_remote
+    from flashvsr.data.shard_index import INDEX, write_index
+    from flashvsr.data.shards import expand_shards
+
+    if args.threads < 1:
+        raise ValueError(f"--threads {args.threads}: expected 1 or more")
+    shards = expand_shards(args.shards)
+    target = args.out
+    if target is None:
+        folders = {Path(shard).parent for shard in shards if not is_remote(shard)}
+        if len(folders) != 1 or any(map(is_remote, shards)):
+            raise ValueError(f"name the file to write: --out {INDEX}\nonly the shards of one local folder have a place")
+        target = folders.pop() / INDEX
+    write_index(shards, target, threads=args.threads, overwrite=args.overwrite)
+    print(f"{target}: index of {len(shards)} shards")
     return 0
 
 
@@ -87,9 +118,10 @@ def _read_factors(path: str) -> dict[str, float]:
 
 def _show(args: argparse.Namespace) -> int:
     from flashvsr.data.clips import probe
+    from flashvsr.data.settings import RemoteOptions
     from flashvsr.data.shards import ShardIndex
 
-    index = ShardIndex(args.shards)
+    index = ShardIndex(args.shards, RemoteOptions(index=args.index))
     problems = list(index.problems)
     for shard in index.shards:
         print(f"{shard}: {sum(entry.shard == shard for entry in index.entries)} samples")
@@ -107,7 +139,8 @@ def _show(args: argparse.Namespace) -> int:
 def _summary(kind: str, entries: list[Entry]) -> str:
     sides = sorted(min(entry.width, entry.height) for entry in entries)
     mib = sum(entry.size for entry in entries) / 2**20
-    text = f"{kind}: {len(entries)}, {mib:.1f} MiB, short side {sides[0]} to {sides[-1]}"
+    each = f"{mib / len(entries):.3g} MiB each"
+    text = f"{kind}: {len(entries)}, {mib:.1f} MiB, {each}, short side {sides[0]} to {sides[-1]}"
     if kind == "image":
         return text
     frames = sorted(entry.frames for entry in entries)

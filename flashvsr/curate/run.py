@@ -34,6 +34,7 @@ from flashvsr.curate.stages.probe import probe
 from flashvsr.curate.stages.scenes import cut
 from flashvsr.curate.stages.scorers import Scorers
 from flashvsr.curate.stages.write import write_shard
+from flashvsr.data.shard_index import INDEX, write_index
 
 MANIFEST = "manifest.jsonl"
 PLATFORM = sys.platform
@@ -70,9 +71,9 @@ def curate(
 ) -> CurateResult:
     """From raw videos and photographs to shards, a manifest and records.
 
-    ``out/train/*.tar`` and ``out/val/*.tar`` are for `lit.ShardDataModule`; ``out/manifest.jsonl`` appears when all of
-    them are there. Equal sources, recipe, seed and versions of the libraries give equal bytes, however many
-    workers there are and however often the run was stopped.
+    ``out/train/*.tar`` and ``out/val/*.tar``, with an index in each folder, are for `lit.ShardDataModule`;
+    ``out/manifest.jsonl`` appears when all of them are there. Equal sources, recipe, seed and versions of the libraries
+    give equal bytes, however many workers there are and however often the run was stopped.
 
     Args:
         sources: Folders, lists and files, see `sources.find_sources`.
@@ -119,6 +120,7 @@ def curate(
         if not any(entry["samples"] for entry in entries):
             why = f"{show_funnel(steps)}\nthe commonest reasons:\n{show_reasons(rows)}"
             raise CurateError(f"nothing is kept of {len(found)} sources\n{why}")
+        _write_indexes([out / entry["name"] for entry in entries if entry["samples"]])
         write_manifest(out / MANIFEST, entries)
     finally:
         journal.close()
@@ -235,6 +237,12 @@ def _write(
         times["write"] += entry.pop("took")
     journal.drop_others({entry["name"] for entry in entries})
     return entries
+
+
+def _write_indexes(shards: list[Path]) -> None:
+    """Write what shards hold into a file of each folder, for those who read them from a URL."""
+    for folder in {shard.parent for shard in shards}:
+        write_index([shard for shard in shards if shard.parent == folder], folder / INDEX, overwrite=True)
 
 
 def _write_one(plan: Any, rules: CurateRules, out: Path, journal: Path) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from flashvsr.data.shards import Entry
+from flashvsr.data.tar_samples import Entry
 from flashvsr.video.crop import UNALIGNED
 from flashvsr.video.info import VideoError, plain_errors
 from flashvsr.video.pixels import ToRGB, frame_colors, resolve_colors

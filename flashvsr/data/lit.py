@@ -18,9 +18,10 @@ from flashvsr.data.batches import BatchLoader, SingleClipPlans, to_float, upsamp
 from flashvsr.data.echo import EchoBuffer, EchoLoader, EchoStart
 from flashvsr.data.memory import ClipMaker, FootageInMemory, load_footage
 from flashvsr.data.samples import ClipDataset, DrawnNumbers
-from flashvsr.data.sampling import EpochPlan, validation_plans
+from flashvsr.data.sampling import EpochPlan, ShardOrder, validation_plans
 from flashvsr.data.settings import EpochOptions, LoaderOptions, PhotoOptions, ValidationOptions, rows_and_columns
-from flashvsr.data.shards import Entry, ShardError, ShardIndex, usable
+from flashvsr.data.shards import ShardIndex, usable
+from flashvsr.data.tar_samples import Entry, ShardError
 
 _WORKER_DEGRADES = "exactly one of degradation (in the workers) and device_degradation (on the device) is needed"
 
@@ -41,7 +42,7 @@ class ShardDataModule(L.LightningDataModule):
     images likewise; the entries `[B, ...]` that it returns come along: what is always the same, such as latents.
 
     Args:
-        train: Shards: path, folder, glob, brace pattern, http(s) URL, or a list of them.
+        train: Shards: path, folder, glob, brace pattern, URL, or a list of them; see `ShardIndex`.
         val: Shards for validation; None for none. Centre crops, fixed seeds, every sample once.
         batch_size: Clips per process.
         frames: Frames of a clip, 8n+1 for the stages.
@@ -135,6 +136,7 @@ class ShardDataModule(L.LightningDataModule):
             rank=rank,
             world=world,
             span=lambda: self._pass().span(self._epoch.batches),
+            order=self._order(index, videos, photos),
         )
         loader = BatchLoader(self._train_loader(index, videos, photos, SingleClipPlans(plan)), self._batch_size)
         repeats = self._epoch.echo > 1 or self._epoch.pool > 1 or self._epoch.turn
@@ -175,22 +177,24 @@ class ShardDataModule(L.LightningDataModule):
             "echo": self._epoch.echo,
             "pool": self._epoch.pool,
             "turn": self._epoch.turn,
+            "shards_at_once": self._epoch.shards_at_once,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a state; the batches before are not made again.
 
         Raises:
-            ValueError: If seed, length of an epoch, echo, pool or turning differ: other batches would come.
+            ValueError: If seed, length of an epoch, echo, pool, turning or order of shards differ: other batches would
+                come.
         """
-        for name in ("seed", "epoch_batches", "echo", "pool", "turn"):
-            had, here = state_dict[name], self.state_dict()[name]
+        for name in ("seed", "epoch_batches", "echo", "pool", "turn", "shards_at_once"):
+            had, here = state_dict.get(name), self.state_dict()[name]
             if had != here:
                 raise ValueError(f"the run to resume had {name}={had}, this one has {here}: set it back")
         self._start, self._echoed = tuple(state_dict["next"]), state_dict["echoed"]
 
     def _open(self, shards: str | Sequence[str], crop: tuple[int, int]) -> tuple[ShardIndex, list[Entry], list[Entry]]:
-        index = ShardIndex(shards, cache_dir=self._loader_options.cache_dir)
+        index = ShardIndex(shards, self._loader_options.remote)
         videos, photos, lines = usable(index, crop)
         self.broken.update(index.problems)
         for line in (*index.problems, *lines):
@@ -202,6 +206,13 @@ class ShardDataModule(L.LightningDataModule):
     def _split(self, name: str) -> tuple[ShardIndex, list[Entry], list[Entry]]:
         self.setup(None if name == "train" else "validate")
         return self._found[name]
+
+    def _order(self, index: ShardIndex, videos: list[Entry], photos: list[Entry]) -> ShardOrder | None:
+        if self._epoch.shards_at_once is None:
+            return None
+        numbers = {shard: number for number, shard in enumerate(index.shards)}
+        shards = [[numbers[entry.shard] for entry in entries] for entries in (videos, photos)]
+        return ShardOrder(shards, len(numbers), self._epoch.shards_at_once)
 
     def _dataset(
         self, index: ShardIndex, videos: list[Entry], photos: list[Entry], *, crop: tuple[int, int], augment: bool

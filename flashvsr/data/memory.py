@@ -20,7 +20,8 @@ from flashvsr.data.camera_motion import CameraMotion, place_views
 from flashvsr.data.clips import decode_clip, decode_image, reflect_in_time
 from flashvsr.data.sampling import BatchPlan, Draw, derive_seed
 from flashvsr.data.settings import MemoryOptions
-from flashvsr.data.shards import Entry, ShardIndex
+from flashvsr.data.shards import ShardIndex
+from flashvsr.data.tar_samples import Entry
 from flashvsr.video.info import VideoError
 
 

@@ -13,7 +13,8 @@ from torch.utils.data import Dataset
 from flashvsr.data.camera_motion import CameraMotion, animate
 from flashvsr.data.clips import PhotoCache, decode_clip, reflect_in_time
 from flashvsr.data.sampling import BatchPlan, Draw, derive_seed
-from flashvsr.data.shards import Entry, ShardError, ShardIndex
+from flashvsr.data.shards import ShardIndex
+from flashvsr.data.tar_samples import Entry, ShardError
 from flashvsr.video.info import VideoError
 
 _ATTEMPTS = 16

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,8 +43,36 @@ def derive_seed(*parts: int | str) -> int:
     return int.from_bytes(digest, "little") >> 2
 
 
+class ShardOrder:
+    """Samples in a random order that has those of a shard close together.
+
+    Shards come in random order. Each sample is moved back by a random part of ``at_once`` shards, so that at any time
+    those of about so many are mixed.
+
+    Args:
+        shards: Number of the shard of each video, and of each photograph.
+        count: How many shards there are.
+        at_once: Whose samples are mixed.
+    """
+
+    def __init__(self, shards: Sequence[Sequence[int]], count: int, at_once: int) -> None:
+        self._shards = [np.array(numbers, np.int64) for numbers in shards]
+        self._count, self._at_once = count, at_once
+
+    def permutation(self, kind: int, shard_seed: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Numbers of all videos (``kind`` 0) or photographs (1); equal ``shard_seed`` gives equal order of shards."""
+        places = np.random.default_rng(shard_seed).permutation(self._count)[self._shards[kind]]
+        return np.argsort(places + self._at_once * rng.random(len(places)), kind="stable")
+
+
 def draw_epoch(
-    seed: int, epoch: int, length: int, counts: tuple[int, int], photo_fraction: float, stream: str
+    seed: int,
+    epoch: int,
+    length: int,
+    counts: tuple[int, int],
+    photo_fraction: float,
+    stream: str,
+    order: ShardOrder | None = None,
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
     """What lies at every global position of an epoch.
 
@@ -58,6 +86,7 @@ def draw_epoch(
         counts: Videos and photographs there are.
         photo_fraction: In [0, 1].
         stream: ``"clips"`` or ``"images"``, which are drawn apart.
+        order: Of the samples; None mixes all of them.
 
     Returns:
         Whether each position is a photograph, and its number within its kind; both `[length]`.
@@ -67,7 +96,10 @@ def draw_epoch(
     numbers = np.empty(length, np.int64)
     for kind, count in enumerate(counts):
         wanted = int((photo == bool(kind)).sum())
-        rounds = [rng.permutation(count) for _ in range(-(-wanted // count) if count else 0)]
+        rounds = [
+            order.permutation(kind, derive_seed(seed, epoch, "shards", turn), rng) if order else rng.permutation(count)
+            for turn in range(-(-wanted // count) if count else 0)
+        ]
         if wanted:
             numbers[photo == bool(kind)] = np.concatenate(rounds)[:wanted]
     return photo, numbers
@@ -94,6 +126,7 @@ class EpochPlan:
         rank: Of this process.
         world: Number of processes.
         span: Numbers in the run, from 0, of the batches of a pass; asked when it begins. None: the first epoch.
+        order: Of the samples; None mixes all of them.
     """
 
     def __init__(
@@ -108,9 +141,10 @@ class EpochPlan:
         rank: int = 0,
         world: int = 1,
         span: Callable[[], range] | None = None,
+        order: ShardOrder | None = None,
     ) -> None:
         self._counts, self._batches, self._seed = counts, batches, seed
-        self._rank, self._world = rank, world
+        self._rank, self._world, self._order = rank, world, order
         self._span = span or (lambda: range(batches))
         self.batch_size, self._images, self._photo_fraction = batch_size, images, photo_fraction
 
@@ -130,7 +164,7 @@ class EpochPlan:
     def _draws(self, stream: str, epoch: int, size: int, photo_fraction: float) -> Callable[[int], tuple[Draw, ...]]:
         world, rank = self._world, self._rank
         total = self._batches * size * world
-        photo, numbers = draw_epoch(self._seed, epoch, total, self._counts, photo_fraction, stream)
+        photo, numbers = draw_epoch(self._seed, epoch, total, self._counts, photo_fraction, stream, self._order)
 
         def batch_of(batch: int) -> tuple[Draw, ...]:
             positions = [batch * world * size + rank + world * i for i in range(size)]

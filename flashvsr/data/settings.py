@@ -21,6 +21,9 @@ class EpochOptions:
         pool: Newest batches, uint8 on the device of the training, from which each step draws its clips. 1: a step gets
             the newest batch, so that what is learned from does not depend on the number of processes; more of them mix
             the repetitions of ``echo``, each process its own. See `EchoBuffer`.
+        shards_at_once: Shards whose samples are mixed with each other at a time, in random order of shards; None: all.
+            With a few, an epoch goes through the shards one after another, so that a cache with a limit fetches each of
+            them about once.
         turn: Whether every step mirrors and turns its clips anew: with much echo, against learning them by heart. What
             stages prepare of a clip, such as its latents, is then computed at every step.
 
@@ -32,10 +35,12 @@ class EpochOptions:
     echo: int = 1
     pool: int = 1
     turn: bool = False
+    shards_at_once: int | None = None
 
     def __post_init__(self) -> None:
-        if min(self.batches, self.echo, self.pool) < 1:
-            raise ValueError(f"{self}: batches, echo and pool count from 1")
+        at_once = 1 if self.shards_at_once is None else self.shards_at_once
+        if min(self.batches, self.echo, self.pool, at_once) < 1:
+            raise ValueError(f"{self}: batches, echo, pool and shards_at_once count from 1")
 
 
 @dataclass(frozen=True)
@@ -118,6 +123,36 @@ class MemoryOptions:
 
 
 @dataclass(frozen=True)
+class RemoteOptions:
+    """How shards at URLs are read. Without a folder for them, every sample is one request for its bytes.
+
+    Attributes:
+        index: Path or URL of the index of all shards at URLs; None: ``index.json`` beside the shards.
+        cache_dir: Folder for whole shards, shared by all processes of a host: the first that needs a shard fetches it,
+            the others wait. For disks that hold the data set, servers that give whole files only, and ``pipe:``.
+        cache_gib: Size at which shards that were not used for longest are removed from it, in GiB; shards that are just
+            being fetched come on top. None: it holds all. See `EpochOptions.shards_at_once`.
+        tries: Of each request, with waits from half a second to half a minute between them.
+        timeout: Seconds without a byte after which a request over HTTP has failed; others have their own.
+
+    Raises:
+        ValueError: If a number is not positive, or for a size without a folder.
+    """
+
+    index: str | None = None
+    cache_dir: str | None = None
+    cache_gib: float | None = None
+    tries: int = 8
+    timeout: float = 60.0
+
+    def __post_init__(self) -> None:
+        if self.tries < 1 or self.timeout <= 0 or (self.cache_gib is not None and self.cache_gib <= 0):
+            raise ValueError(f"{self}: expected positive numbers")
+        if self.cache_gib is not None and self.cache_dir is None:
+            raise ValueError(f"cache_gib={self.cache_gib:g} without a cache_dir")
+
+
+@dataclass(frozen=True)
 class LoaderOptions:
     """The processes that make clips.
 
@@ -125,7 +160,7 @@ class LoaderOptions:
         workers: How many; 0 makes clips in the process of the training.
         prefetch: Clips that each worker makes ahead.
         cache_mib: Memory for decoded photographs in each worker.
-        cache_dir: For shards fetched from URLs; None: in the folder of temporary files.
+        remote: How shards at URLs are read.
         memory: Make training clips on the device, from footage that is decoded once, and leave the workers to the
             validation; needs ``device_degradation``. None: the workers decode each clip anew.
 
@@ -136,7 +171,7 @@ class LoaderOptions:
     workers: int = 4
     prefetch: int = 2
     cache_mib: int = 256
-    cache_dir: str | None = None
+    remote: RemoteOptions = RemoteOptions()
     memory: MemoryOptions | None = None
 
     def __post_init__(self) -> None:

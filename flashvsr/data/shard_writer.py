@@ -19,7 +19,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from flashvsr.data.clip_encoder import ClipEncoder
-from flashvsr.data.shards import ShardError
+from flashvsr.data.shard_index import INDEX, write_index
+from flashvsr.data.tar_samples import ShardError
 from flashvsr.video.info import VideoError, VideoInfo, plain_errors
 from flashvsr.video.pixels import resolve_colors
 from flashvsr.video.reader import VideoReader
@@ -78,7 +79,7 @@ def make_shards(
     overwrite: bool = False,
     on_progress: Callable[[str], None] = lambda line: None,
 ) -> list[Path]:
-    """Write ``shard-00000.tar`` and on, from all videos and images below some folders.
+    """Write ``shard-00000.tar`` and on, and their index, from all videos and images below some folders.
 
     The same sources, rules and versions of the encoders give the same bytes. Videos and images alternate, so that
     every shard holds both. HDR becomes SDR (`tone_map`), rotation is applied, sound is dropped. The folder appears
@@ -111,10 +112,11 @@ def make_shards(
         names = _write(folder, _samples(files, rules, on_progress), rules)
         if not names:
             raise ShardError(f"none of the {len(files)} sources can be used\nthe lines above say why")
+        write_index([folder / name for name in names], folder / INDEX)
         if out.exists():
-            for shard in _shards(out):
-                shard.unlink()
-            for name in names:
+            for old in (out / INDEX, *_shards(out)):
+                old.unlink(missing_ok=True)
+            for name in (*names, INDEX):
                 (folder / name).replace(out / name)
         else:
             folder.chmod(0o755)
@@ -133,7 +135,9 @@ def _check_target(out: Path, overwrite: bool) -> None:
     if not out.exists():
         return
     shards = set(_shards(out)) if out.is_dir() else set()
-    if not out.is_dir() or any(path not in shards and path.name[0] != "." for path in out.iterdir()):
+    if not out.is_dir() or any(
+        path not in shards and path.name != INDEX and path.name[0] != "." for path in out.iterdir()
+    ):
         raise ShardError(f"{out} exists and holds other things than shards\nname a new folder")
     if shards and not overwrite:
         raise ShardError(f"{out} holds shards already\nuse --overwrite to replace them, or name a new folder")

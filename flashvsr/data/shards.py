@@ -3,75 +3,40 @@
 from __future__ import annotations
 
 import glob
-import hashlib
-import json
-import math
 import mmap
-import os
 import tarfile
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-VIDEO_ENDINGS = ("mp4", "webm", "mkv")
-IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp")
-_HEX = 16
-
-
-class ShardError(Exception):
-    """Shards that cannot be found, read or written, or that lack what is asked of them; says the way out."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """Where one sample lies, and what its metadata says.
-
-    Attributes:
-        shard: Path or URL of the tar, as found.
-        key: Of the sample.
-        ending: Of the picture: `VIDEO_ENDINGS` or `IMAGE_ENDINGS`.
-        offset: First byte of the picture in the tar.
-        size: Its length in bytes.
-        width: In pixels.
-        height: In pixels.
-        frames: 1 for an image.
-        fps: Frames per second; None for an image, or unknown.
-    """
-
-    shard: str
-    key: str
-    ending: str
-    offset: int
-    size: int
-    width: int
-    height: int
-    frames: int
-    fps: float | None
-
-    @property
-    def kind(self) -> str:
-        """``"video"`` or ``"image"``."""
-        return "video" if self.ending in VIDEO_ENDINGS else "image"
+from flashvsr.data.remote import filesystem, find, is_remote, read_range
+from flashvsr.data.settings import RemoteOptions
+from flashvsr.data.shard_cache import ShardCache
+from flashvsr.data.shard_index import IndexFiles, read_contents
+from flashvsr.data.tar_samples import BLOCK, Entry, ShardError
 
 
 class ShardIndex:
     """All samples of some shards, in a fixed order, and their bytes.
 
-    The headers of every tar are read once; pictures are read by position when asked for, through a memory map, so
-    the order of samples is free and any process may read any of them: ranks and workers need no shards of their own.
-    Tars at http(s) URLs are fetched whole, once, into ``cache_dir`` before they are read. Nothing is unpickled; members
-    other than pictures and json are passed over.
+    Pictures are read by position when asked for, so the order of samples is free and any process may read any of them:
+    ranks and workers need no shards of their own. Nothing is unpickled; members other than pictures and json are passed
+    over.
+
+    * Of local tars the headers are read once, pictures through a memory map.
+    * Of tars at URLs an index tells what they hold (`write_index`, ``flashvsr shards index``), so that nothing of them
+      is read at the start. Each picture is one request for its bytes; with ``remote.cache_dir`` the first picture
+      of a shard fetches the whole shard into that folder, once for all processes of a host. Entries and bytes are
+      those of the same tars in a local folder.
 
     A sample is one picture and one ``.json`` (an object with ``width``, ``height``, for videos ``frames``, and
     ``fps`` if known) that share a key. A sample that lacks one of them is left out and named in ``problems``.
 
     Args:
-        shards: Paths, globs, brace patterns (``"train-{000..127}.tar"``) or http(s) URLs of tars; a folder stands for
-            all ``*.tar`` in it.
-        cache_dir: For fetched tars; None: ``flashvsr-shards`` in the folder of temporary files.
+        shards: Paths, globs, brace patterns (``"train-{000..127}.tar"``), URLs (https, s3, gs, hf and others of fsspec)
+            or ``pipe:`` and a command that writes a tar; a folder stands for all ``*.tar`` in it.
+        remote: How shards at URLs are read.
 
     Attributes:
         shards: The tars found.
@@ -79,106 +44,87 @@ class ShardIndex:
         problems: One line for each sample or shard that cannot, and why.
 
     Raises:
-        ShardError: If a pattern matches nothing, asks for a command (``pipe:``), or a tar cannot be fetched or read.
+        ShardError: If a pattern matches nothing, a tar cannot be read, a package for a protocol is missing, or shards
+            at URLs have no index.
     """
 
     shards: list[str]
     entries: list[Entry]
     problems: list[str]
 
-    def __init__(self, shards: str | Path | Sequence[str | Path], *, cache_dir: str | Path | None = None) -> None:
-        self._cache = Path(cache_dir or Path(tempfile.gettempdir()) / "flashvsr-shards")
-        self.shards = expand_shards([shards] if isinstance(shards, str | Path) else shards)
-        self._files = {shard: _local(shard, self._cache) for shard in self.shards}
+    def __init__(self, shards: str | Path | Sequence[str | Path], remote: RemoteOptions = RemoteOptions()) -> None:
+        self._remote = remote
+        self._cache = None if remote.cache_dir is None else ShardCache(remote.cache_dir, remote)
         self._maps: dict[str, mmap.mmap] = {}
+        self._sizes: dict[str, int] = {}  # of the shards at URLs
+        self.shards = expand_shards([shards] if isinstance(shards, str | Path) else shards, remote)
         self.entries, self.problems = [], []
+        indexes = IndexFiles(remote)
         for shard in self.shards:
-            self._add(shard)
+            if is_remote(shard):
+                if shard.startswith("pipe:") and self._cache is None:
+                    raise ShardError(
+                        f"{shard!r} is read as a whole\nset loader.remote.cache_dir, where shards are kept"
+                    )
+                contents = indexes.contents(shard)
+                self._sizes[shard] = contents.size
+            else:
+                contents = read_contents(shard, remote)
+            self.entries += contents.entries
+            self.problems += [f"{shard}: {line}" for line in contents.problems]
 
     def read(self, entry: Entry) -> bytes:
-        """The bytes of a sample's picture."""
+        """The bytes of a sample's picture.
+
+        Raises:
+            ShardError: If a shard at a URL cannot be read, or is not what its index says.
+        """
+        if entry.shard in self._sizes:
+            return self._read_remote(entry)
         if entry.shard not in self._maps:
-            with self._files[entry.shard].open("rb") as file:
+            with Path(entry.shard).open("rb") as file:
                 self._maps[entry.shard] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         return self._maps[entry.shard][entry.offset : entry.offset + entry.size]
+
+    def _read_remote(self, entry: Entry) -> bytes:
+        """A picture, checked by the header before it."""
+        place = (entry.offset - BLOCK, entry.offset + entry.size)
+        if self._cache is not None:
+            data = self._cache.read(entry.shard, self._sizes[entry.shard], *place)
+        else:
+            data = read_range(entry.shard, *place, self._remote)
+        try:
+            size = tarfile.TarInfo.frombuf(data[:BLOCK], "utf-8", "surrogateescape").size
+        except tarfile.HeaderError:
+            size = None
+        if size != entry.size:
+            raise ShardError(
+                f"{entry.shard} does not hold {entry.key} where its index says: it was written anew since\n"
+                "`flashvsr shards index` makes the index anew"
+            )
+        return data[BLOCK:]
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_maps": {}}  # each process maps the files itself
 
-    def _add(self, shard: str) -> None:
-        groups: dict[str, dict[str, tarfile.TarInfo]] = {}
-        files: dict[str, tarfile.TarInfo] = {}
-        try:
-            with tarfile.open(self._files[shard], "r:") as tar:
-                for member in tar:
-                    folder, _, name = member.name.rpartition("/")
-                    key, _, ending = name.partition(".")
-                    # a hard link is a second name for the bytes of an earlier member
-                    files[member.name] = content = files.get(member.linkname, member) if member.islnk() else member
-                    if content.isfile() and ending:
-                        groups.setdefault(f"{folder}/{key}".lstrip("/"), {})[ending.lower()] = content
-                    elif content.islnk() or content.issym():
-                        self.problems.append(f"{shard}: {member.name} is a link to {member.linkname}: left out")
-                texts = {
-                    key: file.read()
-                    for key, group in groups.items()
-                    if "json" in group and (file := tar.extractfile(group["json"])) is not None
-                }
-        except (tarfile.TarError, OSError) as error:
-            raise ShardError(f"cannot read the shard {shard}: {error}\nexpected an uncompressed tar, whole") from error
-        if not groups:
-            self.problems.append(f"{shard}: holds no samples")
-        for key, group in groups.items():
-            try:
-                self.entries.append(_entry(shard, key, group, texts.get(key)))
-            except ValueError as error:
-                self.problems.append(f"{shard}: {key}: {error}")
 
-
-def _entry(shard: str, key: str, group: dict[str, tarfile.TarInfo], text: bytes | None) -> Entry:
-    """The entry of one sample; ValueError says what it lacks."""
-    pictures = [ending for ending in VIDEO_ENDINGS + IMAGE_ENDINGS if ending in group]
-    if len(pictures) != 1:
-        raise ValueError(f"{len(pictures)} pictures among {', '.join(sorted(group))}, expected one (mp4, jpg, ...)")
-    if text is None:
-        raise ValueError("no json beside the picture")
-    try:
-        metadata = json.loads(text)
-        kind = "video" if pictures[0] in VIDEO_ENDINGS else "image"
-        size = {name: int(metadata[name]) for name in ("width", "height")}
-        frames = int(metadata["frames"]) if kind == "video" else 1
-        fps = float(metadata["fps"]) if metadata.get("fps") else None
-    except KeyError as error:
-        raise ValueError(f"its json lacks {error}") from error
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise ValueError(f"its json is damaged ({error})") from error
-    if min(frames, *size.values()) < 1:
-        raise ValueError(f"its json says {size['width']}x{size['height']}, {frames} frames")
-    if fps is not None and not 0 < fps < math.inf:
-        raise ValueError(f"its json says {fps} frames per second")
-    picture = group[pictures[0]]
-    return Entry(shard, key, pictures[0], picture.offset_data, picture.size, frames=frames, fps=fps, **size)
-
-
-def expand_shards(patterns: Sequence[str | Path]) -> list[str]:
+def expand_shards(patterns: Sequence[str | Path], remote: RemoteOptions = RemoteOptions()) -> list[str]:
     """Names of the tars that paths, folders, globs, brace patterns and URLs stand for, in order, each once.
 
+    Args:
+        patterns: What to expand.
+        remote: How servers are asked: for URLs with ``*``, and for those that end with ``/``, which stand for all
+            ``*.tar`` there.
+
     Raises:
-        ShardError: For ``pipe:`` and unknown protocols, for no pattern, and for one that matches nothing.
+        ShardError: For protocols that cannot be read, for no pattern, and for one that matches nothing.
     """
     from webdataset.shardlists import expand_urls
 
     found: dict[str, None] = {}
     for pattern in map(str, patterns):
         for name in expand_urls(pattern):
-            protocol = name.split(":", 1)[0] if ":" in name else ""
-            if protocol in ("http", "https"):
-                found[name] = None
-                continue
-            if protocol == "pipe" or "://" in name:
-                raise ShardError(f"shards {name!r} are refused\nexpected a path, glob, {{000..007}} or http(s) URL")
-            path = Path(name)
-            matches = sorted(map(str, path.glob("*.tar"))) if path.is_dir() else sorted(glob.glob(name))  # noqa: PTH207
+            matches = _remote_matches(name, remote) if is_remote(name) else _local_matches(name)
             if not matches:
                 raise ShardError(f"no shards match {name!r}\nexpected .tar files: `flashvsr shards make` writes such")
             found |= dict.fromkeys(matches)
@@ -187,26 +133,19 @@ def expand_shards(patterns: Sequence[str | Path]) -> list[str]:
     return list(found)
 
 
-def _local(shard: str, cache: Path) -> Path:
-    """The shard as a local file; a URL is fetched once, under a name of its own, whole or not at all."""
-    if not shard.startswith(("http://", "https://")):
-        return Path(shard)
-    import fsspec
+def _local_matches(name: str) -> list[str]:
+    path = Path(name)
+    return sorted(map(str, path.glob("*.tar"))) if path.is_dir() else sorted(glob.glob(name))  # noqa: PTH207
 
-    path = cache / f"{hashlib.sha256(shard.encode()).hexdigest()[:_HEX]}-{shard.rsplit('/', 1)[-1].split('?')[0]}"
-    if path.exists():
-        return path
-    cache.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=path.name, dir=cache)
-    os.close(handle)
-    try:
-        fsspec.filesystem("http").get_file(shard, temporary)
-        Path(temporary).replace(path)
-    except OSError as error:
-        raise ShardError(f"cannot fetch {shard}: {error}\ncheck the address and the network") from error
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-    return path
+
+def _remote_matches(name: str, remote: RemoteOptions) -> list[str]:
+    if name.startswith("file:"):
+        raise ShardError(f"shards {name!r} are refused\nwrite the path of local files without file://")
+    if name.startswith("pipe:"):
+        return [name]
+    filesystem(name, remote)  # refuses what cannot be read, before anything is
+    name = f"{name}*.tar" if name.endswith("/") else name
+    return find(name, remote) if "*" in name else [name]
 
 
 def usable(index: ShardIndex, crop: tuple[int, int]) -> tuple[list[Entry], list[Entry], list[str]]:

@@ -13,7 +13,7 @@ from torch.nn.functional import interpolate
 from flashvsr.data.batches import upsample
 from flashvsr.data.lit import ShardDataModule
 from flashvsr.data.settings import EpochOptions, LoaderOptions, PhotoOptions
-from flashvsr.data.shards import ShardError
+from flashvsr.data.tar_samples import ShardError
 from flashvsr.streaming import Canvas
 
 
@@ -42,7 +42,8 @@ def module(shards, **options):
     }
     if "device_degradation" not in options:
         settings["degradation"] = Area()
-    return ShardDataModule(str(shards), **SMALL | settings | options)
+    train = [*map(str, shards)] if isinstance(shards, list) else str(shards)
+    return ShardDataModule(train, **SMALL | settings | options)
 
 
 def batches(data):

@@ -1,6 +1,8 @@
 from collections import Counter
 
-from flashvsr.data.sampling import EpochPlan, validation_plans
+import pytest
+
+from flashvsr.data.sampling import EpochPlan, ShardOrder, draw_epoch, validation_plans
 
 
 def plan(rank=0, world=1, batch_size=4, **options):
@@ -62,3 +64,48 @@ def test_validation_shows_every_sample_and_equally_many_to_every_process():
     shown = [(draw.photo, draw.number) for plans in ranks for batch in plans for draw in batch.clips]
     assert len(shown) == 8
     assert set(shown) == {(False, 0), (False, 1), (True, 0), (True, 1), (True, 2)}
+
+
+SHARDS = [n // 10 for n in range(200)]
+
+
+def placed(at_once, seed=1, epoch=0):
+    """Shards of the samples of an epoch of videos, in their order."""
+    order = ShardOrder((SHARDS, []), 20, at_once)
+    _, numbers = draw_epoch(seed, epoch, 200, (200, 0), 0.0, "clips", order)
+    assert sorted(numbers) == list(range(200))
+    return [SHARDS[number] for number in numbers], list(numbers)
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 8])
+def test_an_order_of_shards_mixes_so_many_of_them_at_a_time(at_once):
+    shards, numbers = placed(at_once)
+    first = {shard: shards.index(shard) for shard in set(shards)}
+    last = {shard: 199 - shards[::-1].index(shard) for shard in set(shards)}
+    open_shards = [sum(first[shard] <= place <= last[shard] for shard in first) for place in range(200)]
+    assert max(open_shards) <= at_once + 1
+    assert at_once == 1 or max(open_shards) > at_once / 2
+    assert numbers != sorted(numbers)
+    assert list(dict.fromkeys(shards)) != sorted(set(shards))
+    assert placed(at_once) == (shards, numbers)
+    assert placed(at_once, epoch=1)[1] != numbers
+
+
+def test_videos_and_photographs_go_through_the_shards_in_one_order():
+    order = ShardOrder((SHARDS, SHARDS), 20, 1)
+    photo, numbers = draw_epoch(1, 0, 400, (200, 200), 0.5, "clips", order)
+    first = [list(dict.fromkeys(SHARDS[n] for n in numbers[photo == kind][:150])) for kind in (False, True)]
+    assert first[0] == first[1]
+
+
+def test_an_order_of_shards_does_not_depend_on_the_number_of_processes():
+    order = ShardOrder((SHARDS, []), 20, 2)
+
+    def draws(rank, world):
+        options = {"images": 0, "batches": 5, "photo_fraction": 0.0, "seed": 1, "rank": rank, "world": world}
+        plan = EpochPlan((200, 0), batch_size=4 // world, order=order, **options)
+        return [batch.clips for batch in plan]
+
+    parts = [draws(rank, 2) for rank in range(2)]
+    for number, batch in enumerate(draws(0, 1)):
+        assert set(batch) == {*parts[0][number], *parts[1][number]}

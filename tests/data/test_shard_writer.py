@@ -8,7 +8,8 @@ import webdataset
 
 from flashvsr.data.clips import decode_clip, decode_image
 from flashvsr.data.shard_writer import ShardRules, make_shards
-from flashvsr.data.shards import ShardError, ShardIndex
+from flashvsr.data.shards import ShardIndex
+from flashvsr.data.tar_samples import ShardError
 from flashvsr.video import VideoReader
 
 
@@ -134,7 +135,7 @@ def test_shards_in_the_current_folder_replace_the_earlier_ones(sources, tmp_path
     monkeypatch.chdir(out)
     for place in (".", tmp_path / "link"):
         make_shards([sources], place, ShardRules(), overwrite=True)
-        assert sorted(path.name for path in out.iterdir()) == [".hidden", "shard-00000.tar"]
+        assert sorted(path.name for path in out.iterdir()) == [".hidden", "index.json", "shard-00000.tar"]
         assert (out / "shard-00000.tar").read_bytes() != b"old" and (out / ".hidden").read_bytes() == b"old"
     assert (tmp_path / "link").is_symlink()
 
