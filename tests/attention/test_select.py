@@ -141,8 +141,10 @@ def test_bad_arguments_are_refused_by_value():
         select_blocks(query, key, everything, budget=1, rule="best", block_size=4)
     with pytest.raises(ValueError, match="got -1"):
         select_blocks(query, key, everything, budget=-1, block_size=4)
-    with pytest.raises(ValueError, match=r"\[3, 3\]"):
+    with pytest.raises(ValueError, match=r"allowed is \[4, 4\]; got \[3, 3\]"):  # one form, said once
         select_blocks(query, key, everything[:3, :3], budget=1, block_size=4)
+    with pytest.raises(ValueError, match=r"allowed is \[4, 4\], or \[2, 2\] for every pair of slots; got \[3, 3\]"):
+        select_blocks(query, key, everything[:3, :3], budget=1, slots=2, block_size=4)
     with pytest.raises(ValueError, match="whole blocks of 128"):
         select_blocks(query, key, everything, budget=1)
     with pytest.raises(ValueError, match="sparse_ratio is positive, got 0"):

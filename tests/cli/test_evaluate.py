@@ -204,3 +204,20 @@ def test_a_folder_of_many_steps_is_sampled_at_the_shift_that_it_was_trained_with
         assert main(["evaluate", "--data", clip, "--model", model, *QUICK, "--out", str(out)]) == 0
         rows.append(_rows(out)[f"{name} (whole clip, 3 steps)"]["psnr_y"])
     assert rows[0] == rows[1] != rows[2]
+
+
+def test_a_decoder_without_lr_frames_is_judged_on_latents_of_the_truth_where_zeros_tell_nothing(clip, tmp_path):
+    parts = {
+        "decoder": _component("flashvsr.decoders.TinyDecoder", channels=[8, 8, 8, 8]),
+        "vae": _component("flashvsr.decoders.TinyVAE", encoder_channels=[8, 8, 8], channels=[8, 8, 8, 8]),
+    }
+    save_model_folder(tmp_path / "pair", parts, color="none")
+    figures = []
+    for latents in ("truth", None):
+        more = [] if latents is None else ["--latents", latents]
+        out = tmp_path / str(latents)
+        arguments = ["evaluate", "--data", clip, "--model", str(tmp_path / "pair"), *QUICK, *more, "--out", str(out)]
+        assert main(arguments) == 0
+        figures.append([row | {"method": ""} for name, row in _rows(out).items() if "pair" in name])
+        assert any("latents of the truth" in name for name in _rows(out)) == (latents == "truth")
+    assert figures[0] and figures[0] != figures[1]

@@ -58,6 +58,21 @@ def test_without_tensorboard_pictures_are_files_and_only_as_many_as_asked(tmp_pa
     assert movie.n_frames == 2
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_every_rank_asks_for_the_folder_of_the_log_which_rank_0_sends_to_all(rank):
+    class OnOneOfTwo:
+        default_root_dir, sanity_checking, global_rank, is_global_zero, asked = ".", False, rank, rank == 0, 0
+
+        @property
+        def log_dir(self):
+            self.asked += 1
+
+    trainer, pictures = OnOneOfTwo(), ValidationPictures(samples=4)
+    pictures.on_validation_epoch_start(trainer, None)
+    pictures.on_validation_batch_end(trainer, None, None, None, 0)
+    assert trainer.asked == 1
+
+
 def test_tensorboard_gets_strips_and_clips(tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     logger = TensorBoardLogger(tmp_path)
