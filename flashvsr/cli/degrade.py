@@ -77,19 +77,23 @@ def _degrade_file(args: argparse.Namespace) -> int:
             return _write("-", frames, reader, args)
         with TemporaryDirectory(prefix=f"{target.partial.name}.", dir=target.partial.parent) as folder:
             finished = _in_folder(Path(folder), target)
-            if target.kind == "file" and target.suffix.lower() == ".png":
+            if target.kind == "picture":
                 count = _write_picture(finished, frames)
             else:
                 count = _write(finished, frames, reader, args)
-            target.place(finished.parent if target.kind == "pattern" else finished, count)
+            target.place(finished if target.kind in ("file", "folder") else finished.parent, count)
     return count
 
 
 def _in_folder(folder: Path, target: Target) -> Path:
     """Where to write before the result gets its name."""
+    from flashvsr.video import image_name
+
     if target.is_images:
         images = folder / "images"
         images.mkdir()
+        if target.kind == "picture":
+            return images / image_name(target.image_pattern, 1)
         return images / target.image_pattern if target.kind == "pattern" else images
     return folder / f"video{target.suffix}"
 

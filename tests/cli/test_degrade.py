@@ -69,7 +69,7 @@ def test_one_picture_comes_out_as_one_picture(tmp_path):
 
 def test_a_video_does_not_fit_in_one_picture(tmp_path, capsys):
     assert main(["degrade", "example:", str(tmp_path / "low.png"), "--seed", "0", "--preset", "bicubic"]) == 1
-    assert "more than one frame" in capsys.readouterr().err
+    assert "low.png is one picture, and example: is none" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
