@@ -66,16 +66,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
     if arguments is None:
         arguments = sys.argv[1:]
-    if not any(name in os.environ for name in ALLOCATOR):
-        os.environ[ALLOCATOR[0]] = "expandable_segments:True"
     chosen = arguments[0] if arguments else None
     if chosen in RECIPES:
+        _let_segments_grow("")
         return import_module(f"flashvsr.cli.{chosen}").main(arguments[1:])
     if chosen in COMMANDS:
         command = import_module(f"flashvsr.cli.{chosen}")
         parsers[chosen].description = command.__doc__
         command.add_arguments(parsers[chosen])
     args = parser.parse_args(arguments)
+    _let_segments_grow(getattr(args, "device", ""))
     if getattr(args, "trust_code", False):
         import_from_working_directory()
     try:
@@ -85,3 +85,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return status
+
+
+def _let_segments_grow(device: str) -> None:
+    """Have PyTorch's segments of GPU memory grow, which wastes less, unless the user or several GPUs want otherwise."""
+    several = "," in device or device == "cuda:*"
+    if not several and not any(name in os.environ for name in ALLOCATOR):
+        os.environ[ALLOCATOR[0]] = "expandable_segments:True"

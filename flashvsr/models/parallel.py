@@ -8,6 +8,7 @@ while the second GPU computes a chunk, the first one has begun the next.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from functools import cache
 from itertools import pairwise
@@ -23,6 +24,9 @@ from flashvsr.attention.cache import save_caches
 
 if TYPE_CHECKING:
     from flashvsr.models.system import FlashVSR
+
+GROWING = "expandable_segments:True"
+"""Setting of PyTorch's allocator."""
 
 PROJECTION_TIME, DECODER_TIME = 1.1, 1.3
 """Time of the first and of the last part for each of their operations, in that of a block: an H200 resizes besides, and
@@ -154,8 +158,12 @@ def spread(system: FlashVSR, devices: Sequence[torch.device], *, edges: Sequence
         The system.
 
     Raises:
-        ValueError: If `edges` do not fit.
+        ValueError: If `edges` do not fit, or memory segments of GPUs are set to grow: with PyTorch 2.11 a stream on two
+            GPUs then ended with an illegal memory access, while without it its frames were right.
     """
+    grows = [name for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF") if GROWING in os.environ.get(name, "")]
+    if devices[0].type == "cuda" and grows:
+        raise ValueError(f"several GPUs need memory segments of fixed size: take {GROWING} out of {grows[0]}")
     dit, count = system.dit, len(system.dit.blocks)
     if edges is None:
         edges = split_blocks(count, *estimate_times(system), len(devices))

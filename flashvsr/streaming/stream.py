@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any
 
@@ -77,7 +78,7 @@ class Stream:
         self._gives_parts = "on_frames" in taken
         self._seed = seed
         self._noise = noise
-        self._ahead: Tensor | None = None  # noise of the next chunk
+        self._ahead: Future[Tensor] | None = None  # noise of the next chunk
         if noise is not None:
             self._check_noise(noise)
 
@@ -258,14 +259,18 @@ class Stream:
         return written
 
     def _draw_ahead(self) -> None:
-        """Draw noise on the host while a GPU computes; a CPU gains nothing from it."""
+        """Draw noise in a thread while a GPU computes and its host queues work; a CPU gains nothing from it."""
         if self._device.type != "cpu" and self._noise is None and not self._finished:
-            self._ahead = chunk_noise(self._geometry, self._seed, self._chunk, self.padded_size)
+            drawing = ThreadPoolExecutor(1, thread_name_prefix="flashvsr-noise")
+            self._ahead = drawing.submit(chunk_noise, self._geometry, self._seed, self._chunk, self.padded_size)
+            drawing.shutdown(wait=False)  # the thread ends with its noise
 
     def _next_noise(self) -> Tensor:
         if self._noise is None:
             ahead, self._ahead = self._ahead, None
-            return chunk_noise(self._geometry, self._seed, self._chunk, self.padded_size) if ahead is None else ahead
+            if ahead is not None:
+                return ahead.result()
+            return chunk_noise(self._geometry, self._seed, self._chunk, self.padded_size)
         latents = self._geometry.latents(self._chunk)
         if self._noise.shape[2] < latents.stop:
             raise ValueError(

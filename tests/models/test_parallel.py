@@ -1,5 +1,6 @@
 """One system on several devices: the same frames, the same saved states, a fair share for each, and clear refusals."""
 
+import os
 import threading
 from functools import partial
 from itertools import combinations_with_replacement, pairwise
@@ -14,7 +15,7 @@ from flashvsr.decoders import TinyConditionalDecoder
 from flashvsr.models import FlashVSR, LRProjection, VideoDiT
 from flashvsr.models.loading import choose_devices
 from flashvsr.models.parallel import StagedCache, estimate_times, split_blocks, spread
-from flashvsr.streaming import Geometry, Stream
+from flashvsr.streaming import Geometry, Stream, chunk_noise
 
 CPU = torch.device("cpu")
 
@@ -33,6 +34,13 @@ def _system(dim: int = 32, layers: int = 5) -> FlashVSR:
 def _video(frames: int, height: int = 32, width: int = 32) -> torch.Tensor:
     generator = torch.Generator().manual_seed(1)
     return torch.randint(0, 256, (frames, 3, height, width), dtype=torch.uint8, generator=generator)
+
+
+def _clear_allocator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the allocator's settings out of the environment, and have a test that sets them take them back."""
+    for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
 
 
 def _equal(a: object, b: object) -> bool:
@@ -180,6 +188,45 @@ def test_the_commands_refuse_such_devices_before_they_begin(monkeypatch, capsys,
     assert not (tmp_path / "out.mp4").exists()
 
 
+def test_memory_segments_that_grow_are_refused_on_several_gpus(monkeypatch):
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "max_split_size_mb:512,expandable_segments:True")
+    gpus = [torch.device("cuda", 0), torch.device("cuda", 1)]
+    with pytest.raises(ValueError, match="take expandable_segments:True out of PYTORCH_ALLOC_CONF"):
+        spread(_system(), gpus, edges=[0, 2, 5])
+
+
+@pytest.mark.parametrize(("device", "grows"), [("cuda:0", True), ("cuda:0,cuda:1", False), ("cuda:*", False)])
+def test_the_command_lets_segments_grow_on_one_gpu_only(device, grows, monkeypatch, capsys):
+    _clear_allocator(monkeypatch)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert main(["bench", "--device", device]) == 1
+    assert "CUDA GPU" in capsys.readouterr().err
+    assert (os.environ.get("PYTORCH_ALLOC_CONF") == "expandable_segments:True") == grows
+
+
+def test_noise_drawn_in_a_thread_is_that_of_the_seed_and_leaves_no_thread():
+    class System:
+        geometry, device, dtype = Geometry(), torch.device("meta"), torch.float32
+
+        def step(self, lr, noise, state):
+            return torch.zeros(1, 3, 21 if state is None else 8, *lr.shape[-2:]), 0
+
+    stream, threads = Stream(System(), height=32, width=32, seed=7), threading.active_count()
+    for chunk in range(3):
+        if chunk:
+            stream._chunk = chunk
+            stream._draw_ahead()
+        expected = chunk_noise(Geometry(), 7, chunk, (128, 128))
+        assert torch.equal(stream._next_noise(), expected)
+    stream._draw_ahead()
+    del stream
+    for thread in threading.enumerate():
+        if thread.name.startswith("flashvsr-noise"):
+            thread.join(10)
+            assert not thread.is_alive()
+    assert threading.active_count() <= threads
+
+
 def test_frames_of_the_first_device_come_back_on_the_last():
     class System:
         geometry, device, output_device = Geometry(), CPU, torch.device("meta")
@@ -199,7 +246,8 @@ needs_two = pytest.mark.skipif(
 @pytest.mark.gpu
 @needs_two
 @pytest.mark.parametrize(("height", "width"), [(64, 96), (288, 512)])
-def test_two_gpus_change_no_bit_whoever_saved_the_state(height, width):
+def test_two_gpus_change_no_bit_whoever_saved_the_state(height, width, monkeypatch):
+    _clear_allocator(monkeypatch)
     video, gpus = _video(25 + 8 * 12, height, width), [torch.device("cuda", 0), torch.device("cuda", 1)]
     one = _system(256).to(gpus[0], torch.bfloat16)
     expected = one.upscale(video)
@@ -218,7 +266,8 @@ def test_two_gpus_change_no_bit_whoever_saved_the_state(height, width):
 
 @pytest.mark.gpu
 @needs_two
-def test_a_decoder_on_a_gpu_of_its_own_and_loading_onto_two_change_no_bit():
+def test_a_decoder_on_a_gpu_of_its_own_and_loading_onto_two_change_no_bit(monkeypatch):
+    _clear_allocator(monkeypatch)
     video, gpus = _video(57, 64, 96), [torch.device("cuda", 0), torch.device("cuda", 1)]
     expected = _system(256).to(gpus[0], torch.bfloat16).upscale(video)
     alone = spread(_system(256).to(torch.bfloat16), gpus, edges=[0, 5, 5])

@@ -199,7 +199,7 @@ def test_other_gpus_and_other_versions_of_triton_keep_the_triton_kernels(
     assert choose_impl.__wrapped__(*where)[0] == "triton"
 
 
-@pytest.mark.parametrize("version", ["3.6.0", "3.99.1"])
+@pytest.mark.parametrize("version", ["3.6.0", "3.8.0", "3.99.1"])
 @pytest.mark.parametrize("passes", [True, False])
 def test_auto_takes_it_with_proven_versions_and_tries_it_with_others(
     monkeypatch: pytest.MonkeyPatch, version: str, passes: bool
@@ -221,8 +221,8 @@ def test_auto_takes_it_with_proven_versions_and_tries_it_with_others(
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.setattr(triton, "__version__", version)
     name, why = choose_impl.__wrapped__("cuda:0", torch.bfloat16, 128, True)
-    if version == "3.6.0":
-        assert (name, why, tried) == ("hopper", "proven with triton 3.6.0", [])
+    if version != "3.99.1":
+        assert (name, why, tried) == ("hopper", f"proven with triton {version}", [])
         return
     assert tried == [(torch.device("cuda:0"), torch.bfloat16)]
     assert name == ("hopper" if passes else "triton")
