@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import os
-import random
 import re
-import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
-from fractions import Fraction
 from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from torch import nn
 
 import flashvsr
@@ -25,34 +15,16 @@ from flashvsr import attention
 from flashvsr.attention import LocalSparseAttention, TokenGrid, block_means
 from flashvsr.cli import main
 from flashvsr.cli.fit import RecipeCLI, RecipeParser
-from flashvsr.data.shard_writer import ShardRules, make_shards
 from flashvsr.models import VideoDiT, video_dit_1b
 from flashvsr.models.class_paths import build
 from flashvsr.models.folder import read_model_folder
-from flashvsr.models.loading import component
-from flashvsr.video import VideoInfo, VideoWriter
-from tests.data.shard_server import ShardServer
+from tests.toy_recipes import SMALL, make_toy_shards
 
 RECIPES = Path(flashvsr.__file__).parents[1] / "recipes"
 STAGES = ("vae", "stage1_joint", "stage2_sparse_causal", "decoder", "stage3_one_step")
 PLANS = ("attention", "decoders")
 """Of `flashvsr ablate`: they name recipes and are none."""
 ABLATIONS = sorted({file.stem for file in (RECIPES / "ablations").glob("*.yaml")} - set(PLANS))
-SMALL = {
-    "data.frames": "9",
-    "data.crop": "128",
-    "data.batch_size": "1",
-    "data.epoch.batches": "2",
-    "data.loader.workers": "0",
-    "trainer.accelerator": "cpu",
-    "trainer.precision": "32-true",
-    "trainer.max_steps": "2",
-    "trainer.limit_val_batches": "1",
-    "trainer.check_val_every_n_epoch": "1",
-    "trainer.log_every_n_steps": "1",
-    "trainer.enable_progress_bar": "false",
-    "trainer.enable_model_summary": "false",
-}
 
 
 class ParseOnly(RecipeCLI):
@@ -88,24 +60,7 @@ def base_of(ablation):
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
-    """Two short videos and three photographs, made up."""
-    folder = tmp_path_factory.mktemp("material")
-    source = folder / "source"
-    source.mkdir()
-    info = VideoInfo(192, 160, Fraction(25), Fraction(1, 90000))
-    for number in range(5):
-        noise = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(number))
-        picture = (torch.nn.functional.interpolate(noise, (160, 192), mode="bilinear")[0] * 255).to(torch.uint8)
-        if number < 2:
-            with VideoWriter(source / f"video{number}.mp4", width=192, height=160, info=info) as writer:
-                for frame in range(12):
-                    writer.write(picture.roll(3 * frame, 2), Fraction(frame, 25))
-        else:
-            from torchvision.io import write_png
-
-            write_png(picture, str(source / f"photo{number}.png"))
-    make_shards([source], folder / "shards", ShardRules())
-    return folder / "shards"
+    return make_toy_shards(tmp_path_factory.mktemp("material"))
 
 
 @pytest.mark.parametrize("family", ["nano", "wan_1b"])
@@ -334,200 +289,6 @@ def test_nano_trains_from_shards_stage_after_stage_and_the_last_one_streams(shar
     assert system.upscale(torch.zeros(3, 3, 32, 32, dtype=torch.uint8)).shape == (3, 3, 128, 128)
     parameters = sum(parameter.numel() for parameter in system.parameters())
     assert parameters <= 8_000_000
-
-
-LAUNCHERS = {"lightning": ["-m", "flashvsr"], "torchrun": ["-m", "torch.distributed.run", "--nproc_per_node=2"]}
-
-
-SMALL_NETWORKS = {
-    "vae": {"model.vae.encoder_channels": "[8,8,8]", "model.vae.channels": "[8,8,8,8]"},
-    "autoencoder": {"model.encoder.channels": "[8,8,8]", "data.loader.memory.processes": "0"},
-    "decoder": {"model.decoder.channels": "[8,8,8,8]"},
-    "stage1_joint": {
-        "model.projection.hidden": "[8,16]",
-        "model.projection.dim": "64",
-        "model.dit.dim": "64",
-        "model.dit.heads": "1",
-        "model.dit.layers": "1",
-        "model.dit.ffn_dim": "64",
-        "model.validation_steps": "2",
-        "data.photos.images_per_batch": "1",
-    },
-    "stage2_sparse_causal": {"model.validation_steps": "2"},
-    "stage3_one_step": {"model.optimization.generator_every": "2"},
-}
-"""Of every recipe of nano: what makes it train in a moment."""
-
-
-def small(recipe, shards, **more):
-    """Arguments that train a recipe of nano at toy size, with echo and a pool."""
-    said = SMALL | {"data.train": f"{shards}/*.tar", "data.val": f"{shards}/*.tar"} | SMALL_NETWORKS[recipe]
-    said |= {"data.epoch.echo": "2", "data.epoch.pool": "2"}
-    scheduler = "optimization.generator_scheduler" if recipe == "stage3_one_step" else "scheduler"
-    said[f"model.{scheduler}.init_args.warmup"] = "1"
-    file = RECIPES / "nano" / f"{recipe}.yaml"
-    return ["fit", "-c", str(file), *(f"--{key}={value}" for key, value in (said | more).items())]
-
-
-@pytest.fixture(scope="module")
-def earlier_stages(shards, tmp_path_factory):
-    """The model folders of all nano recipes but the last, at toy size."""
-    folder = tmp_path_factory.mktemp("stages")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        for recipe in STAGES[:-1]:
-            assert main(small(recipe, shards)) == 0
-    return folder / "runs/nano"
-
-
-SLOW = pytest.mark.slow  # two processes that import Lightning, twice
-ON_TWO = [
-    pytest.param(recipe, "torchrun" if recipe == "decoder" else "lightning", marks=SLOW, id=recipe)
-    for recipe in SMALL_NETWORKS
-]
-
-
-def test_every_recipe_of_nano_is_tried_on_two_processes():
-    assert {file.stem for file in (RECIPES / "nano").glob("*.yaml")} == set(SMALL_NETWORKS)
-
-
-@pytest.mark.parametrize(("recipe", "launcher"), ON_TWO)
-def test_nano_trains_and_goes_on_on_two_processes(earlier_stages, shards, tmp_path, recipe, launcher):
-    name = recipe.partition("_")[0]
-    for folder in earlier_stages.iterdir():
-        if folder.name not in ("logs", "checkpoints", name):
-            shutil.copytree(folder, tmp_path / "runs/nano" / folder.name)
-    more = ["--standalone", "-m", "flashvsr"] if launcher == "torchrun" else []
-    ddp = "ddp_find_unused_parameters_true" if recipe == "stage3_one_step" else "ddp"
-    two = {"trainer.devices": "2", "trainer.strategy": ddp}
-
-    def train(steps, *going_on):
-        arguments = small(recipe, shards, **two, **{"trainer.max_steps": str(steps)})
-        done = subprocess.run(
-            [sys.executable, *LAUNCHERS[launcher], *more, *arguments, *going_on],
-            cwd=tmp_path,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert done.returncode == 0, done.stderr[-4000:]
-        assert "MEMBER: 2/2" in done.stderr
-        return torch.load(tmp_path / f"runs/nano/checkpoints/{name}/last.ckpt", weights_only=True)["global_step"]
-
-    assert train(3) == 3  # in the middle of an epoch, and of the steps of a batch
-    assert train(6, "--ckpt_path=last") == 6
-    assert read_model_folder(tmp_path / "runs/nano" / name).components
-    assert list(tmp_path.glob(f"runs/nano/logs/{name}/version_*/pictures/*.png"))
-
-
-@pytest.mark.slow  # two processes that import Lightning, three times
-def test_two_processes_that_stream_shards_and_go_on_train_as_two_that_read_a_folder(shards, tmp_path):
-    """From a server that cuts every third connection, with a folder of whole shards that both share."""
-    two = {"trainer.devices": "2", "trainer.strategy": "ddp", "data.loader.workers": "1"}
-
-    def train(folder, steps, *more, **where):
-        folder.mkdir(exist_ok=True)
-        done = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "flashvsr",
-                *small("vae", shards, **two, **where, **{"trainer.max_steps": steps}),
-                *more,
-            ],
-            cwd=folder,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert done.returncode == 0, done.stderr[-4000:]
-        return result_of(folder)
-
-    losses, whole = train(tmp_path / "folder", 6)
-    with ShardServer(shards) as server:
-        server.fault = lambda name, number: ("cut", 500) if number % 3 == 1 else None
-        urls = f"{server.url}/shard-{{00000..{len(list(shards.glob('*.tar'))) - 1:05d}}}.tar"
-        where = {"data.train": urls, "data.val": urls}
-        train(tmp_path / "urls", 3, **where)
-        cached = {"data.loader.remote.cache_dir": str(tmp_path / "cache")}
-        rest, resumed = train(tmp_path / "urls", 6, "--ckpt_path=last", **where, **cached)
-    assert len(losses) == 6
-    assert rest == losses[-len(rest) :]
-    assert 0 < len(rest) < 6
-    assert all(torch.equal(value, resumed.state_dict()[name]) for name, value in whole.state_dict().items())
-
-
-@pytest.mark.slow  # trains the stages before it first
-def test_stage_3_is_refused_under_a_ddp_that_does_not_look_for_unused_parameters(
-    earlier_stages, shards, monkeypatch, capsys
-):
-    monkeypatch.chdir(earlier_stages.parents[1])
-    two = {"trainer.devices": "2", "trainer.strategy": "ddp"}
-    assert main(small("stage3_one_step", shards, **two)) == 1
-    assert "ddp_find_unused_parameters_true" in capsys.readouterr().err
-    assert not Path("runs/nano/checkpoints/stage3").exists()
-
-
-def stop_when_saved_often(process, times, number, checkpoint):
-    """Send a signal after a checkpoint was written so many times."""
-    seen = set()
-    while len(seen) < times and process.poll() is None:
-        if checkpoint.exists():
-            seen.add(checkpoint.stat().st_mtime_ns)
-        time.sleep(0.01)
-    process.send_signal(number)
-    return process.wait(timeout=120)
-
-
-def result_of(folder):
-    """The losses of the last log of a run, and the weights that it left."""
-    logs = sorted(folder.glob("runs/nano/logs/vae/version_*"), key=lambda log: int(log.name.rpartition("_")[2]))
-    rows = csv.DictReader((logs[-1] / "metrics.csv").read_text().splitlines())
-    return [row["train/loss"] for row in rows if row.get("train/loss")], component(folder / "runs/nano/vae", "vae")
-
-
-@pytest.mark.slow  # five runs, each a process that imports Lightning and starts workers
-def test_a_recipe_killed_again_and_again_ends_with_the_losses_and_weights_of_one_that_never_was(shards, tmp_path):
-    """With echo, a pool and workers, at moments that differ: checkpoints are written after nearly every step."""
-    minutes = {"class_path": "flashvsr.training.callbacks.LastCheckpoint", "init_args": {"minutes": 0.0}}
-    said = yaml.safe_load((RECIPES / "nano" / "vae.yaml").read_text())["trainer"]["callbacks"]
-    minutes["init_args"]["dirpath"] = "runs/nano/checkpoints/vae"
-    callbacks = [minutes if part["class_path"] == minutes["class_path"] else part for part in said]
-    callbacks[-1]["init_args"]["folder"] = "runs/nano/vae"
-    (tmp_path / "often.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": callbacks}}))
-    toy = {"model.vae.encoder_channels": "[8,8,8]", "model.vae.channels": "[8,8,8,8]", "data.crop": "64"}
-    toy |= {"data.epoch.batches": "3", "data.epoch.echo": "4", "data.epoch.pool": "2", "data.loader.workers": "2"}
-    toy |= {"trainer.max_steps": "60", "model.scheduler.init_args.warmup": "1"}
-    toy |= {"data.train": f"{shards}/*.tar", "data.val": f"{shards}/*.tar"}
-
-    def start(folder, *more):
-        folder.mkdir(exist_ok=True)
-        files = ["-c", str(RECIPES / "nano" / "vae.yaml"), "-c", str(tmp_path / "often.yaml")]
-        command = ["fit", *files, *(f"--{key}={value}" for key, value in (SMALL | toy).items()), *more]
-        return subprocess.Popen(
-            [sys.executable, "-m", "flashvsr", *command],
-            cwd=folder,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.DEVNULL,
-        )
-
-    assert start(tmp_path / "whole").wait(timeout=300) == 0
-    losses, whole = result_of(tmp_path / "whole")
-    moments = random.Random(3)
-    cut = tmp_path / "cut"
-    checkpoint = cut / "runs/nano/checkpoints/vae/last.ckpt"
-    more = []
-    for number, status in ((signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGINT, 130)):
-        assert stop_when_saved_often(start(cut, *more), moments.randint(2, 16), number, checkpoint) == status
-        more = ["--ckpt_path=last"]
-    assert 0 < torch.load(checkpoint, weights_only=True)["global_step"] < 60
-    assert start(cut, *more).wait(timeout=300) == 0
-    rest, resumed = result_of(cut)
-    assert 0 < len(rest) < 60
-    assert rest == losses[-len(rest) :]
-    assert all(torch.equal(value, resumed.state_dict()[name]) for name, value in whole.state_dict().items())
 
 
 @pytest.mark.slow  # two trainings at nano's real size
