@@ -6,7 +6,6 @@ SITE, where a wheel was installed; of the checkout only README is read.
 
 import re
 import shlex
-import shutil
 import sys
 import warnings
 from fractions import Fraction
@@ -17,6 +16,8 @@ import yaml
 
 import flashvsr
 from flashvsr.cli import main
+from flashvsr.models.class_paths import build
+from flashvsr.models.folder import Component, read_model_folder, save_model_folder
 from flashvsr.video import VideoInfo, VideoWriter
 
 CHECKOUT, SITE = sys.argv[1:]
@@ -90,12 +91,17 @@ def swap_a_variant() -> None:
     """Build a variant by hand, and train one from a file on top of a recipe."""
     attention = run_python("Swap a variant")["dit"].blocks[0].self_attn
     assert attention.selection.window_hw == (5, 5)
-    stage1 = Path("runs/nano/stage1")  # what the stages before leave: the packaged networks, and the VAE trained above
-    shutil.copytree(Path(SITE, "flashvsr/weights/nano"), stage1)
-    shutil.copy("runs/nano/vae/vae.safetensors", stage1)
-    said, vae = (yaml.safe_load((folder / "model.yaml").read_text()) for folder in (stage1, Path("runs/nano/vae")))
-    said["components"]["vae"] = vae["components"]["vae"]
-    (stage1 / "model.yaml").write_text(yaml.safe_dump(said))
+    attention = {"class_path": "flashvsr.attention.FullAttention"}
+    networks = {
+        "projection": ("flashvsr.models.LRProjection", {"hidden": [8, 12], "dim": 64}),
+        "dit": (
+            "flashvsr.models.VideoDiT",
+            {"dim": 64, "layers": 1, "heads": 1, "ffn_dim": 64, "text_dim": None, "attention": attention},
+        ),
+    }
+    parts = {name: Component(*part, build(*part)) for name, part in networks.items()}
+    vae = read_model_folder("runs/nano/vae").components
+    save_model_folder("runs/nano/stage1", parts | vae)  # what the stages before leave, at toy size
     recipe = block("yaml", "Swap a variant")
     name, line = re.match(r"# (\w+\.yaml): (.+)", recipe).groups()
     Path(name).write_text(recipe)

@@ -11,6 +11,7 @@ from flashvsr.cli import main
 from flashvsr.cli.recipe_arguments import RecipeArguments
 from flashvsr.models import component
 from tests.cli.test_fit import RECIPE, error_of
+from tests.small_folder import save_small_system
 
 STAGE2 = ["fit", "-c", "nano/stage2_sparse_causal"]
 BASE = {
@@ -20,12 +21,13 @@ BASE = {
     "history": 2,
     "rule": "keep_all_when_covered",
 }
-NANO = "--model.decoder={class_path: flashvsr.models.component, init_args: {folder: nano, name: dit}}"
+SMALL_DIT = "--model.decoder={class_path: flashvsr.models.component, init_args: {folder: small, name: dit}}"
 
 
 @pytest.fixture(autouse=True)
-def empty_folder(tmp_path, monkeypatch):
+def folder_of_a_small_model(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    save_small_system("small")
 
 
 def attention(capsys, *more):
@@ -63,7 +65,7 @@ def test_an_override_of_another_class_takes_nothing_of_the_one_before(capsys):
 
 
 def test_overrides_within_a_list_are_refused_where_they_would_have_to_merge():
-    part = "{class_path: flashvsr.models.component, init_args: {folder: nano, name: dit, overrides: {layers: 2}}}"
+    part = "{class_path: flashvsr.models.component, init_args: {folder: small, name: dit, overrides: {layers: 2}}}"
     once = ["-c", f"{{model: {{init_args: {{networks: [{part}]}}}}}}"]
     assert RecipeArguments(once).recipes
     with pytest.raises(ValueError, match=r"model\.networks\.0\.overrides is said twice"):
@@ -80,7 +82,7 @@ def test_overrides_end_with_the_component_that_they_change(capsys):
 
 
 def test_overrides_given_with_a_component_on_the_command_line_merge_too(capsys):
-    arguments = "{folder: nano, name: dit, overrides: {layers: 2, heads: 4}}"
+    arguments = "{folder: small, name: dit, overrides: {layers: 2, heads: 4}}"
     given = f"{{class_path: flashvsr.models.component, init_args: {arguments}}}"
     capsys.readouterr()
     with pytest.raises(SystemExit, match="0"):
@@ -90,8 +92,8 @@ def test_overrides_given_with_a_component_on_the_command_line_merge_too(capsys):
 
 
 def test_what_the_network_was_trained_with_stays_unless_named():
-    layer = component("nano", "dit", overrides={"attention": {"init_args": {"sparse_ratio": 0.7}}}).blocks[0].self_attn
-    trained = component("nano", "dit").blocks[0].self_attn
+    layer = component("small", "dit", overrides={"attention": {"init_args": {"sparse_ratio": 0.7}}}).blocks[0].self_attn
+    trained = component("small", "dit").blocks[0].self_attn
     assert layer.selection.sparse_ratio == 0.7 != trained.selection.sparse_ratio
     kept = [
         (one.history, one.selection.window_hw, one.selection.boundary, one.selection.rule) for one in (layer, trained)
@@ -102,7 +104,7 @@ def test_what_the_network_was_trained_with_stays_unless_named():
 
 def test_a_part_without_a_class_where_there_is_none_is_refused():
     with pytest.raises(ValueError, match="text_dim has init_args and no class_path"):
-        component("nano", "dit", overrides={"text_dim": {"init_args": {"history": 1}}})
+        component("small", "dit", overrides={"text_dim": {"init_args": {"history": 1}}})
 
 
 @pytest.mark.parametrize(
@@ -120,7 +122,7 @@ def test_a_part_without_a_class_where_there_is_none_is_refused():
 )
 def test_an_override_of_the_wrong_type_is_one_short_error_before_any_work(option, said, capsys):
     Path("recipe.yaml").write_text(RECIPE)
-    message = error_of(capsys, ["fit", "-c", "recipe.yaml", NANO, f"--model.decoder.overrides.{option}"])
+    message = error_of(capsys, ["fit", "-c", "recipe.yaml", SMALL_DIT, f"--model.decoder.overrides.{option}"])
     for part in said:
         assert part in message
 

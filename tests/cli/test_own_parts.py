@@ -15,6 +15,7 @@ from flashvsr.cli import main
 from flashvsr.models import component
 from flashvsr.video import VideoInfo
 from tests.cli.test_fit import RECIPE, error_of
+from tests.small_folder import save_small_system
 
 MINE = '''
 from flashvsr.attention import LocalSparseAttention
@@ -43,9 +44,12 @@ def working_directory(tmp_path, monkeypatch):
     sys.modules.pop("mine", None)
 
 
-def nano_with(name, class_path):
-    """nano with a component of another class."""
-    shutil.copytree(NANO, "folder")
+def model_with(name, class_path):
+    """A model with a component of another class: a small one, or nano, which is a decoder alone."""
+    if name == "dit":
+        save_small_system("folder")
+    else:
+        shutil.copytree(NANO, "folder")
     said = yaml.safe_load(Path("folder/model.yaml").read_text())
     part = said["components"][name]
     if name == "dit":
@@ -96,8 +100,9 @@ def test_a_folder_without_own_classes_does_not_speak_of_them():
 
 def test_an_own_attention_among_overrides_needs_trust_and_gets_it_from_the_command_line(capsys):
     Path("recipe.yaml").write_text(RECIPE)
-    nano = "--model.decoder={class_path: flashvsr.models.component, init_args: {folder: nano, name: dit}}"
-    arguments = ["fit", "-c", "recipe.yaml", nano, "--model.decoder.overrides.attention.class_path=mine.OwnAttention"]
+    save_small_system("small")
+    small = "--model.decoder={class_path: flashvsr.models.component, init_args: {folder: small, name: dit}}"
+    arguments = ["fit", "-c", "recipe.yaml", small, "--model.decoder.overrides.attention.class_path=mine.OwnAttention"]
     said = error_of(capsys, arguments)
     assert "model.decoder.overrides: mine.OwnAttention is not part of flashvsr" in said and "--trust-code" in said
     with pytest.raises(TypeError, match="positional"):  # built, but no decoder: it takes no batch
@@ -114,7 +119,7 @@ def test_an_own_attention_among_overrides_needs_trust_and_gets_it_from_the_comma
 )
 def test_upscale_and_bench_run_an_own_part_only_when_trusted(name, class_path, command, write_clip, capsys):
     write_clip(Path("in.mp4"), [0, 1])
-    arguments = [*command, "--device", "cpu", "--model", nano_with(name, class_path)]
+    arguments = [*command, "--device", "cpu", "--model", model_with(name, class_path)]
     assert main(arguments) == 1
     said = capsys.readouterr().err
     assert f"{class_path} is not part of flashvsr" in said and "--trust-code" in said
@@ -122,7 +127,7 @@ def test_upscale_and_bench_run_an_own_part_only_when_trusted(name, class_path, c
 
 
 def test_evaluate_runs_an_own_part_only_when_trusted(write_clip, capsys):
-    folder = nano_with("decoder", "mine.OwnConditionalDecoder")
+    folder = model_with("decoder", "mine.OwnConditionalDecoder")
     write_clip(Path("in.mp4"), [0, 1], VideoInfo(128, 128, Fraction(25), Fraction(1, 90000)))
     arguments = ["evaluate", "--data", "in.mp4", "--model", folder, "--frames", "1", "--metrics", "psnr"]
     arguments += ["--short-side", "0", "--downscale", "1", "--degrade", "bicubic", "--device", "cpu"]

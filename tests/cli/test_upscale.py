@@ -17,6 +17,7 @@ import flashvsr.upscale
 from flashvsr.cli import main
 from flashvsr.streaming import Geometry, Stream
 from flashvsr.upscale import EncodeOptions, LoadOptions
+from tests.small_folder import save_small_system
 from tests.video.test_crop import put_into_sample_entry, write
 
 # The command with a model that needs no weights, as slow as the first argument says.
@@ -284,11 +285,12 @@ def test_running_out_of_something_says_what_to_try(model, clip, tmp_path, capfd,
 @pytest.mark.skipif(torch.cuda.is_available(), reason="triton runs here: its refusal was not seen")
 @pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="triton is interpreted here: its refusal was not seen")
 def test_an_implementation_that_cannot_run_here_is_a_line(clip, tmp_path, capfd):
+    save_small_system(tmp_path / "model")
     arguments = ["upscale", str(clip), str(tmp_path / "out.mp4"), "--impl", "triton", "--device", "cpu", "--scale", "1"]
-    assert main(arguments) == 1
+    assert main([*arguments, "--model", str(tmp_path / "model")]) == 1
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("flashvsr: impl 'triton' cannot run here: ")
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 @pytest.mark.parametrize("message", ["mat1 and mat2 shapes cannot be multiplied", "impl 'x' cannot run here: no"])

@@ -9,6 +9,7 @@ from torch.nn.functional import gelu
 import flashvsr
 from flashvsr.models.dit_blocks import FeedForward
 from flashvsr.models.fp8 import FP8, Fp8Linear, quantize_rows
+from tests.small_folder import save_small_system
 
 
 def _error(x: torch.Tensor, exact: torch.Tensor) -> float:
@@ -43,8 +44,9 @@ def test_a_feed_forward_network_in_8_bits_is_near_the_exact_one():
     assert 0.01 < _error(network(x), exact) < 0.1
 
 
-def test_a_system_takes_the_mode_only_when_asked():
-    systems = [flashvsr.load("nano", device="cpu", dtype="fp32", fp8=fp8) for fp8 in (False, True)]
+def test_a_system_takes_the_mode_only_when_asked(tmp_path):
+    save_small_system(tmp_path / "model")
+    systems = [flashvsr.load(tmp_path / "model", device="cpu", dtype="fp32", fp8=fp8) for fp8 in (False, True)]
     kinds = [type(system.dit.blocks[0].ffn[0]) for system in systems]
     assert kinds == [torch.nn.Linear, Fp8Linear]
     latents = torch.randn(1, 16, 2, 16, 16, generator=torch.Generator().manual_seed(0))

@@ -16,6 +16,7 @@ from flashvsr.models import FlashVSR, LRProjection, VideoDiT
 from flashvsr.models.loading import choose_devices
 from flashvsr.models.parallel import StagedCache, estimate_times, split_blocks, spread
 from flashvsr.streaming import Geometry, Stream, chunk_noise
+from tests.small_folder import save_small_system
 
 CPU = torch.device("cpu")
 
@@ -266,12 +267,13 @@ def test_two_gpus_change_no_bit_whoever_saved_the_state(height, width, monkeypat
 
 @pytest.mark.gpu
 @needs_two
-def test_a_decoder_on_a_gpu_of_its_own_and_loading_onto_two_change_no_bit(monkeypatch):
+def test_a_decoder_on_a_gpu_of_its_own_and_loading_onto_two_change_no_bit(monkeypatch, tmp_path):
     _clear_allocator(monkeypatch)
     video, gpus = _video(57, 64, 96), [torch.device("cuda", 0), torch.device("cuda", 1)]
     expected = _system(256).to(gpus[0], torch.bfloat16).upscale(video)
     alone = spread(_system(256).to(torch.bfloat16), gpus, edges=[0, 5, 5])
     assert torch.equal(alone.upscale(video), expected)
-    one, two = (flashvsr.load("nano", device=device) for device in ("cuda:0", "cuda:*"))
+    save_small_system(tmp_path / "model")
+    one, two = (flashvsr.load(tmp_path / "model", device=device) for device in ("cuda:0", "cuda:*"))
     assert len(two.devices) >= 2
     assert torch.equal(two.upscale(video), one.upscale(video))
