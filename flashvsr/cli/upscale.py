@@ -95,6 +95,9 @@ def _add_clip_arguments(group: argparse._ArgumentGroup) -> None:
     add("--scale", type=float, default=4, help="enlargement, at least 1 (default: 4)")
     add("--height", type=int, metavar="N", help="rows of the output in place of a scale, such as 1080")
     add("--width", type=int, metavar="N", help="columns of the output; with --height: the largest that fits into both")
+    add(
+        "--cuts", choices=["off", "auto"], default="off", help="auto: start the model anew at scene cuts (default: off)"
+    )
     add("--start", type=_seconds, metavar="TIME", help="begin at this time of the input: 90.5, 1:30.5 or 0:01:30.5")
     add("--end", type=_seconds, metavar="TIME", help="end before this time of the input")
 

@@ -57,7 +57,7 @@ class Cut:
 
     Attributes:
         boundary: Where it is.
-        state: The stream's ``state_dict()`` there; None at the end of the clip.
+        state: All it takes to go on there, for ``torch.save``; None at the end of the clip.
     """
 
     boundary: Boundary

@@ -8,6 +8,7 @@ from dataclasses import replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,15 +16,65 @@ from flashvsr.streaming import FrameStream
 from flashvsr.upscale.encode import Cut, Piece, encode_segments, encode_whole
 from flashvsr.upscale.journal import Boundary, Journal
 from flashvsr.upscale.pipeline import read_ahead, write_behind
-from flashvsr.video import VideoFrame, VideoReader, VideoWriter, fill_transparent
+from flashvsr.video import REMEMBERED, Marked, VideoFrame, VideoReader, VideoWriter, fill_transparent, mark_cuts
 
 READ_AHEAD = 16  # frames of the input's size
 WRITE_BEHIND = 1  # pieces of up to 21 frames of the output's size: one waits while another is encoded
 
 
+class Scenes:
+    """A model's streams over one video: a single one, or one for each scene.
+
+    Args:
+        open_stream: Opens a stream at its start, or in a state.
+        look: Whether cuts are looked for.
+        state: What `state_dict` gave where an earlier run ended; None at the start of the video.
+
+    Attributes:
+        stream: The one of the scene at hand.
+        cuts: How many were found in this run.
+    """
+
+    def __init__(
+        self,
+        open_stream: Callable[[dict[str, Any] | None], FrameStream],
+        *,
+        look: bool,
+        state: dict[str, Any] | None = None,
+    ) -> None:
+        self._open = open_stream
+        self.look = look
+        self.stream = open_stream(None if state is None else state["stream"])
+        self._thumbnails: deque[torch.Tensor] = deque(() if state is None else state["thumbnails"])
+        self.cuts = 0
+
+    def mark(self, frames: Iterable[VideoFrame]) -> Iterable[Marked]:
+        """The frames, with scene cuts marked where they are looked for."""
+        return mark_cuts(frames, tuple(self._thumbnails)) if self.look else map(Marked, frames)
+
+    def end_scene(self) -> torch.Tensor:
+        """Start a stream anew, and give the frames that the one before had left."""
+        left = self.stream.finish()
+        self.stream = self._open(None)
+        self.cuts += 1
+        return left
+
+    def remember(self, marked: Marked, held: int) -> None:
+        """Keep what cuts after this frame are judged by, when the stream holds so many frames, with this one."""
+        if marked.thumbnail is not None:
+            self._thumbnails.append(marked.thumbnail)
+        while len(self._thumbnails) > REMEMBERED + held:
+            self._thumbnails.popleft()
+
+    def state_dict(self, held: int) -> dict[str, Any]:
+        """All it takes to go on, for a run that reads the frames that the stream holds once more."""
+        before = list(self._thumbnails)[: max(0, len(self._thumbnails) - held)]
+        return {"stream": self.stream.state_dict(), "thumbnails": before[-REMEMBERED:]}
+
+
 def flow_whole(
     reader: VideoReader,
-    stream: FrameStream,
+    scenes: Scenes,
     writer: VideoWriter,
     *,
     device: torch.device,
@@ -33,7 +84,7 @@ def flow_whole(
 
     Args:
         reader: Where frames come from; closed at the end.
-        stream: Of the model, not used yet.
+        scenes: Of the model, not used yet.
         writer: Where they go; closed at the end, or aborted.
         device: Of the model.
         on_progress: Told how many frames are finished, now and then.
@@ -43,16 +94,16 @@ def flow_whole(
     """
     with (
         write_behind(partial(encode_whole, writer=writer), size=WRITE_BEHIND) as put,
-        read_ahead(partial(_read, reader, device, writer.alpha), size=READ_AHEAD) as frames,
+        read_ahead(partial(_read, reader, scenes, device, writer.alpha), size=READ_AHEAD) as frames,
     ):
         return upscale_frames(
-            frames, stream, put, start=Boundary(), segment_seconds=None, on_progress=on_progress
+            frames, scenes, put, start=Boundary(), segment_seconds=None, on_progress=on_progress
         ).frames_out
 
 
 def flow_segments(
     reader: VideoReader,
-    stream: FrameStream,
+    scenes: Scenes,
     journal: Journal,
     open_segment: Callable[[], tuple[Path, VideoWriter]],
     *,
@@ -65,7 +116,7 @@ def flow_segments(
 
     Args:
         reader: Gives the frames from the first on that is in no closed segment; closed at the end.
-        stream: In the state that belongs to the boundary.
+        scenes: In the state that belongs to the boundary.
         journal: The partial folder; at stage ``"written"`` afterwards.
         open_segment: Starts the next segment.
         device: Of the model.
@@ -81,16 +132,16 @@ def flow_segments(
     encode = partial(encode_segments, journal=journal, open_segment=open_segment, first=first, on_snapshot=on_snapshot)
     with (
         write_behind(encode, size=WRITE_BEHIND) as put,
-        read_ahead(partial(_read, reader, device, first[1].alpha), size=READ_AHEAD) as frames,
+        read_ahead(partial(_read, reader, scenes, device, first[1].alpha), size=READ_AHEAD) as frames,
     ):
-        end = upscale_frames(frames, stream, put, start=start, segment_seconds=segment_seconds, on_progress=on_progress)
+        end = upscale_frames(frames, scenes, put, start=start, segment_seconds=segment_seconds, on_progress=on_progress)
         put(Cut(replace(end, last_duration=reader.last_duration), state=None))
     return end.frames_out
 
 
 def upscale_frames(
-    frames: Iterable[VideoFrame],
-    stream: FrameStream,
+    frames: Iterable[Marked],
+    scenes: Scenes,
     put: Callable[[Piece | Cut], None],
     *,
     start: Boundary,
@@ -103,8 +154,9 @@ def upscale_frames(
     frames. A cut comes where the stream has just given all it can and holds the frames of the next chunk at most.
 
     Args:
-        frames: Input frames from the first on that ``start`` has not given back.
-        stream: A model's stream in the state that belongs to ``start``.
+        frames: Input frames from the first on that ``start`` has not given back; where a cut is marked, the model
+            starts anew.
+        scenes: A model's streams in the state that belongs to ``start``.
         put: Takes the pieces and cuts.
         start: Where an earlier run ended.
         segment_seconds: Length of a segment in video time; None makes no cuts.
@@ -118,8 +170,10 @@ def upscale_frames(
     """
     taken, given = start.frames_in, start.frames_out
     frames = iter(frames)
-    # times and opacity of the frames that the stream holds
-    pending = deque((time, frame.alpha) for time, frame in zip(start.pending, frames, strict=False))
+    pending: deque[tuple[Fraction, torch.Tensor | None]] = deque()  # times and opacity of frames that the stream holds
+    for time, marked in zip(start.pending, frames, strict=False):
+        pending.append((time, marked.frame.alpha))
+        scenes.remember(marked, held=len(pending))
     opened: Fraction | None = None  # time of the first frame of the segment
 
     def pass_on(out: torch.Tensor) -> Fraction:
@@ -131,31 +185,38 @@ def upscale_frames(
         on_progress(given)
         return times[-1] - opened
 
-    for frame in frames:
+    for marked in frames:
+        if marked.is_cut and len(left := scenes.end_scene()):
+            pass_on(left)
         taken += 1
-        pending.append((frame.time, frame.alpha))
-        out = stream.push(frame.pixels[None])
+        pending.append((marked.frame.time, marked.frame.alpha))
+        scenes.remember(marked, held=len(pending))
+        out = scenes.stream.push(marked.frame.pixels[None])
         if not len(out):
             continue
         length = pass_on(out)
         # What is pending becomes the next segment, so that none is ever empty.
         if segment_seconds is not None and length >= segment_seconds and pending:
-            put(Cut(Boundary(taken, given, tuple(time for time, _ in pending)), stream.state_dict()))
+            state = scenes.state_dict(held=len(pending))
+            put(Cut(Boundary(taken, given, tuple(time for time, _ in pending)), state))
             opened = None
-    if len(tail := stream.finish()):
+    if len(tail := scenes.stream.finish()):
         pass_on(tail)
     if pending:
         raise RuntimeError(f"the model took {taken} frames and gave {given}")
     return Boundary(taken, given)
 
 
-def _read(reader: VideoReader, device: torch.device, alpha: bool, put: Callable[[VideoFrame], None]) -> None:
+def _read(
+    reader: VideoReader, scenes: Scenes, device: torch.device, alpha: bool, put: Callable[[Marked], None]
+) -> None:
     """Hand frames over on the model's device: a stream gives frames back where it got them, to be fetched meanwhile.
 
     With ``alpha`` their opacity goes along, and the colours of what is not seen make way for those of what is.
     """
     with reader:
-        for frame in reader:
+        for marked in scenes.mark(reader):
+            frame = marked.frame
             kept = frame.alpha if alpha else None
             pixels = frame.pixels if kept is None else fill_transparent(frame.pixels, kept)
-            put(VideoFrame(pixels.to(device), frame.time, kept))
+            put(marked._replace(frame=VideoFrame(pixels.to(device), frame.time, kept)))

@@ -16,7 +16,7 @@ from flashvsr import __version__
 from flashvsr.streaming import FrameStream, StreamingModel
 from flashvsr.upscale.encode import join, try_join
 from flashvsr.upscale.fingerprint import asked_for
-from flashvsr.upscale.flow import flow_segments, flow_whole
+from flashvsr.upscale.flow import Scenes, flow_segments, flow_whole
 from flashvsr.upscale.journal import Boundary, Journal, Record, ResumeError, has_journal
 from flashvsr.upscale.options import ClipOptions, EncodeOptions, LoadOptions
 from flashvsr.upscale.pipeline import read_ahead
@@ -159,10 +159,14 @@ class Job:
         }
         return Journal.resume(folder, settings) if goes_on else Journal.create(folder, settings)
 
-    def _open_stream(self, reader: VideoReader, system: StreamingModel, state: dict[str, Any] | None) -> FrameStream:
+    def _open_scenes(self, reader: VideoReader, system: StreamingModel, state: dict[str, Any] | None) -> Scenes:
         height, width = reader.info.height, reader.info.width
         scale = self.clip.target(reader.info, self.scale)
-        return system.stream(height=height, width=width, scale=scale, seed=self.seed, state=state)
+
+        def open_stream(state: dict[str, Any] | None) -> FrameStream:
+            return system.stream(height=height, width=width, scale=scale, seed=self.seed, state=state)
+
+        return Scenes(open_stream, look=self.clip.cuts == "auto", state=state)
 
     def _open_writer(self, reader: VideoReader, target: str | Path, **options: Any) -> VideoWriter:
         info = reader.info
@@ -172,21 +176,21 @@ class Job:
         return VideoWriter(target, width=width, height=height, info=info, **{**encoding, **options})
 
     def _flow_whole(self, reader: VideoReader, system: StreamingModel, target: str | Path) -> None:
-        stream = self._open_stream(reader, system, None)
+        scenes = self._open_scenes(reader, system, None)
         if self.target.is_images:
             target = Path(target) / self.target.image_pattern
         writer = self._open_writer(reader, target, copy_tracks_from=reader)
         self.warn(writer.warnings)
         with self._measure():
             self.frames = flow_whole(
-                reader, stream, writer, device=_device(system), on_progress=self._progress_of(reader)
+                reader, scenes, writer, device=_device(system), on_progress=self._progress_of(reader)
             )
         self.warn([*reader.warnings, *writer.warnings])
 
     def _flow_segments(
         self, reader: VideoReader, system: StreamingModel, journal: Journal, segment_seconds: float
     ) -> None:
-        stream = self._open_stream(reader, system, journal.load_state())
+        scenes = self._open_scenes(reader, system, journal.load_state())
         # What the final container does not take must fail now, not when hours later the segments are joined.
         trial = self._open_writer(reader, journal.joined(self.target.suffix))
         trial.abort()
@@ -207,7 +211,7 @@ class Job:
         with self._measure():
             self.frames = flow_segments(
                 reader,
-                stream,
+                scenes,
                 journal,
                 open_segment,
                 device=_device(system),

@@ -23,7 +23,7 @@ from typing import Any, BinaryIO, Self
 
 import torch
 
-FORMAT = 1  # of journal.json; another number is refused
+FORMAT = 2  # of journal.json; another number is refused
 JOURNAL = "journal.json"
 FRESH = "journal.new"  # written first, then renamed
 LOCK = "lock"

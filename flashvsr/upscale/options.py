@@ -50,6 +50,7 @@ class ClipOptions:
             output.
         end: Seconds since the first frame of the input; the output ends before the first frame shown then or later.
             None is the end of the input.
+        cuts: ``"auto"`` looks for scene cuts and starts the model anew there; ``"off"`` does not.
         height: Rows of the output, in place of a scale; the columns follow the shape of the input, to the nearest even
             number.
         width: Columns of the output. With ``height``: the largest picture of the input's shape that fits into both.
@@ -57,8 +58,13 @@ class ClipOptions:
 
     start: Fraction | None = None
     end: Fraction | None = None
+    cuts: str = "off"
     height: int | None = None
     width: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.cuts not in ("auto", "off"):
+            raise ValueError(f"cuts must be 'auto' or 'off', got {self.cuts!r}")
 
     @property
     def trim(self) -> Trim:

@@ -3,11 +3,13 @@
 * ``VideoReader``: frames of a file, a pipe, a folder of images or the built-in ``example:`` clip
 * ``VideoWriter``: frames into a file, a pipe or a folder of images
 * ``join_segments``: closed segments and the source's audio into one file, nothing re-encoded
+* ``mark_cuts``: where scenes begin
 * ``Trim``: the part of a video that is wanted
 * ``VideoInfo``, ``VideoFrame``, ``VideoError``: what passes between them
 """
 
 from flashvsr.video.alpha import fill_transparent
+from flashvsr.video.cuts import REMEMBERED, Marked, mark_cuts
 from flashvsr.video.deinterlace import Deinterlace
 from flashvsr.video.demux import is_pipe
 from flashvsr.video.images import (
@@ -26,10 +28,12 @@ from flashvsr.video.writer import SEGMENT_SUFFIX, VideoWriter, segment_suffix
 
 __all__ = [
     "PICTURE_SUFFIXES",
+    "REMEMBERED",
     "SEGMENT_SUFFIX",
     "WHOLE",
     "Colors",
     "Deinterlace",
+    "Marked",
     "Track",
     "Trim",
     "VideoError",
@@ -44,6 +48,7 @@ __all__ = [
     "is_picture",
     "is_pipe",
     "join_segments",
+    "mark_cuts",
     "numbered_images",
     "segment_suffix",
 ]
