@@ -18,6 +18,7 @@ from flashvsr import __version__
 
 COMMANDS = {
     "upscale": "a video goes in, a 4x video comes out",
+    "live": "a stream from the network or a device goes in, a larger one comes out",
     "app": "a web page on this computer that upscales videos and pictures",
     "fit": "train a stage from a recipe",
     "validate": "run the validation of a recipe on a checkpoint",

@@ -37,14 +37,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="video or picture file, folder, printf pattern, - for stdin, or example:; several for a list",
     )
     add("output", metavar="OUTPUT", help="video or picture file, folder, printf pattern, or - for stdout")
-    _add_model_arguments(parser.add_argument_group("model"))
+    add_model_arguments(parser.add_argument_group("model"))
     _add_clip_arguments(parser.add_argument_group("part and size"))
     _add_video_arguments(parser.add_argument_group("video"))
     _add_list_arguments(parser.add_argument_group("list"))
     _add_run_arguments(parser.add_argument_group("run"))
 
 
-def _add_model_arguments(group: argparse._ArgumentGroup) -> None:
+def add_model_arguments(group: argparse._ArgumentGroup) -> None:
+    """Declare which model is used, and how; the names are those of `LoadOptions`."""
     add = group.add_argument
     add(
         "--model",
@@ -171,15 +172,15 @@ def run(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace, events: Events | None) -> int:
     from flashvsr.upscale import ClipOptions, EncodeOptions, LoadOptions, find_files, upscale_file
-    from flashvsr.video import VideoError
+    from flashvsr.video import VideoError, is_address, is_device
 
     options = {
         "model": args.model,
-        "clip": _chosen(ClipOptions, args),
-        "loading": _chosen(LoadOptions, args),
+        "clip": chosen(ClipOptions, args),
+        "loading": chosen(LoadOptions, args),
         "scale": args.scale,
         "seed": args.seed,
-        "encoding": _chosen(EncodeOptions, args),
+        "encoding": chosen(EncodeOptions, args),
         "overwrite": args.overwrite,
         "resume": args.resume,
         "segment_seconds": args.segment_seconds if args.snapshots else None,
@@ -188,6 +189,8 @@ def _run(args: argparse.Namespace, events: Events | None) -> int:
     if events is not None:
         options["progress"] = events.progress
     try:
+        if stream := next((name for name in (*args.input, args.output) if is_address(name) or is_device(name)), None):
+            raise ValueError(f"{stream} is a stream, which has no end to resume from: use flashvsr live")
         files = find_files(args.input, args.output, glob=args.glob, format=args.format)
         if files is not None:
             if events is not None:
@@ -223,7 +226,7 @@ def _run_list(args: argparse.Namespace, options: dict[str, Any], events: Events 
     return (SOME_FAILED if good else 1) if failed else 0
 
 
-def _chosen(options: type[Options], args: argparse.Namespace) -> Options:
+def chosen(options: type[Options], args: argparse.Namespace) -> Options:
     """The options of a dataclass that were given on the command line."""
     return options(**{field.name: getattr(args, field.name) for field in fields(options)})
 

@@ -6,6 +6,7 @@
 * ``UpscaleResult``: what it returns
 * ``upscale_files``: the files of a folder or a list, each as a job of its own; ``find_files`` says which they are
 * ``FileOutcome``, ``summary``: what became of each, and all of them in a table
+* ``upscale_live``, ``LiveOptions``, ``LiveResult``: a stream from the network or a device, frame by frame
 * ``explain``: an error in words
 * ``ResumeError``: what an earlier run left behind does not fit
 """
@@ -14,7 +15,8 @@ from flashvsr.upscale.errors import explain
 from flashvsr.upscale.files import FileOutcome, summary, upscale_files
 from flashvsr.upscale.journal import ResumeError
 from flashvsr.upscale.listing import FilePair, find_files
-from flashvsr.upscale.options import ClipOptions, EncodeOptions, LoadOptions
+from flashvsr.upscale.live import LiveResult, upscale_live
+from flashvsr.upscale.options import ClipOptions, EncodeOptions, LiveOptions, LoadOptions
 from flashvsr.upscale.run import UpscaleResult, upscale_file
 
 __all__ = [
@@ -22,6 +24,8 @@ __all__ = [
     "EncodeOptions",
     "FileOutcome",
     "FilePair",
+    "LiveOptions",
+    "LiveResult",
     "LoadOptions",
     "ResumeError",
     "UpscaleResult",
@@ -30,4 +34,5 @@ __all__ = [
     "summary",
     "upscale_file",
     "upscale_files",
+    "upscale_live",
 ]

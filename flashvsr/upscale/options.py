@@ -108,6 +108,22 @@ def _even(length: Fraction) -> int:
 
 
 @dataclass(frozen=True)
+class LiveOptions:
+    """How a stream without an end is followed.
+
+    Attributes:
+        realtime: Drop the oldest whole chunk of frames where the model is slower than the stream; else all frames are
+            upscaled, ever later, as far as the sender waits.
+        patience: Seconds without data after which the stream counts as ended; so long it is connected to again.
+        report_every: Seconds between two lines about latency and speed.
+    """
+
+    realtime: bool = False
+    patience: float = 10.0
+    report_every: float = 10.0
+
+
+@dataclass(frozen=True)
 class EncodeOptions:
     """How the output is encoded.
 

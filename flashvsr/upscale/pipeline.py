@@ -26,15 +26,17 @@ class Channel(Generic[Item]):
 
     Args:
         size: Items that wait at most; a sender that is ahead of this blocks.
+        dropping: How many of the oldest items are dropped instead, where the receiver is too slow; 0 for none.
+        on_drop: Told how many were dropped, in the sender's thread.
 
     Raises:
         ValueError: If ``size`` is not positive.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, *, dropping: int = 0, on_drop: Callable[[int], None] = lambda count: None) -> None:
         if size < 1:
             raise ValueError(f"a channel holds at least one item, not {size}")
-        self._size = size
+        self._size, self._dropping, self._on_drop = size, dropping, on_drop
         self._items: deque[Item] = deque()
         self._changed = Condition()
         self._ended = False
@@ -47,6 +49,11 @@ class Channel(Generic[Item]):
             BaseException: Whatever the receiver failed with, as soon as it has.
         """
         with self._changed:
+            if self._dropping and len(self._items) >= self._size:
+                count = min(self._dropping, len(self._items))
+                for _ in range(count):
+                    self._items.popleft()
+                self._on_drop(count)
             self._changed.wait_for(lambda: self._failure is not None or len(self._items) < self._size)
             self.raise_failure()
             self._items.append(item)
@@ -96,18 +103,26 @@ def _start(work: Callable[[], None], channel: Channel[Item], name: str) -> Threa
 
 
 @contextmanager
-def read_ahead(produce: Callable[[Callable[[Item], None]], None], *, size: int) -> Iterator[Iterator[Item]]:
+def read_ahead(
+    produce: Callable[[Callable[[Item], None]], None],
+    *,
+    size: int,
+    dropping: int = 0,
+    on_drop: Callable[[int], None] = lambda count: None,
+) -> Iterator[Iterator[Item]]:
     """Run a producer in a thread of its own while the body consumes.
 
     Args:
         produce: Called once, in the thread, with a function that takes one item. That function raises ``Cancelled``
             once the body has left, and ``produce`` should let it pass.
         size: Items that wait at most.
+        dropping: See `Channel`.
+        on_drop: See `Channel`.
 
     Yields:
         An iterator over the items; it raises what ``produce`` raised.
     """
-    channel: Channel[Item] = Channel(size)
+    channel: Channel[Item] = Channel(size, dropping=dropping, on_drop=on_drop)
 
     def work() -> None:
         produce(channel.put)

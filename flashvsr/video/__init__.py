@@ -4,10 +4,12 @@
 * ``VideoWriter``: frames into a file, a pipe or a folder of images
 * ``join_segments``: closed segments and the source's audio into one file, nothing re-encoded
 * ``mark_cuts``: where scenes begin
+* ``LiveSource``: a stream from the network or a device; ``is_address`` and ``is_device`` tell one by its name
 * ``Trim``: the part of a video that is wanted
 * ``VideoInfo``, ``VideoFrame``, ``VideoError``: what passes between them
 """
 
+from flashvsr.video.addresses import is_address, is_device
 from flashvsr.video.alpha import fill_transparent
 from flashvsr.video.cuts import REMEMBERED, Marked, mark_cuts
 from flashvsr.video.deinterlace import Deinterlace
@@ -21,6 +23,7 @@ from flashvsr.video.images import (
     numbered_images,
 )
 from flashvsr.video.info import Colors, Track, VideoError, VideoFrame, VideoInfo
+from flashvsr.video.live import LiveSource
 from flashvsr.video.reader import VideoReader
 from flashvsr.video.remux import join_segments
 from flashvsr.video.trim import WHOLE, Trim
@@ -33,6 +36,7 @@ __all__ = [
     "WHOLE",
     "Colors",
     "Deinterlace",
+    "LiveSource",
     "Marked",
     "Track",
     "Trim",
@@ -43,6 +47,8 @@ __all__ = [
     "VideoWriter",
     "fill_transparent",
     "image_name",
+    "is_address",
+    "is_device",
     "is_image_target",
     "is_pattern",
     "is_picture",

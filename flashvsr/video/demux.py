@@ -53,6 +53,9 @@ class FileSource:
         deinterlace: As for `VideoReader`.
     """
 
+    live = False
+    """Whether what is damaged is left out, and the clock may start anew."""
+
     def __init__(
         self, source: str, *, fps: Fraction | None = None, trim: Trim = WHOLE, deinterlace: Deinterlace = "off"
     ) -> None:
@@ -79,7 +82,7 @@ class FileSource:
             self._crop = container_crop(self._stream)
             time_base, self._rate = self._time_base_and_rate(fps)
             self._clock = Clock(time_base, self._rate)
-            self._joins = Joins(restarts=bool(self._container.format.flags & _CLOCK_RESTARTS))
+            self._joins = Joins(restarts=self.live or bool(self._container.format.flags & _CLOCK_RESTARTS))
             self._time = self._began = Fraction(0)
             self._number = self._shown = 0  # frames decoded, and how many ticks the last one is shown
             self.last_duration: Fraction | None = None
@@ -317,6 +320,9 @@ class FileSource:
         last: av.VideoFrame | None = None
         with self._plainly():
             for packet in self._demuxed():
+                if packet is None:
+                    yield from self._stream.codec_context.decode(None)
+                    continue
                 if packet.stream.index != self._stream.index:
                     self.tracks.push(packet)
                     continue
@@ -330,7 +336,7 @@ class FileSource:
                 try:
                     frames = packet.decode() if decoder is None else decoder.decode(packet)
                 except av.InvalidDataError:
-                    if started:
+                    if started and not self.live:
                         raise
                     continue  # a stream that was cut may start between key frames: wait for the first
                 started = started or bool(frames)
@@ -347,8 +353,11 @@ class FileSource:
         return decoder
 
     def _demuxed(self) -> Iterator[Any]:
-        """All packets, on one clock where recordings were joined."""
-        for packet in self._container.demux():
+        """All packets, on one clock where recordings were joined; None where the decoder is to be emptied."""
+        for packet in self._packets():
+            if packet is None:
+                yield None
+                continue
             self._note(packet)
             if not self._raw and (packet.pts is not None or packet.dts is not None):
                 time = None if packet.dts is None else packet.dts * packet.time_base
@@ -361,6 +370,10 @@ class FileSource:
                 packet.pts = None if packet.pts is None else packet.pts + ticks
                 packet.dts = None if packet.dts is None else packet.dts + ticks
             yield packet
+
+    def _packets(self) -> Iterator[Any]:
+        """Packets as FFmpeg has them."""
+        yield from self._container.demux()
 
     def _note(self, packet: Any) -> None:
         if packet.pts is not None and packet.time_base:

@@ -14,6 +14,7 @@ from typing import Any
 import av
 from torch import Tensor
 
+from flashvsr.video.addresses import format_of, is_address, plain_address_errors
 from flashvsr.video.alpha import DECODERS, has_alpha
 from flashvsr.video.images import PICTURE_SUFFIXES
 from flashvsr.video.info import VideoError, VideoInfo, file_url, plain_errors
@@ -83,7 +84,7 @@ def pick_format(target: str | Path, format: str) -> str:
             raise VideoError(
                 f"{name} is one picture, not a video\nname a folder, or a pattern such as {Path(name).stem}_%05d.png"
             )
-        format = "matroska" if name == "-" else _by_ending(name)
+        format = "matroska" if name == "-" else format_of(name) if is_address(name) else _by_ending(name)
     format = _FORMAT_NAMES.get(format, format)
     try:
         known = av.ContainerFormat(format, "w")
@@ -91,7 +92,7 @@ def pick_format(target: str | Path, format: str) -> str:
         raise VideoError(
             f"unknown format {format!r}\nexpected one such as mp4, mov, matroska, webm, nut, y4m, mpegts"
         ) from error
-    if name == "-" and known.name in _NEED_SEEKING:
+    if (name == "-" or is_address(name)) and known.name in _NEED_SEEKING:
         raise VideoError(
             f"{known.name} cannot be written to a pipe\nuse --format matroska, nut, y4m or mpegts, or write to a file"
         )
@@ -157,6 +158,7 @@ class ContainerSink:
         crf: Quality.
         format: Name of a container, from `pick_format`.
         queue: Tracks to copy, or None.
+        live: Encode so that frames leave at once.
     """
 
     def __init__(
@@ -169,11 +171,12 @@ class ContainerSink:
         crf: float,
         format: str,
         queue: TrackQueue | None,
+        live: bool = False,
     ) -> None:
         self.warnings: list[str] = []
         self.alpha = False
         self._name = "stdout" if str(target) == "-" else str(target)
-        self._path = None if str(target) == "-" else Path(target)
+        self._path = None if str(target) == "-" or is_address(target) or format == "hls" else Path(target)
         self._rate = info.frame_rate or Fraction(25)
         self._time_base = (
             clock_of(format, info.time_base, _longest_pause(info)) if keeps_times(format) else 1 / self._rate
@@ -186,7 +189,7 @@ class ContainerSink:
         self._began: tuple[int, int] | None = None  # presentation and decoding time of the first packet
         self._container = open_output(target, format, self._time_base, shift=queue is not None)
         try:
-            self._stream = self._add_picture(size, info, codec, crf)
+            self._stream = self._add_picture(size, info, codec, _options(codec, crf, info, live=live))
             self._tracks = TrackCopier(self._container, queue) if queue is not None else None
             self._tags = Tags() if queue is None else queue.tags
             lead = Fraction(0) if self._tracks is None else self._tracks.lead
@@ -196,7 +199,11 @@ class ContainerSink:
             with plain_errors(
                 f"{codec} cannot encode {size[0]}x{size[1]} into {format}", "try another --codec or --format"
             ):
-                self._container.start_encoding()
+                if is_address(target):  # PyAV connects only now
+                    with plain_address_errors(str(target), "write to"):
+                        self._container.start_encoding()
+                else:
+                    self._container.start_encoding()
         except BaseException:
             self.abort()
             raise
@@ -253,7 +260,7 @@ class ContainerSink:
     def _plainly(self) -> Any:
         return plain_errors(f"cannot write {self._name}", "check the disk and the folder, or try another --codec")
 
-    def _add_picture(self, size: tuple[int, int], info: VideoInfo, codec: str, crf: float) -> Any:
+    def _add_picture(self, size: tuple[int, int], info: VideoInfo, codec: str, options: dict[str, str]) -> Any:
         format = self._container.format.name
         if not holds(format, av.Codec(codec, "w").canonical_name):
             raise VideoError(f"{format} does not hold {codec} video\nuse another --codec or --format")
@@ -262,7 +269,7 @@ class ContainerSink:
         try:
             pixels = self._pick_pixels(codec, size, info)
             self.alpha = info.has_alpha and has_alpha(av.VideoFormat(pixels))
-            options = _options(codec, crf, info) | ({"auto-alt-ref": "0"} if self.alpha and codec == "libvpx" else {})
+            options |= {"auto-alt-ref": "0"} if self.alpha and codec == "libvpx" else {}
             stream: Any = self._container.add_stream(codec, rate=self._rate, options=options)
         except (ValueError, av.FFmpegError) as error:
             raise VideoError(
@@ -335,6 +342,10 @@ def open_output(target: str | Path, format: str, time_base: Fraction, *, shift: 
     if format == "nut" and not shift:
         options["avoid_negative_ts"] = "disabled"  # the times of a segment are absolute
     name = "stdout" if str(target) == "-" else str(target)
+    if is_address(name):
+        return av.open(name, "w", format=format, container_options=options | {"flush_packets": "1"})
+    if format == "hls":  # the last half minute, from folders of other pieces as well
+        options |= {"hls_time": "2", "hls_list_size": "15", "hls_flags": "delete_segments+independent_segments"}
     with plain_errors(f"cannot write {name}", "check that the folder exists and may be written"):
         if name != "stdout":
             Path(name).open("wb").close()  # PyAV opens it only with the first packet: too late for a plain error
@@ -349,7 +360,7 @@ def discard(container: Any, path: Path | None) -> None:
         path.unlink()
 
 
-def _options(codec: str, crf: float, info: VideoInfo) -> dict[str, str]:
+def _options(codec: str, crf: float, info: VideoInfo, *, live: bool = False) -> dict[str, str]:
     """Encoder settings; those an encoder does not know are ignored by FFmpeg."""
     options = {"crf": f"{crf:g}"}
     if codec in ("libx264", "libx265"):
@@ -363,6 +374,11 @@ def _options(codec: str, crf: float, info: VideoInfo) -> dict[str, str]:
             settings += [f"master-display={info.mastering_display}"] if info.mastering_display else []
             settings += [f"max-cll={info.content_light}"] if info.content_light else []
         options["x265-params"] = ":".join(settings)
+    if live:  # no frame waits for later ones, and players may join every two seconds
+        options |= {"g": str(max(1, round(2 * (info.frame_rate or 25))))}
+        options |= {"libvpx-vp9": {"deadline": "realtime", "cpu-used": "8", "lag-in-frames": "0"}}.get(codec, {})
+    if live and codec in ("libx264", "libx265"):
+        options |= {"preset": "veryfast", "tune": "zerolatency"}
     return options
 
 

@@ -12,6 +12,7 @@ import av
 from torch import Tensor
 
 from flashvsr.video.alpha import DECODERS
+from flashvsr.video.demux import FileSource
 from flashvsr.video.encode import ContainerSink, pick_codec, pick_format
 from flashvsr.video.images import ImageSink, is_image_target
 from flashvsr.video.info import VideoError, VideoInfo
@@ -53,8 +54,9 @@ class VideoWriter:
     colour (yuv444p).
 
     Args:
-        target: A file name (its ending picks the container), ``"-"`` for stdout, a folder (a name without an
-            ending, or an existing folder) or printf pattern ``"dir/%05d.png"`` for PNG images.
+        target: A file name (its ending picks the container), ``"-"`` for stdout, a network address such as
+            ``udp://127.0.0.1:5000``, a folder (a name without an ending, or an existing folder) or printf pattern
+            ``"dir/%05d.png"`` for PNG images.
         width: Columns of every frame.
         height: Rows of every frame.
         info: Of the source.
@@ -68,6 +70,8 @@ class VideoWriter:
             pictures only. For segments use None and let
             `join_segments` copy the tracks.
         first_number: For images: number of the first file (a resumed run goes on where it stopped).
+        live: Frames leave as soon as the next one comes: the encoder does not look ahead, and begins anew every two
+            seconds.
 
     Attributes:
         width: As given.
@@ -95,8 +99,9 @@ class VideoWriter:
         codec: str = "auto",
         crf: float = 16,
         format: str = "auto",
-        copy_tracks_from: VideoReader | None = None,
+        copy_tracks_from: VideoReader | FileSource | None = None,
         first_number: int = 1,
+        live: bool = False,
     ) -> None:
         if not 0 <= crf <= _WORST:
             raise VideoError(
@@ -131,7 +136,14 @@ class VideoWriter:
             container = pick_format(target, format)
             self.codec = pick_codec(codec, container, info)
             self._sink = ContainerSink(
-                target, size=(width, height), info=info, codec=self.codec, crf=crf, format=container, queue=queue
+                target,
+                size=(width, height),
+                info=info,
+                codec=self.codec,
+                crf=crf,
+                format=container,
+                queue=queue,
+                live=live,
             )
             self.warnings = self._sink.warnings
         self.alpha = self._sink.alpha
