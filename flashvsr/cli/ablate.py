@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         finished = [run for run in runs if (run.out / "results" / "results.json").is_file()]
         if finished:
             table = ablation_table(plan, finished)
-            (args.out / "table.md").write_text(table)
+            (args.out / "table.md").write_text(table, encoding="utf-8")
             print(table, end="")
     except (ValueError, OSError) as error:
         print(f"flashvsr: {error}", file=sys.stderr)
@@ -71,15 +71,15 @@ def run(args: argparse.Namespace) -> int:
 
 def _claim(out: Path, path: Path) -> None:
     """Make the folder of results, or find the same plan in it."""
-    said = path.read_text()
+    said = path.read_text(encoding="utf-8")
     if (out / PLAN).is_file():
-        if json.loads((out / PLAN).read_text()) != said:
+        if json.loads((out / PLAN).read_text(encoding="utf-8")) != said:
             raise FileExistsError(f"{out} holds the results of another plan: choose another --out")
         return
     if out.exists() and any(out.iterdir()):
         raise FileExistsError(f"{out} exists and holds no ablation: choose another --out")
     out.mkdir(parents=True, exist_ok=True)
-    (out / PLAN).write_text(json.dumps(said))
+    (out / PLAN).write_text(json.dumps(said), encoding="utf-8")
 
 
 def _run_all(plan: AblationPlan, runs: Sequence[AblationRun], gpus: Sequence[str]) -> Mapping[str, str]:

@@ -65,7 +65,7 @@ def read_plan(path: Path) -> AblationPlan:
         ValueError: If a key is unknown, missing, or not of its kind.
     """
     try:
-        said = yaml.safe_load(path.read_text())
+        said = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not YAML: {error}") from error
     if not isinstance(said, dict) or set(said) - set(KEYS) or not {"base", "variants", "evaluate"} <= set(said):
@@ -166,7 +166,7 @@ class AblationRun:
         Raises:
             ValueError: If the results hold more than one model.
         """
-        saved = json.loads((self.out / "results" / "results.json").read_text())
+        saved = json.loads((self.out / "results" / "results.json").read_text(encoding="utf-8"))
         methods = [name for name in saved["means"] if name not in ("bicubic", "lanczos")]
         if len(methods) != 1:
             raise ValueError(f"{self.out / 'results'} holds {len(methods)} models besides the baselines, expected 1")
@@ -216,11 +216,11 @@ def _settings(fit: Sequence[str], variant: str) -> dict[str, Any]:
 
 
 def _logged(arguments: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
-    with log.open("a") as file:
+    with log.open("a", encoding="utf-8") as file:
         command = [sys.executable, "-m", "flashvsr", *arguments]
         done = subprocess.run(
             command, stdout=file, stderr=subprocess.STDOUT, check=False, env={**os.environ, **environment}
         )
     if done.returncode:
-        last = [line for line in log.read_text().splitlines() if line.strip()][-1:]
+        last = [line for line in log.read_text(encoding="utf-8").splitlines() if line.strip()][-1:]
         raise RuntimeError(f"flashvsr {arguments[0]} ended with {done.returncode}: {''.join(last)} (all of it: {log})")

@@ -72,5 +72,5 @@ def run(args: argparse.Namespace) -> int:
         return 1
     print(result.table())
     if args.json:
-        args.json.write_text(json.dumps(asdict(result), indent=1) + "\n")
+        args.json.write_text(json.dumps(asdict(result), indent=1) + "\n", encoding="utf-8")
     return 0

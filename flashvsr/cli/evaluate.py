@@ -253,11 +253,11 @@ def _report(
     if folder is None:
         return
     kept = {key: value for key, value in vars(args).items() if key not in ("command", "out", "overwrite")}
-    (folder / "results.md").write_text(f"{table}\n{clip_table(results, metrics)}")
-    (folder / "results.csv").write_text(to_csv(results, metrics))
-    (folder / RESULTS).write_text(to_json(results, {**kept, "metrics": metrics}))
+    (folder / "results.md").write_text(f"{table}\n{clip_table(results, metrics)}", encoding="utf-8")
+    (folder / "results.csv").write_text(to_csv(results, metrics), encoding="utf-8")
+    (folder / RESULTS).write_text(to_json(results, {**kept, "metrics": metrics}), encoding="utf-8")
     if suite is not None:
-        (folder / "suite.csv").write_text(suite_csv(results, metrics, suite))
+        (folder / "suite.csv").write_text(suite_csv(results, metrics, suite), encoding="utf-8")
 
 
 def _setting(args: argparse.Namespace, suite: FoundSuite) -> str:

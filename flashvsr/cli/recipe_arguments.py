@@ -82,7 +82,7 @@ class RecipeArguments:
 
     def _read(self, recipe: str) -> None:
         """Look into a file."""
-        text = recipe if _is_yaml(recipe) else Path(recipe).read_text()
+        text = recipe if _is_yaml(recipe) else Path(recipe).read_text(encoding="utf-8")
         try:
             said = yaml.safe_load(text)
         except yaml.YAMLError as error:

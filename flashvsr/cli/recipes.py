@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
             for name in recipe_names():
                 print(f"{name:{width}}  {summary(find_recipe(name))}")
         elif args.action == "show":
-            print(find_recipe(args.name).read_text(), end="")
+            print(find_recipe(args.name).read_text(encoding="utf-8"), end="")
         else:
             print(f"{copy_recipes(args.name, args.target)} is yours to edit")
     except OSError as error:
@@ -90,14 +90,14 @@ def find_recipe(name: str, family: str | None = None) -> Path:
 
 def summary(recipe: Path) -> str:
     """What a recipe does: the first line of its header."""
-    with recipe.open() as lines:
+    with recipe.open(encoding="utf-8") as lines:
         return next(lines).removeprefix("#").strip()
 
 
 def made_by(folder: str) -> str | None:
     """The command that makes a model folder, from the header of a packaged recipe; None without one."""
     for name in recipe_names():
-        header = [line for line in find_recipe(name).read_text().splitlines() if line.startswith("#")]
+        header = [line for line in find_recipe(name).read_text(encoding="utf-8").splitlines() if line.startswith("#")]
         leaves = rf"Leaves (the model folder )?{re.escape(folder)}(?![\w/])"
         commands = [line.lstrip("# ") for line in header if "flashvsr fit -c" in line]
         if commands and re.search(leaves, "\n".join(header)):

@@ -105,7 +105,7 @@ def _rules(args: argparse.Namespace) -> ShardRules:
 
 def _read_factors(path: str) -> dict[str, float]:
     factors = {}
-    for number, line in enumerate(Path(path).read_text().splitlines(), start=1):
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
         name, _, factor = line.partition("\t")
         try:
             factors[name] = float(factor)

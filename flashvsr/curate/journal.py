@@ -57,7 +57,7 @@ class CurateJournal:
 
     def load(self, row: Row) -> list[Row]:
         """The rows of a source that is known."""
-        entries = json.loads((self._sources / f"{row.sha256}.json").read_text())
+        entries = json.loads((self._sources / f"{row.sha256}.json").read_text(encoding="utf-8"))
         return [Row.from_json(entry, row.path, row.name) for entry in entries]
 
     def thumbnail_of(self, row: Row) -> str | None:
@@ -67,7 +67,7 @@ class CurateJournal:
     def drop_others(self, shards: set[str]) -> None:
         """Remove shards that an earlier run wrote from other sources and that this one does not have."""
         for note in self.shards.glob("*.json"):
-            name = json.loads(note.read_text())["name"]
+            name = json.loads(note.read_text(encoding="utf-8"))["name"]
             if name not in shards:
                 (self.out / name).unlink(missing_ok=True)
                 note.unlink()
@@ -89,7 +89,7 @@ class CurateJournal:
             if (out / _FOLDER).is_dir():
                 return  # stopped before the first entry
             raise CurateError(f"{out} holds no run to go on with\nname a new folder")
-        before, now = json.loads(said.read_text()), json.loads(json.dumps(_identity(rules, seed)))
+        before, now = json.loads(said.read_text(encoding="utf-8")), json.loads(json.dumps(_identity(rules, seed)))
         changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
         if changed:
             raise CurateError(f"the run in {out} had another {', '.join(changed)}\nset it back, or name a new folder")
@@ -97,7 +97,7 @@ class CurateJournal:
     def _take_lock(self) -> IO[Any]:
         import fcntl  # not on Windows, where `curate` refuses to run
 
-        lock = (self.out / _FOLDER / "lock").open("w")
+        lock = (self.out / _FOLDER / "lock").open("w", encoding="utf-8")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -60,12 +60,12 @@ def write_records(folder: Path, records: Iterable[dict[str, Any]], run: dict[str
 
 def read_records(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The records and the run of a report folder."""
-    return list(read_lines(folder / RECORDS)), json.loads((folder / RUN).read_text())
+    return list(read_lines(folder / RECORDS)), json.loads((folder / RUN).read_text(encoding="utf-8"))
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """Objects of a file with one JSON a line."""
-    with path.open() as file:
+    with path.open(encoding="utf-8") as file:
         for line in file:
             yield json.loads(line)
 
@@ -73,5 +73,5 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 def write_text(path: Path, text: str) -> None:
     """Write a file under a temporary name beside it and rename it."""
     temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(text)
+    temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)

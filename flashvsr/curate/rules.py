@@ -153,7 +153,7 @@ def read_rules(path: str | Path) -> CurateRules:
             f"{path}: no such recipe\nexpected a YAML file such as `flashvsr recipes show curate/small` prints"
         )
     try:
-        said = yaml.safe_load(path.read_text()) or {}
+        said = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:
         raise CurateError(f"{path} is no YAML: {str(error).splitlines()[0]}\ncorrect it there") from error
     known = {one.name for one in fields(CurateRules)} - {"name"}

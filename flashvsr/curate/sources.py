@@ -63,7 +63,7 @@ def _files(source: Path, others: Counter[str]) -> list[tuple[Path, str]]:
         return [(path, path.relative_to(source).as_posix()) for path in good]
     if not _is_list(source):
         return [(source, source.name)]
-    lines = [line.strip() for line in source.read_text().splitlines()]
+    lines = [line.strip() for line in source.read_text(encoding="utf-8").splitlines()]
     paths = [Path(line) for line in lines if line and not line.startswith("#")]
     missing = [path for path in paths if not (source.parent / path).exists()]
     if missing:
@@ -82,7 +82,7 @@ def read_licences(path: str | Path) -> dict[str, str]:
         CurateError: If the file is missing or a line has no licence.
     """
     try:
-        lines = [line.split("\t") for line in Path(path).read_text().splitlines() if line.strip()]
+        lines = [line.split("\t") for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
     except OSError as error:
         raise CurateError(f"cannot read {path}: {error.strerror}\nexpected a table of name, tab, licence") from error
     header = [cell.strip().lower() for cell in lines[0]] if lines else []

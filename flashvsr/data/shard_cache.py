@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import re
+import sys
 import time
 from pathlib import Path
 from typing import IO
@@ -27,9 +27,14 @@ class ShardCache:
     Args:
         folder: Of the files; made when needed. Files of other names are not touched.
         options: How shards are fetched, and how much the folder may hold.
+
+    Raises:
+        ShardError: On Windows, which has no such locks.
     """
 
     def __init__(self, folder: str | Path, options: RemoteOptions) -> None:
+        if sys.platform == "win32":
+            raise ShardError("a folder of whole shards needs the file locks of Linux or macOS\nleave it out")
         self._folder, self._options = Path(folder), options
 
     def read(self, url: str, size: int, start: int, end: int) -> bytes:
@@ -56,7 +61,7 @@ class ShardCache:
         while not _has_size(path, size):
             self._folder.mkdir(parents=True, exist_ok=True)
             with part.open("ab") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
+                _lock(file, wait=True)
                 if _is_at(file, part) and not _has_size(path, size):
                     self._fetch(url, size, file, part)
                     part.replace(path)
@@ -103,10 +108,17 @@ class ShardCache:
                 continue
             with part.open("ab") as file:
                 try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    _lock(file, wait=False)
                 except BlockingIOError:
                     continue
                 part.unlink(missing_ok=True)
+
+
+def _lock(file: IO[bytes], *, wait: bool) -> None:
+    """Lock a file until it is closed; a BlockingIOError if another process has it and this one does not wait."""
+    import fcntl  # not on Windows
+
+    fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _state(path: Path) -> os.stat_result | None:

@@ -62,7 +62,7 @@ def verdict_path(device: torch.device, dtype: torch.dtype) -> Path:
         _driver_version(),
         torch.cuda.get_device_name(device),
         str(dtype),
-        *(source.read_text() for source in sources),
+        *(source.read_text(encoding="utf-8") for source in sources),
     ]
     key = hashlib.sha256("\0".join(what).encode()).hexdigest()[:16]
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -85,7 +85,7 @@ def _triton_version() -> str:
 def _read(path: Path) -> dict[str, Any] | None:
     """The verdict in a file; None if there is none that can be read."""
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) and found.get("verdict") in (PASSED, FAILED) else None
@@ -95,7 +95,7 @@ def _write(path: Path, found: dict[str, Any]) -> None:
     part = path.with_suffix(f".{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(found, indent=1) + "\n")
+        part.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         part.replace(path)
     except OSError as error:
         logger.warning(

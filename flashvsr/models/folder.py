@@ -143,7 +143,7 @@ def read_model_folder(path: str | Path) -> ModelFolder:
     if not file.is_file():
         raise FileNotFoundError(f"{path} is not a model folder: {DESCRIPTION} is missing")
     try:
-        said = yaml.safe_load(file.read_text())
+        said = yaml.safe_load(file.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"{file} is not YAML: {error}") from error
     if not isinstance(said, dict) or said.get("format") != FORMAT:
@@ -223,7 +223,7 @@ def save_model_folder(
         said: dict[str, Any] = {"format": FORMAT, "steps": steps, "shift": shift, "color": color}
         said |= {"foreign": sorted(foreign)} if foreign else {}
         said["components"] = entries
-        (new / DESCRIPTION).write_text(yaml.safe_dump(said, sort_keys=False))
+        (new / DESCRIPTION).write_text(yaml.safe_dump(said, sort_keys=False), encoding="utf-8")
         if path.exists():
             _replace_model(path, new)
         else:

@@ -47,7 +47,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 def _listed_files(index: Path) -> list[str]:
     try:
-        return sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"{index} is damaged or no index of safetensors files; download or copy it again") from error
 

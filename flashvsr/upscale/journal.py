@@ -291,13 +291,16 @@ def delete(path: Path) -> None:
 def _locked(folder: Path) -> BinaryIO:
     """Lock a folder until the returned file is closed, or the process dies."""
     lock = (folder / LOCK).open("wb")
-    if sys.platform == "win32":  # no lock: there the open segments of a running run cannot be deleted
-        return lock
-    import fcntl
-
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(lock.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):  # of Linux and macOS, and of Windows
         lock.close()
         raise ResumeError(f"{folder} is in use by another run: wait for it, or choose another output") from None
     return lock

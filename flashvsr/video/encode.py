@@ -386,7 +386,7 @@ def _options(codec: str, crf: float, info: VideoInfo, *, live: bool = False) -> 
 def x264_assembly() -> str:
     """What keeps x264 from its AVX-512 code, whose lookahead gives other bytes from run to run; AVX2's does not."""
     cpu = Path("/proc/cpuinfo")
-    return ":asm=AVX2" if cpu.is_file() and "avx512" in cpu.read_text() else ""
+    return ":asm=AVX2" if cpu.is_file() and "avx512" in cpu.read_text(encoding="utf-8") else ""
 
 
 def _by_ending(name: str) -> str:

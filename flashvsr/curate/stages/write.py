@@ -85,7 +85,7 @@ def _found(target: Path, note: Path, fingerprint: str) -> dict[str, Any] | None:
     """The entry of a shard that is there, whole and of this plan."""
     if not note.is_file():
         return None
-    entry = json.loads(note.read_text())
+    entry = json.loads(note.read_text(encoding="utf-8"))
     if entry["plan"] != fingerprint:
         return None
     whole = "sha256" not in entry or (target.is_file() and _hash(target) == entry["sha256"])
