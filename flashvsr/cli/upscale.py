@@ -97,7 +97,10 @@ def _add_clip_arguments(group: argparse._ArgumentGroup) -> None:
     add("--height", type=int, metavar="N", help="rows of the output in place of a scale, such as 1080")
     add("--width", type=int, metavar="N", help="columns of the output; with --height: the largest that fits into both")
     add(
-        "--cuts", choices=["off", "auto"], default="off", help="auto: start the model anew at scene cuts (default: off)"
+        "--cuts",
+        choices=["auto", "off"],
+        default="auto",
+        help="auto: start the model anew at scene cuts (default: auto)",
     )
     add("--start", type=_seconds, metavar="TIME", help="begin at this time of the input: 90.5, 1:30.5 or 0:01:30.5")
     add("--end", type=_seconds, metavar="TIME", help="end before this time of the input")

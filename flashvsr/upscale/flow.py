@@ -32,7 +32,6 @@ class Scenes:
 
     Attributes:
         stream: The one of the scene at hand.
-        cuts: How many were found in this run.
     """
 
     def __init__(
@@ -46,7 +45,6 @@ class Scenes:
         self.look = look
         self.stream = open_stream(None if state is None else state["stream"])
         self._thumbnails: deque[torch.Tensor] = deque(() if state is None else state["thumbnails"])
-        self.cuts = 0
 
     def mark(self, frames: Iterable[VideoFrame]) -> Iterable[Marked]:
         """The frames, with scene cuts marked where they are looked for."""
@@ -56,7 +54,6 @@ class Scenes:
         """Start a stream anew, and give the frames that the one before had left."""
         left = self.stream.finish()
         self.stream = self._open(None)
-        self.cuts += 1
         return left
 
     def remember(self, marked: Marked, held: int) -> None:

@@ -58,7 +58,7 @@ class ClipOptions:
 
     start: Fraction | None = None
     end: Fraction | None = None
-    cuts: str = "off"
+    cuts: str = "auto"
     height: int | None = None
     width: int | None = None
 
