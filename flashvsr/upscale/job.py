@@ -192,8 +192,10 @@ class Job:
     ) -> None:
         scenes = self._open_scenes(reader, system, journal.load_state())
         # What the final container does not take must fail now, not when hours later the segments are joined.
-        trial = self._open_writer(reader, journal.joined(self.target.suffix))
+        trial = self._open_writer(reader, journal.joined(self.target.suffix), copy_tracks_from=reader)
         trial.abort()
+        if reader.tracks is not None:
+            reader.tracks.want(set())  # they are read again when the segments are joined
         self.warn(trial.warnings)
         if not self.target.is_images:
             path = journal.new_segment(segment_suffix(trial.codec, alpha=trial.alpha))

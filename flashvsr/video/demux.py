@@ -37,6 +37,7 @@ _AS_NAMED = {"pattern_type": "none"}  # a picture called a%d.png is not a series
 _CLOCK_RESTARTS = 0x200  # AVFMT_TS_DISCONT: MPEG transport and program streams, Ogg and the like
 _OVERHEAD = 100  # bytes between two packets of Matroska at most, unless something is skipped there
 _INTERLEAVED = 10  # seconds by which sound lies behind its picture in a file at most
+_DYNAMIC = {"DYNAMIC_HDR_PLUS": "HDR10+", "DYNAMIC_HDR_VIVID": "HDR Vivid", "DOVI_METADATA": "Dolby Vision"}
 _TOLERANCE = Fraction(1, 4)  # seconds by which a file may end before the length that it states
 
 
@@ -99,6 +100,12 @@ class FileSource:
             self._frames = self._whole(self._timed(frames), wanted=deinterlace)
             self.info = self._describe(source, first)
             self._first = self._enter()
+            if self.tracks.tags.has_timecode and (self._began or self._plan.mode == "film"):
+                self.tracks.tags = self.tracks.tags.without_timecode()
+                self.warnings.append(f"{self.name}: its timecode is not copied, for frames are counted anew")
+            for kind, name in _DYNAMIC.items():
+                if side_data(first, kind) is not None:
+                    self.warnings.append(f"{self.name}: its {name} metadata is not copied: it is about other pixels")
             if needs_dolby_vision(self._stream):
                 self.warnings.append(
                     f"{self.name} is Dolby Vision whose colours (IPTPQc2) only its players know: those of the result"

@@ -169,6 +169,8 @@ def _write(output: Any, target: Path, plan: _Plan, segments: Sequence[Path], rea
         if reader is not None:
             if not template.codec_context.format.is_rgb:  # NUT holds no colours, and not every codec does
                 tag(stream.codec_context, output_colors(reader.info, template.codec_context.codec.canonical_name))
+            if _counts_anew(plan, reader.info.frame_rate):
+                reader.tracks.tags = reader.tracks.tags.without_timecode()
             packets = reader.packets()
             tracks = TrackCopier(output, reader.tracks, lambda: next(packets, None))
         aspect = reader.info.pixel_aspect if reader is not None else Fraction(template.sample_aspect_ratio or 1)
@@ -209,6 +211,12 @@ def _timed(plan: _Plan, segments: Sequence[Path], *, adds_up: bool) -> Iterator[
                 if adds_up and number == len(shown):
                     duration = last_to_add(first, dts, shown[-1] + plan.last)
                 yield packet, pts, dts, duration
+
+
+def _counts_anew(plan: _Plan, rate: Fraction | None) -> bool:
+    """Whether frames were dropped, as of film in video: a timecode of the source does not fit then."""
+    times = _frame_rate(plan) / (rate or 25)
+    return abs(times - max(1, round(times))) > Fraction(1, 10)
 
 
 def _frame_rate(plan: _Plan) -> Fraction:

@@ -16,12 +16,19 @@ LENIENT: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.s
 
 _OF_THE_CONTAINER = ("major_brand", "minor_version", "compatible_brands", "encoder", "software", "duration")
 _OF_A_TRACK = {"language": "language", "title": "title", "name": "title"}  # MP4 calls the title of a track its name
+_TIMECODE = "timecode"
 _HOLD_ALL = ("matroska", "webm", "nut")
 
 
 def track_tags(stream: Any) -> dict[str, str]:
     """Language and title of a track, as `av.stream.Stream.metadata` takes them."""
     return {_OF_A_TRACK[key]: value for key, value in stream.metadata.items() if key in _OF_A_TRACK}
+
+
+def _timecode(picture: Any) -> dict[str, str]:
+    """What MOV has in a track of its own, and Matroska in capitals."""
+    found = next((value for key, value in picture.metadata.items() if key.lower() == _TIMECODE), None)
+    return {} if found is None else {_TIMECODE: found}
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,7 @@ class Tags:
     Attributes:
         texts: Title, artist and so on, by FFmpeg's names.
         chapters: As PyAV has them, on the file's own clock.
-        picture: Language and title of the picture's track.
+        picture: Language, title and timecode of the picture's track.
     """
 
     texts: dict[str, str] = field(default_factory=dict)
@@ -46,7 +53,16 @@ class Tags:
             for stream in container.streams:
                 texts = dict(stream.metadata) | texts
         texts = {key: value for key, value in texts.items() if key.lower() not in _OF_THE_CONTAINER}
-        return cls(texts, container.chapters(), track_tags(picture))
+        return cls(texts, container.chapters(), track_tags(picture) | _timecode(picture))
+
+    @property
+    def has_timecode(self) -> bool:
+        """Whether the first frame has a timecode."""
+        return _TIMECODE in self.picture
+
+    def without_timecode(self) -> Tags:
+        """The same where frames are counted anew."""
+        return replace(self, picture={key: value for key, value in self.picture.items() if key != _TIMECODE})
 
     def cut(self, start: Fraction, end: Fraction | None) -> Tags:
         """The tags of the part between two times of the file's own clock, in seconds; None is its end."""
@@ -82,22 +98,26 @@ class Tags:
             path: The file; None for a pipe, of which only the format is known.
             format: Name of its container.
         """
-        found, chapters = self.texts, len(self.chapters)
+        found, chapters, timecode = self.texts, len(self.chapters), True
         if path is not None:
-            found, chapters = _held(path)
+            found, chapters, timecode = _held(path)
         elif format not in _HOLD_ALL:
-            found, chapters = {}, 0
+            found, chapters, timecode = {}, 0, False
         kept = {key.lower() for key in found}
         missing = sorted(key for key in self.texts if key.lower() not in kept)
         lines = [f"{format} does not hold the tags {', '.join(missing)}: they are not copied"] if missing else []
         if chapters < len(self.chapters):
             lines.append(f"{format} does not hold chapters: {len(self.chapters)} are not copied")
+        if self.has_timecode and not timecode:
+            lines.append(f"{format} does not hold the timecode {self.picture[_TIMECODE]}: it is not copied")
         return lines
 
 
-def _held(path: Path) -> tuple[dict[str, str], int]:
+def _held(path: Path) -> tuple[dict[str, str], int, bool]:
+    """Tags of a file, how many chapters it has, and whether it has a timecode."""
     try:
         with plain_errors(f"cannot read {path}", "run again"), av.open(file_url(path), **LENIENT) as container:
-            return Tags.read(container, container.streams.video[0]).texts, len(container.chapters())
+            tags = Tags.read(container, container.streams.video[0])
+            return tags.texts, len(tags.chapters), tags.has_timecode
     except (VideoError, IndexError):  # a raw stream that FFmpeg writes and does not know again: it holds no tags
-        return {}, 0
+        return {}, 0, False

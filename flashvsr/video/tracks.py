@@ -156,7 +156,8 @@ class TrackCopier:
         self._equal_times = bool(container.format.flags & _EQUAL_TIMES)
         self.warnings: list[str] = []
         for stream in queue.streams:
-            self._add(stream)
+            if not (queue.tags.has_timecode and "timecode" in stream.metadata):  # which is written as a tag
+                self._add(stream)
         queue.want(set(self._targets))
         self.lead = queue.lead(set(self._targets))
         self._shift = self.lead - queue.origin

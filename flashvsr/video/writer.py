@@ -49,8 +49,8 @@ class VideoWriter:
     What is carried over from the source: bit depth (8, or 10 for all deeper), colour tags (in codec and container; the
     unspecified ones are filled in by `pixels.resolve_colors`), frame rate, times (exact in MP4 and NUT, to 1 ms in
     Matroska; Y4M, AVI and raw streams hold a rate and no times, see `timing.Ticks`), pixel aspect, HDR10 mastering
-    display and light level (with libx265). Dynamic HDR metadata (HDR10+, Dolby Vision) is dropped, for it describes
-    other pixels. Odd sizes are written exactly, with full-resolution
+    display and light level (with libx265), timecode. Dynamic HDR metadata (HDR10+, Dolby Vision) is dropped, for it
+    describes other pixels. Odd sizes are written exactly, with full-resolution
     colour (yuv444p).
 
     Args:

@@ -8,7 +8,7 @@ import pytest
 from flashvsr import upscale_file
 from flashvsr.upscale import EncodeOptions, ResumeError
 from tests.upscale.standin import StandIn, read_frames, same_video
-from tests.video.interlaced import moments, woven, write
+from tests.video.interlaced import moments, pulled_down, woven, write
 
 
 @pytest.fixture(scope="module")
@@ -45,3 +45,17 @@ def test_an_interrupted_run_of_fields_goes_on_to_the_same_file(interlaced, tmp_p
         upscale_file(interlaced, tmp_path / "out.mov", model=StandIn(), resume=True, encoding=off, **options)
     upscale_file(interlaced, tmp_path / "out.mov", model=StandIn(), resume=True, **options)
     assert same_video(tmp_path / "out.mov", tmp_path / "whole.mov")
+
+
+@pytest.mark.parametrize("segment_seconds", [0.5, None])
+def test_film_in_video_comes_out_at_its_own_rate_and_length(tmp_path, segment_seconds):
+    rate = Fraction(30000, 1001)
+    source = write(tmp_path / "in.mov", pulled_down(moments(40)), flagged="top", rate=rate, timecode="01:00:00;02")
+    result = upscale_file(
+        source, tmp_path / "out.mov", model=StandIn(), scale=1, segment_seconds=segment_seconds, quiet=True
+    )
+    _, times = read_frames(tmp_path / "out.mov")
+    assert (result.frames, len(times)) == (40, 40)
+    assert max(abs(time - n / (rate * 4 / 5)) for n, time in enumerate(times)) < Fraction(1, 1000)
+    assert lengths(tmp_path / "out.mov")[0] == pytest.approx(float(50 / rate), abs=1e-3)
+    assert any("its timecode is not copied" in line for line in result.warnings)  # drop frame is for 29.97

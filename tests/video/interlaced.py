@@ -40,13 +40,17 @@ def pulled_down(pictures: list[np.ndarray], first: str = "top") -> list[np.ndarr
     return woven(fields[: len(fields) // 2 * 2], first)
 
 
-def write(path: Path, frames: list[np.ndarray], *, flagged: str | None = None, rate: Fraction = RATE) -> Path:
+def write(
+    path: Path, frames: list[np.ndarray], *, flagged: str | None = None, rate: Fraction = RATE, timecode: str = ""
+) -> Path:
     """A clip with sound as long as its pictures; ``flagged``: None says progressive."""
     params = {None: "", "top": "tff=1", "bottom": "bff=1"}[flagged]
     options = {"qp": "0", "preset": "ultrafast", "x264-params": params}
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=rate, options=options)
         stream.height, stream.width, stream.pix_fmt = *frames[0].shape, "yuv420p"
+        if timecode:
+            stream.metadata["timecode"] = timecode
         sound = container.add_stream("pcm_s16le", rate=8000)
         sound.layout = "mono"
         for number, picture in enumerate(frames):
