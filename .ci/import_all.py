@@ -12,7 +12,10 @@ import sys
 
 import flashvsr
 
-EXTRAS = {"flashvsr.curate.": {"cv2", "imagehash", "ray", "scenedetect"}}
+EXTRAS = {
+    "flashvsr.app.": {"fastapi", "gradio", "starlette"},
+    "flashvsr.curate.": {"cv2", "imagehash", "ray", "scenedetect"},
+}
 """Packages that an application may need to be imported, by the start of the names of its modules."""
 
 

@@ -44,7 +44,8 @@ STYLE = """
 .bar {height: 6px; border-radius: 3px; background: var(--border-color-primary); margin: 8px 0 4px; overflow: hidden}
 .bar div {height: 100%; background: var(--color-accent); transition: width 0.5s}
 button, a.get {border: 1px solid var(--border-color-primary); border-radius: 6px; padding: 2px 12px; font-size: 0.9em;
-  background: var(--button-secondary-background-fill); color: var(--body-text-color); text-decoration: none}
+  margin: 0; white-space: nowrap; text-decoration: none;
+  background: var(--button-secondary-background-fill); color: var(--body-text-color)}
 a.get {background: var(--button-primary-background-fill); color: var(--button-primary-text-color); border: none}
 pre {white-space: pre-wrap; overflow-wrap: anywhere; margin: 6px 0 0; font-size: 0.85em}
 """

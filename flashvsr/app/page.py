@@ -30,7 +30,7 @@ HIDDEN: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"
 CSS = """
 .gradio-container {max-width: 1180px !important; margin: 0 auto !important}
 #title h1 {margin: 0.3em 0 0 0} #title p {color: var(--body-text-color-subdued)}
-#video video {width: 100%; border-radius: 8px}
+#video video {width: 100%; max-height: 500px; background: black; border-radius: 8px}
 #part .wrap {flex-wrap: nowrap}
 footer {display: none !important}
 """

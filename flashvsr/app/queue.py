@@ -314,7 +314,8 @@ class Queue:
             return State.FAILED
         for warning in result.warnings:
             file.say(f"note: {warning}")
-        file.say(f"done: {result.frames} frames in {duration(result.seconds)}, {result.fps:.2f} fps")
+        what = "" if file.upload.is_picture else f"{result.frames} frames, {result.fps:.2f} fps, "
+        file.say(f"done: {what}{duration(result.seconds)}")
         file.done = file.total = result.frames
         file.output = output.path
         return State.DONE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -73,16 +74,32 @@ def create_app(folder: WorkFolder, queue: Queue, models: Models, *, host: str, m
     )
 
 
-def serve(app: FastAPI, host: str, port: int) -> None:
+def listen(host: str, port: int) -> socket.socket:
+    """Take a port; from now on browsers that come too early wait.
+
+    Args:
+        host: Address.
+        port: Port; 0 takes a free one.
+
+    Raises:
+        OSError: If it cannot be had.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise OSError(f"{host} port {port} cannot be used ({error.strerror}): choose another --port") from error
+
+
+def serve(app: FastAPI, listener: socket.socket) -> None:
     """Serve until Ctrl-C.
 
     Raises:
-        OSError: If the port is taken.
         KeyboardInterrupt: At the end.
     """
     import uvicorn
 
-    uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=1)
+    uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)).run(sockets=[listener])
 
 
 def _add_files(app: FastAPI, queue: Queue, videos: Path) -> None:

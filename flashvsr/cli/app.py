@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what ``flashvsr app`` takes."""
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="address to serve at (default: 127.0.0.1, this computer only)")
-    add("--port", type=int, default=7860, help="(default: 7860)")
+    add("--port", type=int, default=7860, help="0 takes a free one (default: 7860)")
     add(
         "--model",
         action="append",
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
 def _serve(args: argparse.Namespace) -> None:
     from flashvsr.app import Queue, WorkFolder
     from flashvsr.app.models import Models
-    from flashvsr.app.server import LOCAL, create_app, serve
+    from flashvsr.app.server import LOCAL, create_app, listen, serve
     from flashvsr.upscale import LoadOptions
 
     if not args.most_gb > 0:
@@ -63,13 +63,15 @@ def _serve(args: argparse.Namespace) -> None:
             "password. Use it in a network that you trust",
             file=sys.stderr,
         )
-    with WorkFolder(args.folder) as folder:
+    with listen(args.host, args.port) as listener, WorkFolder(args.folder) as folder:
         for swept in folder.swept:
             print(f"flashvsr: deleted {swept}, left by a page that was killed", file=sys.stderr)
         queue = Queue(folder.files, models.get, most_bytes=most_bytes)
         try:
             app = create_app(folder, queue, models, host=args.host, most_bytes=most_bytes)
-            print(f"http://{args.host}:{args.port}  (Ctrl-C ends it and deletes the files)", flush=True)
-            serve(app, args.host, args.port)
+            host = f"[{args.host}]" if ":" in args.host else args.host
+            port = listener.getsockname()[1]
+            print(f"http://{host}:{port}  (Ctrl-C ends the page and deletes its files)", flush=True)
+            serve(app, listener)
         finally:
             queue.close()

@@ -212,19 +212,30 @@ class Server:
         with urllib.request.urlopen(self.address + path, timeout=60) as answer:
             return json.loads(answer.read())
 
-    def run(self, prompt):
-        """Run a workflow in API form to its end, and give the outputs of its nodes."""
-        body = json.dumps({"prompt": prompt}).encode()
-        request = urllib.request.Request(f"{self.address}/prompt", body, {"Content-Type": "application/json"})
+    def post(self, path, content):
+        body = json.dumps(content).encode()
+        request = urllib.request.Request(self.address + path, body, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=60) as answer:
-            number = json.loads(answer.read())["prompt_id"]
+            return answer.read()
+
+    def start(self, prompt):
+        """Start a workflow in API form, and give its number."""
+        return json.loads(self.post("/prompt", {"prompt": prompt}))["prompt_id"]
+
+    def end(self, number):
+        """What became of a workflow, at its end."""
         for _ in range(600):
             done = self.get(f"/history/{number}").get(number)
             if done:
-                assert done["status"]["status_str"] == "success", done["status"]
-                return done["outputs"]
+                return done
             time.sleep(0.5)
         raise AssertionError("the workflow did not end in five minutes")
+
+    def run(self, prompt):
+        """Run a workflow to its end, and give the outputs of its nodes."""
+        done = self.end(self.start(prompt))
+        assert done["status"]["status_str"] == "success", done["status"]
+        return done["outputs"]
 
 
 @pytest.fixture(scope="module")
@@ -303,3 +314,30 @@ def test_in_the_real_comfyui_a_workflow_gives_the_files_of_the_command(comfyui, 
     for ours, theirs in zip(images, expected, strict=True):
         assert np.array_equal(np.asarray(Image.open(ours)), np.asarray(Image.open(theirs)))
     assert video.read_bytes() == (tmp_path / "hr.mp4").read_bytes()
+
+
+@pytest.mark.slow  # starts ComfyUI, and runs nano on a CPU
+def test_in_the_real_comfyui_cancel_stops_a_video_and_leaves_no_file(comfyui):
+    server, base = comfyui
+    write_clip(base / "input" / "long.mp4", 200, size=(48, 64))
+    loads = {"class_type": "FlashVSRLoadModel", "inputs": {"model": "nano", "dtype": "auto", "decoder": "tiny"}}
+    options = {"scale": 4, "seed": 0, "filename_prefix": "cancelled/out", "container": "mp4", "crf": 16}
+    number = server.start(
+        {
+            "1": loads,
+            "2": {"class_type": "LoadVideo", "inputs": {"file": "long.mp4"}},
+            "3": {
+                "class_type": "FlashVSRUpscaleVideoFile",
+                "inputs": {"model": ["1", 0], "video": ["2", 0], **options},
+            },
+        }
+    )
+    folder = base / "output" / "cancelled"
+    for _ in range(600):
+        if folder.exists() and any(folder.iterdir()):  # it has begun to write
+            break
+        time.sleep(0.1)
+    server.post("/interrupt", {})
+    messages = [name for name, _ in server.end(number)["status"]["messages"]]
+    assert "execution_interrupted" in messages and "execution_success" not in messages
+    assert list(folder.iterdir()) == []
