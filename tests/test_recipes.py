@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -45,7 +47,13 @@ class ParseOnly(RecipeCLI):
 
 def parse(*recipes, **overrides):
     arguments = [argument for recipe in recipes for argument in ("-c", str(recipe))]
-    cli = ParseOnly("fit", arguments + [f"--{key}={value}" for key, value in overrides.items()])
+    return deepcopy(parsed_once(*arguments, *(f"--{key}={value}" for key, value in overrides.items())))
+
+
+@cache
+def parsed_once(*arguments):
+    """The same recipes are asked for by many tests, and each parser takes a third of a second."""
+    cli = ParseOnly("fit", arguments)
     assert isinstance(cli.parser, RecipeParser)
     return cli.config.as_dict()
 
@@ -143,7 +151,7 @@ def test_settings_of_the_data_are_overridden_one_by_one_and_interpolated(tmp_pat
     more.write_text('data: {init_args: {epoch: {pool: "${.echo}"}, loader: {prefetch: "${..batch_size}"}}}')
     overrides = {"data.epoch.echo": 3, "data.batch_size": 5, "data.photos.motion.pan": 2.0}
     said = parse(RECIPES / "nano" / "stage1_joint.yaml", more, **overrides)["data"]["init_args"]
-    assert said["epoch"] == {"batches": 60, "echo": 3, "pool": 3, "turn": False}
+    assert said["epoch"] == {"batches": 60, "echo": 3, "pool": 3, "turn": False, "shards_at_once": None}
     assert (said["loader"]["workers"], said["loader"]["prefetch"]) == (14, 5)
     assert (said["photos"]["fraction"], said["photos"]["motion"]["pan"]) == (0.6, 2.0)
 

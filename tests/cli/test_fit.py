@@ -116,8 +116,9 @@ def test_a_run_stopped_by_the_user_goes_on_from_its_last_checkpoint(recipe, whol
     assert losses() == whole[:5] and losses(1) == whole[3:]
 
 
-@pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143)])
-@pytest.mark.parametrize("step", [0, 1, 2, 4])  # in the first epoch, at its end, in the second
+@pytest.mark.parametrize(  # in the first epoch, at its end, in the second
+    ("name", "status", "step"), [*(("SIGINT", 130, step) for step in (0, 1, 2, 4)), ("SIGTERM", 143, 1)]
+)
 def test_a_signal_leaves_a_checkpoint_of_its_step_and_the_run_goes_on_the_same(recipe, whole_run, name, status, step):
     whole, weights = whole_run
     before = signal.getsignal(signal.Signals[name])
