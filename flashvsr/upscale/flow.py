@@ -29,6 +29,7 @@ class Scenes:
         open_stream: Opens a stream at its start, or in a state.
         look: Whether cuts are looked for.
         state: What `state_dict` gave where an earlier run ended; None at the start of the video.
+        watch: Shown every frame that is read.
 
     Attributes:
         stream: The one of the scene at hand.
@@ -40,15 +41,23 @@ class Scenes:
         *,
         look: bool,
         state: dict[str, Any] | None = None,
+        watch: Callable[[VideoFrame], None] | None = None,
     ) -> None:
         self._open = open_stream
+        self._watch = watch
         self.look = look
         self.stream = open_stream(None if state is None else state["stream"])
         self._thumbnails: deque[torch.Tensor] = deque(() if state is None else state["thumbnails"])
 
     def mark(self, frames: Iterable[VideoFrame]) -> Iterable[Marked]:
         """The frames, with scene cuts marked where they are looked for."""
-        return mark_cuts(frames, tuple(self._thumbnails)) if self.look else map(Marked, frames)
+        watched = frames if self._watch is None else map(self._seen, frames)
+        return mark_cuts(watched, tuple(self._thumbnails)) if self.look else map(Marked, watched)
+
+    def _seen(self, frame: VideoFrame) -> VideoFrame:
+        if self._watch is not None:
+            self._watch(frame)
+        return frame
 
     def end_scene(self) -> torch.Tensor:
         """Start a stream anew, and give the frames that the one before had left."""

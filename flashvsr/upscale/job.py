@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,11 @@ from flashvsr.upscale.journal import Boundary, Journal, Record, ResumeError, has
 from flashvsr.upscale.options import ClipOptions, EncodeOptions, LoadOptions
 from flashvsr.upscale.pipeline import read_ahead
 from flashvsr.upscale.progress import Reporter, size
+from flashvsr.upscale.softness import SoftnessMeter
 from flashvsr.upscale.target import Target
 from flashvsr.video import VideoReader, VideoWriter, is_pipe, segment_suffix
+
+ALREADY_SHRUNK = 2  # up to this enlargement the model gets half of the input's rows, so a soft input is no matter
 
 
 @dataclass
@@ -166,7 +170,19 @@ class Job:
         def open_stream(state: dict[str, Any] | None) -> FrameStream:
             return system.stream(height=height, width=width, scale=scale, seed=self.seed, state=state)
 
-        return Scenes(open_stream, look=self.clip.cuts == "auto", state=state)
+        factor = scale[0] / height if isinstance(scale, tuple) else scale
+        watch = SoftnessMeter(reader.info, partial(self._say_soft, reader)) if factor > ALREADY_SHRUNK else None
+        return Scenes(open_stream, look=self.clip.cuts == "auto", state=state, watch=watch)
+
+    def _say_soft(self, reader: VideoReader) -> None:
+        height, width = reader.info.height // 2, reader.info.width // 2
+        half = f"--scale {self.scale / 2:g}" if self.clip.target(reader.info, 0) == 0 else "half the size asked for"
+        self.warn(
+            [
+                f"{reader.info.source} is soft, as if it had been enlarged: {width} x {height} pixels would hold as"
+                f" much; {half} shrinks it to these first and takes a quarter of the time"
+            ]
+        )
 
     def _open_writer(self, reader: VideoReader, target: str | Path, **options: Any) -> VideoWriter:
         info = reader.info
