@@ -16,10 +16,8 @@ from flashvsr.app.preview import PARTS, part_of, preview, read_frame
 from flashvsr.app.queue import Queue, QueuedFile, Settings, State
 from flashvsr.video import VideoError
 
-FONTS = {
-    "font": ["system-ui", "Segoe UI", "Roboto", "Helvetica", "Arial", "sans-serif"],
-    "font_mono": ["ui-monospace", "Menlo", "Consolas", "monospace"],
-}
+FONT = ["system-ui", "Segoe UI", "Roboto", "Helvetica", "Arial", "sans-serif"]
+MONO = ["ui-monospace", "Menlo", "Consolas", "monospace"]
 PREVIEW_SECONDS = 3.0
 UPDATE_SECONDS = 1.5
 SIZES = [
@@ -38,7 +36,7 @@ footer {display: none !important}
 
 def theme() -> gr.Theme:
     """Plain, and with fonts of the reader's machine: nothing is loaded from elsewhere."""
-    return gr.themes.Default(primary_hue="teal", neutral_hue="slate", **FONTS)
+    return gr.themes.Default(primary_hue="teal", neutral_hue="slate", font=FONT, font_mono=MONO)
 
 
 class Page:
