@@ -138,7 +138,7 @@ def _files_in(folder: Path, output: Path, glob: str) -> list[Path]:
 
 def _output_of(file: Path, root: Path, output: Path, format: str) -> Path:
     ending = file.suffix.lower()
-    if ending in PICTURE_SUFFIXES:
+    if ending in PICTURE_SUFFIXES and is_picture(file):
         ending = ".png"
     elif format != "auto":
         ending = _ENDINGS.get(format, f".{format}")

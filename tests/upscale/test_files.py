@@ -266,3 +266,12 @@ def test_a_picture_keeps_its_colour_profile_and_stands_upright(tmp_path):
 def test_a_picture_that_becomes_a_video_is_one_frame(tmp_path):
     upscale_file(_picture(tmp_path / "in.png", (32, 32)), tmp_path / "out.mkv", model=StandIn(), quiet=True)
     assert read_frames(tmp_path / "out.mkv")[1] == [Fraction(0)]
+
+
+def test_an_animated_picture_of_a_list_becomes_a_video(tmp_path):
+    (tmp_path / "in").mkdir()
+    pictures = [Image.new("RGB", (32, 32), (80 * number, 0, 0)) for number in range(3)]
+    pictures[0].save(tmp_path / "in" / "a.png", save_all=True, append_images=pictures[1:], duration=100)
+    _picture(tmp_path / "in" / "b.png")
+    outcomes = upscale_files([tmp_path / "in"], tmp_path / "out", model=StandIn(), quiet=True)
+    assert [(outcome.output.name, outcome.result.frames) for outcome in outcomes] == [("a.mkv", 3), ("b.png", 1)]
