@@ -239,7 +239,7 @@ class ShardDataModule(L.LightningDataModule):
         if self._footage is None:
             device = "cpu" if self.trainer is None else self.trainer.strategy.root_device
             if memory.processes:
-                self._folder = TemporaryDirectory(prefix="footage", dir=self._loader_options.cache_dir)
+                self._folder = TemporaryDirectory(prefix="footage")
             folder = Path(self._folder.name) if self._folder else None
             self._footage = load_footage(index, videos, photos, device, self._photos.motion, memory, folder)
         if not memory.processes:

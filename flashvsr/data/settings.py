@@ -102,8 +102,8 @@ class MemoryOptions:
             they are larger than the crop: footage was compressed, and is sharp only when it is smaller.
         threads: That decode at the start.
         processes: That make clips beside the training, each with a context of its own on the device. The footage
-            then lies in a file that they share, in the folder of temporary files or in `LoaderOptions.cache_dir`. 0:
-            the process of the training makes them, between its steps.
+            then lies in files that they share, in a folder of temporary files (``TMPDIR``). 0: the process of the
+            training makes them, between its steps.
 
     Raises:
         ValueError: For factors below 1 or in the wrong order, without a thread, or for a negative number.
