@@ -14,6 +14,7 @@ import av
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from flashvsr.video.addresses import is_address
 from flashvsr.video.alpha import is_transparent
 from flashvsr.video.info import Colors, VideoError, VideoFrame, VideoInfo, file_url, plain_errors
 from flashvsr.video.pixels import FromRGB, ToRGB, bit_depth, frame_colors, resolve_colors
@@ -78,7 +79,9 @@ def numbered_images(pattern: str | Path) -> list[tuple[int, Path]]:
 def is_image_target(target: str | Path) -> bool:
     """Whether `VideoWriter` writes images for this name: a printf pattern, a folder, or a name without an ending."""
     path = Path(target)
-    return str(target) != "-" and (is_pattern(str(target)) or path.is_dir() or not path.suffix)
+    return (
+        str(target) != "-" and not is_address(target) and (is_pattern(str(target)) or path.is_dir() or not path.suffix)
+    )
 
 
 class ImageSource:

@@ -199,6 +199,36 @@ def test_ctrl_c_ends_the_output_properly(camera, tmp_path, monkeypatch):
     assert times == sorted(times)
 
 
+@pytest.mark.parametrize("protocol", ["tcp", "http"])
+def test_frames_and_sound_reach_a_listener(tmp_path, monkeypatch, port, protocol):
+    monkeypatch.chdir(tmp_path)
+    source = write_clip(tmp_path / "in.mp4")
+    address = f"{protocol}://127.0.0.1:{port}/live"
+    kinds: list[str] = []
+    ready = threading.Event()
+
+    def listen() -> None:
+        ready.set()
+        with av.open(address, options={"listen": "1"}, timeout=(20, 20)) as container:
+            kinds.extend(packet.stream.type for packet in container.demux() if packet.size)
+
+    listener = threading.Thread(target=listen)
+    listener.start()
+    ready.wait()
+    for attempt in range(50):
+        try:
+            upscale_live(str(source), address, model=StandIn(), scale=1, live=IMPATIENT, quiet=True)
+            break
+        except VideoError as error:  # the listener is not there yet
+            if "refused" not in str(error) or attempt == 49:
+                raise
+            time.sleep(0.1)
+    listener.join()
+    assert kinds.count("video") == 60
+    assert kinds.count("audio") == len(audio_packets(source))
+    assert {path.name for path in tmp_path.iterdir()} == {"in.mp4"}
+
+
 def test_sound_goes_along_and_a_file_can_be_the_input(tmp_path):
     source = write_clip(tmp_path / "in.mp4")
     upscale_live(str(source), tmp_path / "out.mkv", model=StandIn(), scale=1, live=IMPATIENT, quiet=True)
