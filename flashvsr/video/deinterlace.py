@@ -91,7 +91,7 @@ def plan(
     first = statistics.order() or flagged_order(field_order, codec)
     if wanted != "auto":
         return Plan(wanted, first), rest
-    scan = statistics.scan()
+    scan = statistics.scan(flagged=flagged)
     if scan == "film" and _takes_film(taken[0]):
         reason = "film in interlaced video (3:2 pulldown), undone: four frames of five; --deinterlace off keeps all"
         return Plan("film", first, reason), rest

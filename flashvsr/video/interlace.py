@@ -79,13 +79,17 @@ class Statistics:
             return self.votes["progressive"] >= _ENOUGH
         return fields + self.votes["progressive"] >= _DOUBTFUL
 
-    def scan(self) -> Scan:
-        """The answer so far; ``"top"`` and ``"bottom"`` name the field that is shown first."""
+    def scan(self, *, flagged: bool = False) -> Scan:
+        """The answer so far; ``"top"`` and ``"bottom"`` name the field that is shown first.
+
+        Args:
+            flagged: Whether most frames are flagged as interlaced: fewer pairs have to show it then.
+        """
         if self._is_film():
             return "film"
         progressive, top, bottom = (self.votes[name] for name in ("progressive", "top", "bottom"))
         more, fewer = max(top, bottom), min(top, bottom)
-        if more >= 3 and more >= 3 * fewer and more >= 0.3 * (progressive + more):
+        if more >= 3 and more >= 3 * fewer and more >= (0.3 if flagged else 0.75) * (progressive + more):
             return "top" if top > bottom else "bottom"
         return "progressive" if progressive >= 3 else "unknown"
 

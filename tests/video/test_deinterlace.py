@@ -45,6 +45,12 @@ def test_whole_pictures_are_progressive_and_few_are_looked_at():
     assert len(taken) == 9
 
 
+@pytest.mark.parametrize("size", ["64x64", "320x240"])
+def test_a_synthetic_test_picture_is_progressive(size):
+    with av.open(f"testsrc2=size={size}:rate=25", format="lavfi") as container:
+        assert look(container.decode(video=0), most=120, most_bytes=1 << 28)[1].scan() == "progressive"
+
+
 def test_a_still_picture_and_noise_say_nothing():
     assert scan(woven(moments(40, still=True))) == "unknown"
     noise = np.random.default_rng(0).integers(0, 256, (20, *SIZE)).astype(np.uint8)
