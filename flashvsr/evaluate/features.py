@@ -104,8 +104,9 @@ class LiteDistance:
 
 @cache
 def lite_features(device: str) -> LiteFeatures:
-    """The network on a device, made once."""
-    return LiteFeatures(device)
+    """The network on a device, made once; gradients pass through it later, also if it is made in inference mode."""
+    with torch.inference_mode(False):
+        return LiteFeatures(device)
 
 
 def kernel_distance(ours: Tensor, theirs: Tensor) -> Tensor:

@@ -119,6 +119,10 @@ def test_what_is_not_installed_is_named_with_the_way_out(monkeypatch):
 
 
 def test_the_lite_distance_trains_the_frames_and_not_the_network():
+    """Also if a measurement in inference mode made the network."""
+    lite_features.cache_clear()
+    with torch.inference_mode():
+        lite_features("cpu")
     frames, truth = (torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
     distance = LiteDistance()
     found = distance(frames.requires_grad_(), truth)
