@@ -7,18 +7,20 @@ from pathlib import Path
 import pytest
 
 from flashvsr.cli import main
+from tests.small_folder import save_small_system
 
-FROM_NANO = ["--model.vae={class_path: flashvsr.decoders.TinyVAE}"]
-FOLDERS = "{class_path: flashvsr.models.component, init_args: {folder: nano, name: %s}}"
+A_VAE = ["--model.vae={class_path: flashvsr.decoders.TinyVAE}"]
+FOLDERS = "{class_path: flashvsr.models.component, init_args: {folder: small, name: %s}}"
 
 
 @pytest.fixture(autouse=True)
-def empty_folder(tmp_path, monkeypatch):
+def only_a_small_model(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    save_small_system("small")
 
 
 def refused(capsys, recipe, *more):
-    """The error of a nano recipe, trained from the packaged model; it comes before the shards are looked for."""
+    """The error of a nano recipe, trained from a small model; it comes before the shards are looked for."""
     if recipe == "stage3_one_step":
         parts = {"dit": "dit", "projection": "projection", "score": "dit", "score_projection": "projection"}
         arguments = [f"--model.{name}={FOLDERS % part}" for name, part in {**parts, "decoder": "decoder"}.items()]
@@ -27,7 +29,7 @@ def refused(capsys, recipe, *more):
     else:
         arguments = []
     if recipe != "vae":
-        arguments += FROM_NANO
+        arguments += A_VAE
     arguments += ["--trainer.callbacks=null", "--trainer.accelerator=cpu", "--trainer.precision=32-true"]
     assert main(["fit", "-c", f"nano/{recipe}", *arguments, *more]) == 1
     return [line for line in capsys.readouterr().err.splitlines() if "flashvsr fit: error" in line][-1]

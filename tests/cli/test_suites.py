@@ -54,7 +54,7 @@ def test_nano_on_a_suite_gives_the_same_digits_twice(reds, tmp_path, capsys):
         "FlashVSR-Tiny (paper)",
         "bicubic",
         "lanczos",
-        "nano",
+        "nano (decoder alone)",
         "ground truth",
     ]
     for row in ("| LPIPS ↓", "| MUSIQ ↑", "| DOVER ↑", "| warping error ↓", "| SSIM-Y ↑"):
