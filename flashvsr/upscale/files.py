@@ -17,7 +17,7 @@ from flashvsr.upscale.errors import explain, is_disk_full
 from flashvsr.upscale.fingerprint import asked_for
 from flashvsr.upscale.listing import FilePair, find_files, same_outputs
 from flashvsr.upscale.options import ClipOptions, EncodeOptions, LoadOptions
-from flashvsr.upscale.progress import duration, reporter
+from flashvsr.upscale.progress import duration, frame_count, reporter
 from flashvsr.upscale.run import UpscaleResult, upscale_file
 
 
@@ -197,7 +197,7 @@ def summary(outcomes: Sequence[FileOutcome]) -> list[str]:
     rows = []
     for outcome in outcomes:
         result = outcome.result
-        said = f"{result.frames} frames, {duration(result.seconds)}" if result is not None else outcome.error
+        said = f"{frame_count(result.frames)}, {duration(result.seconds)}" if result is not None else outcome.error
         name = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in str(outcome.source))
         rows.append((outcome.status, name, said))
     width = max((len(name) for _, name, _ in rows), default=0)

@@ -134,6 +134,11 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+def frame_count(frames: int) -> str:
+    """A number of frames as people say it: ``"1 frame"``, ``"24 frames"``."""
+    return f"{frames} frame{'' if frames == 1 else 's'}"
+
+
 def size(count: int) -> str:
     """A number of bytes as people say it: ``"812 B"``, ``"12.3 MB"``; 1 MB is 1e6 bytes."""
     value, unit = float(count), "B"

@@ -10,7 +10,7 @@ from pathlib import Path
 from flashvsr.streaming import StreamingModel
 from flashvsr.upscale.job import Job
 from flashvsr.upscale.options import ClipOptions, EncodeOptions, LoadOptions
-from flashvsr.upscale.progress import duration, reporter
+from flashvsr.upscale.progress import duration, frame_count, reporter
 from flashvsr.upscale.target import Target
 
 
@@ -104,5 +104,5 @@ def upscale_file(
         job.run(goes_on=job.check(resume=resume, overwrite=overwrite))
         seconds = time.monotonic() - began
         name = "stdout" if job.target.kind == "pipe" else output
-        report.line(f"{name}: {job.frames} frames in {duration(seconds)}, {job.fps_reached:.2f} fps")
+        report.line(f"{name}: {frame_count(job.frames)} in {duration(seconds)}, {job.fps_reached:.2f} fps")
     return UpscaleResult(str(output), job.frames, seconds, job.fps_reached, job.warnings)

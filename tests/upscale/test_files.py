@@ -138,7 +138,7 @@ def test_forty_mixed_files_end_with_every_good_one_done_and_every_bad_one_named(
     shown = capsys.readouterr().err
     table = shown[shown.index("\ndone ") :]
     assert all(f"failed   {tmp_path / 'in' / name}  " in table for name in expected["failed"])
-    assert r"/new\nline.png  1 frames" in table
+    assert r"/new\nline.png  1 frame," in table
     assert "40 files: 30 done, 10 failed" in shown
     made = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir() if path.name != LIST}
     assert len(made) == 30
