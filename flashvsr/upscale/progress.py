@@ -93,18 +93,19 @@ class Bar:
         # The model delivers several frames at once, seconds apart: a short memory would make the estimate jump.
         self._bar = Progress(*columns, console=Console(stderr=True, highlight=False), speed_estimate_period=300)
         self._task = self._bar.add_task("", total=None, fps="")
-        self._first, self._begin = 0, time.monotonic()
+        self._first, self._begin, self._started = 0, time.monotonic(), False
 
     def __enter__(self) -> Self:
         self._bar.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        self._bar.live.transient = not self._started  # a bar that counted nothing does not stay
         self._bar.stop()
 
     def start(self, done: int, total: int | None) -> None:
         """Show the bar at ``done`` of ``total``; the speed counts only the frames of this run."""
-        self._first, self._begin = done, time.monotonic()
+        self._first, self._begin, self._started = done, time.monotonic(), True
         self._bar.update(self._task, completed=done, total=total)
 
     def update(self, done: int) -> None:
