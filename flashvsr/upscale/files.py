@@ -17,7 +17,7 @@ from flashvsr.upscale.errors import explain, is_disk_full
 from flashvsr.upscale.fingerprint import asked_for
 from flashvsr.upscale.listing import FilePair, find_files, same_outputs
 from flashvsr.upscale.options import ClipOptions, EncodeOptions, LoadOptions
-from flashvsr.upscale.progress import duration, frame_count, reporter
+from flashvsr.upscale.progress import Lines, Silent, duration, frame_count
 from flashvsr.upscale.run import UpscaleResult, upscale_file
 
 
@@ -146,8 +146,7 @@ class _Work:
             return self._failed(pair, error)
         if self.system is None:
             self.system = self._load()
-        with reporter(quiet=self.quiet) as report:
-            report.line(f"{place} {pair.source}")
+        self._say(f"{place} {pair.source}")
         try:
             result = upscale_file(
                 pair.source,
@@ -187,9 +186,12 @@ class _Work:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()  # of a file that was too large
         one_line = "; ".join([*message.splitlines(), *getattr(error, "__notes__", [])])
-        with reporter(quiet=self.quiet) as report:
-            report.line(f"failed: {pair.source}: {one_line}")
+        self._say(f"failed: {pair.source}: {one_line}")
         return FileOutcome(pair.source, pair.output, "failed", error=one_line)
+
+    def _say(self, text: str) -> None:
+        """One line between the bars of two files."""
+        (Silent() if self.quiet else Lines()).line(text)
 
 
 def summary(outcomes: Sequence[FileOutcome]) -> list[str]:
