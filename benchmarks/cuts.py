@@ -23,7 +23,7 @@ from torch import Tensor
 from flashvsr import load
 from flashvsr.evaluate.warping import PairWarp
 from flashvsr.streaming import resize_bicubic
-from flashvsr.upscale.flow import Scenes
+from flashvsr.upscale.scenes import Scenes
 from flashvsr.video import VideoFrame, VideoReader, mark_cuts
 
 ROWS = 160

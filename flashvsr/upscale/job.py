@@ -17,11 +17,12 @@ from flashvsr import __version__
 from flashvsr.streaming import FrameStream, StreamingModel
 from flashvsr.upscale.encode import join, try_join
 from flashvsr.upscale.fingerprint import asked_for
-from flashvsr.upscale.flow import Scenes, flow_segments, flow_whole
+from flashvsr.upscale.flow import flow_segments, flow_whole
 from flashvsr.upscale.journal import Boundary, Journal, Record, ResumeError, has_journal
 from flashvsr.upscale.options import ClipOptions, EncodeOptions, LoadOptions
 from flashvsr.upscale.pipeline import read_ahead
 from flashvsr.upscale.progress import Reporter, size
+from flashvsr.upscale.scenes import Scenes
 from flashvsr.upscale.softness import SoftnessMeter
 from flashvsr.upscale.target import Target
 from flashvsr.video import VideoReader, VideoWriter, is_pipe, segment_suffix
