@@ -83,7 +83,7 @@ def _with_ablations(name: str, folder: ModelFolder, args: argparse.Namespace) ->
         method: Method = partial(_stream, system)
         label = name
     else:
-        latents = sampled_latents(projection, dit, prompt, steps, folder.shift)
+        latents = sampled_latents(projection, dit, prompt, steps, FlowSchedule(folder.shift, folder.solver))
         method = WholeClip(decoder, latents, stream_noise, color=color, **placed)
         label = f"{name} (whole clip, {steps} step{'s' if steps > 1 else ''})"
     methods: dict[str, Method] = {label: method}
@@ -105,10 +105,9 @@ def _of_truth(folder: ModelFolder, which: str, args: argparse.Namespace, placed:
 
 
 def sampled_latents(
-    projection: nn.Module, dit: nn.Module, prompt: Tensor | None, steps: int, shift: float
+    projection: nn.Module, dit: nn.Module, prompt: Tensor | None, steps: int, schedule: FlowSchedule
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """From LR frames and noise to latents, whole clip at once; see :class:`~flashvsr.evaluate.WholeClip`."""
-    schedule = FlowSchedule(shift)
 
     def latents(lr: Tensor, noise: Tensor) -> Tensor:
         tokens, _ = projection(lr, streaming=False)

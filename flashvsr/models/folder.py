@@ -5,6 +5,7 @@
     format: 1
     steps: 1                      # sampling steps; a stream needs 1
     shift: 5.0                    # of the noise levels of those steps; left out for 5
+    solver: heun                  # how they are taken; left out for euler
     color: adain                  # colour correction the model wants; left out for adain
     foreign: [mine.MyDecoder]     # classes outside flashvsr, which need trust to be built; left out without any
     components:
@@ -39,7 +40,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from flashvsr.models.class_paths import build, foreign_classes
-from flashvsr.models.sampler import DEFAULT_SHIFT
+from flashvsr.models.sampler import DEFAULT_SHIFT, known_solver
 from flashvsr.models.weight_files import build_empty, load_tensors, read_tensors
 
 FORMAT = 1
@@ -99,6 +100,7 @@ class ModelFolder:
         color: Colour correction the model wants: ``"adain"`` as released, or ``"none"`` where the decoder was trained
             to keep the colours itself.
         shift: Of the noise levels of those steps, see :class:`~flashvsr.models.FlowSchedule`.
+        solver: Likewise.
     """
 
     path: Path
@@ -107,6 +109,7 @@ class ModelFolder:
     steps: int = 1
     color: str = "adain"
     shift: float = DEFAULT_SHIFT
+    solver: str = "euler"
 
     def component(self, name: str) -> Component:
         """The component of that name.
@@ -149,13 +152,19 @@ def read_model_folder(path: str | Path) -> ModelFolder:
     if not isinstance(said, dict) or said.get("format") != FORMAT:
         found = said.get("format") if isinstance(said, dict) else None
         raise ValueError(f"{file} has format {found!r}; this version of flashvsr reads format {FORMAT}")
-    _check_keys(file, "", said, required=("format", "steps", "components"), optional=("color", "shift", "foreign"))
+    _check_keys(
+        file, "", said, required=("format", "steps", "components"), optional=("color", "shift", "solver", "foreign")
+    )
     _check_keys(file, "components.", said["components"], optional=COMPONENTS)
     if not isinstance(said["steps"], int) or said["steps"] < 1:
         raise ValueError(f"{file}: steps is a whole number of at least 1, got {said['steps']!r}")
     shift = said.get("shift", DEFAULT_SHIFT)
     if not isinstance(shift, int | float) or shift <= 0:
         raise ValueError(f"{file}: shift is a positive number, got {shift!r}")
+    try:
+        solver = known_solver(said.get("solver", "euler"))
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
     components, prompt = {}, None
     for name, entry in said["components"].items():
         weights = path / f"{name}.safetensors"
@@ -167,7 +176,7 @@ def read_model_folder(path: str | Path) -> ModelFolder:
             continue
         _check_keys(file, f"components.{name}.", entry, required=("class_path",), optional=("init_args",))
         components[name] = Component(entry["class_path"], entry.get("init_args") or {}, weights)
-    return ModelFolder(path, components, prompt, said["steps"], said.get("color", "adain"), shift)
+    return ModelFolder(path, components, prompt, said["steps"], said.get("color", "adain"), shift, solver)
 
 
 def save_model_folder(
@@ -178,6 +187,7 @@ def save_model_folder(
     steps: int = 1,
     color: str = "adain",
     shift: float = DEFAULT_SHIFT,
+    solver: str = "euler",
     dtype: torch.dtype | None = None,
     overwrite: bool = False,
 ) -> None:
@@ -191,6 +201,7 @@ def save_model_folder(
         steps: Sampling steps the transformer was trained for.
         color: Colour correction the model wants, see :class:`ModelFolder`.
         shift: Of the noise levels of those steps, see :class:`ModelFolder`.
+        solver: Likewise.
         dtype: Convert floating-point tensors; None keeps each as it is.
         overwrite: Replace a model that is in the folder.
 
@@ -221,6 +232,7 @@ def save_model_folder(
             _write(new / "prompt.safetensors", {"prompt": prompt}, dtype)
         foreign = {name for part in components.values() for name in foreign_classes(part.class_path, part.init_args)}
         said: dict[str, Any] = {"format": FORMAT, "steps": steps, "shift": shift, "color": color}
+        said |= {"solver": solver} if solver != "euler" else {}
         said |= {"foreign": sorted(foreign)} if foreign else {}
         said["components"] = entries
         (new / DESCRIPTION).write_text(yaml.safe_dump(said, sort_keys=False), encoding="utf-8")

@@ -36,8 +36,8 @@ class ExportModelFolder(Callback):
         components: Component of the folder (``projection``, ``dit``, ``decoder``, ``vae``) to attribute of the
             LightningModule.
         base: A model folder that the other components and the prompt are copied from; None for none.
-        steps: Sampling steps the transformer was trained for; a stream needs 1. The shift of the stage's schedule is
-            written beside it.
+        steps: Sampling steps the transformer was trained for; a stream needs 1. Shift and solver of the stage's
+            schedule are written beside it.
         dtype: ``"fp32"``, ``"bf16"`` or ``"fp16"``; None keeps that of each tensor.
         color: Colour correction the model wants, ``"adain"``, ``"wavelet"`` or ``"none"``; None is that of `base`, or
             ``"adain"`` without one.
@@ -150,19 +150,20 @@ class ExportModelFolder(Callback):
         }
         if trainer.is_global_zero:
             made: dict[str, Component] = {}
-            prompt, color, shift = None, "adain", DEFAULT_SHIFT
+            prompt, color, shift, solver = None, "adain", DEFAULT_SHIFT, "euler"
             if self.base is not None:
                 base = find_model(self.base)
-                made, prompt, color, shift = dict(base.components), base.prompt, base.color, base.shift
+                made, prompt, color = dict(base.components), base.prompt, base.color
+                shift, solver = base.shift, base.solver
             if isinstance(schedule := getattr(pl_module, "schedule", None), FlowSchedule):
-                shift = schedule.shift
+                shift, solver = schedule.shift, schedule.solver
             for name, attribute in self.components.items():
                 plain = merged_state_dict(getattr(pl_module, attribute), whole[name])
                 made[name] = trained_component(
                     recipe[attribute], plain, f"the trained {attribute}", trust_code=self.trust_code
                 )
             dtype = None if self.dtype is None else DTYPES[self.dtype]
-            options: dict[str, Any] = {"shift": shift, "color": self.color or color, "dtype": dtype}
+            options: dict[str, Any] = {"shift": shift, "solver": solver, "color": self.color or color, "dtype": dtype}
             save_model_folder(self.folder, made, prompt=prompt, steps=self.steps, overwrite=self.overwrite, **options)
             rank_zero_info(f"{self.folder} holds {', '.join(made)}")
         if wait:  # the others would go on and end, and a launcher then ends this process while it writes

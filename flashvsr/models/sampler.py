@@ -11,24 +11,28 @@ from torch import Tensor
 DEFAULT_SHIFT = 5.0
 """How far Wan2.1 and FlashVSR move noise levels towards noise."""
 
+SOLVERS = ("euler", "heun")
+"""How a sampler steps from level to level."""
+
 
 class FlowSchedule:
     """Noise levels of a straight flow from latents (sigma 0) to noise (sigma 1).
 
     Args:
         shift: How far levels are moved towards noise; 1 leaves them where they are.
+        solver: Of :meth:`sample`, see :func:`sample_latents`.
 
     Raises:
-        ValueError: If `shift` is not positive.
+        ValueError: If `shift` is not positive, or `solver` unknown.
 
     Reference:
         Flow matching, https://arxiv.org/abs/2210.02747; the shift, https://arxiv.org/abs/2403.03206, section 5.3.2.
     """
 
-    def __init__(self, shift: float = DEFAULT_SHIFT) -> None:
+    def __init__(self, shift: float = DEFAULT_SHIFT, solver: str = "euler") -> None:
         if shift <= 0:
             raise ValueError(f"shift is positive, got {shift}")
-        self.shift = shift
+        self.shift, self.solver = shift, known_solver(solver)
 
     def sigma(self, u: Tensor) -> Tensor:
         """Shifted noise level of `u`, uniform in [0, 1]; 0 and 1 stay."""
@@ -67,8 +71,10 @@ class FlowSchedule:
         prompt: Tensor | None = None,
         history: int | None = None,
     ) -> Tensor:
-        """:func:`sample_latents` with this schedule."""
-        return sample_latents(dit, noise, tokens, steps=steps, schedule=self, prompt=prompt, history=history)
+        """:func:`sample_latents` with this schedule and its solver."""
+        return sample_latents(
+            dit, noise, tokens, steps=steps, schedule=self, prompt=prompt, history=history, solver=self.solver
+        )
 
 
 def sample_latents(
@@ -80,8 +86,9 @@ def sample_latents(
     schedule: FlowSchedule,
     prompt: Tensor | None = None,
     history: int | None = None,
+    solver: str = "euler",
 ) -> Tensor:
-    """Follow the velocity from noise to latents, whole clip at once, by Euler steps.
+    """Follow the velocity from noise to latents, whole clip at once.
 
     Args:
         dit: A :class:`~flashvsr.models.VideoDiT`, with full or sparse attention.
@@ -91,22 +98,46 @@ def sample_latents(
         schedule: Where the steps are.
         prompt: Text embedding, for a model with a prompt.
         history: Another history than the sparse model's own.
+        solver: ``"euler"``, one velocity per step; its samples vary less than they should, even where the velocity is
+            exact: with 20 steps by 6 %, and by 12 % where levels are shifted by 5. Or ``"heun"``, of second order: the
+            mean of the velocities at both ends of a step, but for the last, which ends where there is no noise;
+            ``2 * steps - 1`` velocities.
 
     Returns:
         Latents, shaped as `noise` and in its dtype; between steps they are kept in fp32.
 
     Raises:
-        ValueError: If `steps` is below 1.
+        ValueError: If `steps` is below 1, or `solver` unknown.
+
+    Reference:
+        Heun's method as in EDM, https://arxiv.org/abs/2206.00364, algorithm 1.
     """
+    heun = known_solver(solver) == "heun"
     levels = schedule.sigmas(steps).tolist()  # of the host: no step waits for the device
     x = noise.float() if noise.dtype != torch.float64 else noise
-    for sigma, after in pairwise(levels):
+
+    def velocity(x: Tensor, sigma: float) -> Tensor:
         timestep = schedule.timestep(torch.full((noise.shape[0],), sigma, dtype=torch.float32, device=noise.device))
-        velocity, _ = dit(
-            x.to(noise.dtype), timestep, lr_tokens=tokens, prompt=prompt, streaming=False, history=history
-        )
-        x = x + (after - sigma) * velocity
+        found, _ = dit(x.to(noise.dtype), timestep, lr_tokens=tokens, prompt=prompt, streaming=False, history=history)
+        return found
+
+    for sigma, after in pairwise(levels):
+        slope = velocity(x, sigma)
+        if heun and after > 0:
+            slope = 0.5 * (slope + velocity(x + (after - sigma) * slope, after))
+        x = x + (after - sigma) * slope
     return x.to(noise.dtype)
+
+
+def known_solver(solver: str) -> str:
+    """The solver.
+
+    Raises:
+        ValueError: If there is none of that name.
+    """
+    if solver not in SOLVERS:
+        raise ValueError(f"solver is one of {', '.join(SOLVERS)}; got {solver!r}")
+    return solver
 
 
 def _per_sample(sigma: Tensor, like: Tensor) -> Tensor:

@@ -109,20 +109,24 @@ def test_what_is_exported_is_what_was_trained_and_the_rest_is_copied(base, tmp_p
     assert all(torch.equal(value.bfloat16(), decoders[1][name]) for name, value in decoders[0].items())
 
 
-def test_the_shift_of_the_schedule_that_a_stage_trains_with_is_written_and_that_of_the_base_is_kept(base, tmp_path):
-    save_model_folder(tmp_path / "shifted", read_model_folder(base).components, steps=20, shift=3.0)
-    for name, schedule, shift in (("own", FlowSchedule(2.0), 2.0), ("kept", None, 3.0)):
+def test_shift_and_solver_of_the_schedule_of_a_stage_are_written_and_those_of_the_base_kept(base, tmp_path):
+    save_model_folder(tmp_path / "shifted", read_model_folder(base).components, steps=20, shift=3.0, solver="heun")
+    for name, schedule, said in (("own", FlowSchedule(2.0), (2.0, "euler")), ("kept", None, (3.0, "heun"))):
         export = ExportModelFolder(tmp_path / name, {"dit": "dit"}, base=tmp_path / "shifted", steps=20)
         part = {"class_path": "flashvsr.models.component", "init_args": {"folder": str(base), "name": "dit"}}
         export.recipe = {"dit": part}
         train(Stage(dit=component(base, "dit"), schedule=schedule), export)
-        assert read_model_folder(tmp_path / name).shift == shift
+        written = read_model_folder(tmp_path / name)
+        assert (written.shift, written.solver) == said
     export = ExportModelFolder(tmp_path / "other", {"dit": "dit"}, steps=20)
     with pytest.raises(ValueError, match="stores the shift of a FlowSchedule, got a schedule of the class Stage"):
         train(Stage(dit=component(base, "dit"), schedule=Stage()), export)
     with pytest.raises(ValueError, match="shift is a positive number, got 0"):
         save_model_folder(tmp_path / "zero", {}, shift=0)
         read_model_folder(tmp_path / "zero")
+    with pytest.raises(ValueError, match="solver is one of euler, heun; got 'rk4'"):
+        save_model_folder(tmp_path / "unknown", {}, solver="rk4")
+        read_model_folder(tmp_path / "unknown")
 
 
 def test_adapters_are_merged_into_what_is_exported(base, tmp_path):
