@@ -54,7 +54,7 @@ class LiveBytes(TorchDispatchMode):
 def stand_in_for_kernels() -> None:
     """Put functions that only make the output in place of what runs as one kernel on a GPU."""
 
-    def attend(query: Tensor, key: Any, value: Any, mask: Tensor, impl: str = "auto") -> Tensor:
+    def attend(query: Tensor, key: Any, value: Any, mask: Tensor, **options: Any) -> Tensor:
         return query.transpose(1, 2).contiguous().transpose(1, 2)
 
     def norm_rope(x: Tensor, weight: Tensor, table: Tensor, *, heads: int, eps: float) -> Tensor:

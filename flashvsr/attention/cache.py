@@ -28,7 +28,8 @@ class KVCache:
 
     Storage is token-major, `[layers, B, history*slot_tokens, heads, D]`: the layout a projection produces, so writing
     is one copy. With `device_gib` the keys and values of some layers, evenly spread, lie in host memory and are
-    fetched one such layer ahead, see :class:`~flashvsr.kernels.host_layers.HostLayers`; results are the same.
+    fetched one such layer ahead, see :class:`~flashvsr.kernels.host_layers.HostLayers`; results are the same. Between
+    two chunks they take no memory on the device.
 
     Args:
         layers: Attention layers that share the cache.
@@ -108,6 +109,8 @@ class KVCache:
         tokens = min(self.slots_seen + ahead, self.history) * self.slot_tokens
         blocks = tokens // BLOCK_SIZE
         host, index = self._place(layer)
+        if self._host is not None:
+            self._host.begin(tokens)
         kept = (x[index, :, :tokens] for x in (self.keys, self.values)) if host is None else host.read(index, tokens)
         keys, values, means = (x.transpose(1, 2) for x in (*kept, self.key_means[layer, :, :blocks]))
         return keys, values, means
@@ -158,14 +161,14 @@ class KVCache:
         self._written.clear()
         self.slots_seen += slots
         if self._host is not None:
-            self._host.fetch(0, self.filled * self.slot_tokens)
+            self._host.rest()
 
     def clone(self) -> KVCache:
         """Return an independent copy on the same device."""
         other = copy.copy(self)
         other._written = dict(self._written)
         other.keys, other.values, other.key_means = (x.clone() for x in (self.keys, self.values, self.key_means))
-        other._host = None if self._host is None else self._host.clone(self.filled * self.slot_tokens)
+        other._host = None if self._host is None else self._host.clone()
         return other
 
     def state_dict(self) -> dict[str, Any]:

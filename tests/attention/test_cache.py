@@ -62,6 +62,35 @@ def test_layers_without_room_on_the_device_are_read_as_they_were_written(device,
     assert torch.equal(saved["keys"], caches[0].state_dict()["keys"])
 
 
+@pytest.mark.parametrize("room", [2, 4])
+def test_layers_in_host_memory_take_a_chunk_slot_by_slot_as_others_do(room):
+    gib = room * (2 * 3 * 128 * 2 * 4 * 4) / 2**30
+    caches = [KVCache(5, 3, 128, 2, 4, device_gib=limit) for limit in (None, gib)]
+    torch.manual_seed(0)
+    for slots in (3, 4, 2):
+        for layer in range(5):
+            for ahead in range(slots):
+                chunk = torch.randn(2, 1, 2, 128, 4)
+                plain, split = (cache.read(layer, ahead=ahead) for cache in caches)
+                assert all(torch.equal(x, y) for x, y in zip(plain, split, strict=True))
+                for cache in caches:
+                    cache.write(layer, chunk[0], chunk[1], block_means(chunk[0]), ahead=ahead)
+        for cache in caches:
+            cache.advance(slots)
+
+
+def test_layers_in_host_memory_take_none_on_the_device_between_two_chunks():
+    cache = KVCache(5, 3, 128, 2, 4, device_gib=3 * (2 * 3 * 128 * 2 * 4 * 4) / 2**30)
+    for slots in (3, 1):
+        for layer in range(5):
+            cache.read(layer)
+            cache.write(layer, *torch.zeros(2, 1, 2, slots * 128, 4), torch.zeros(1, 2, slots, 4))
+        assert (cache._host._staged is not None) == (slots == 1)  # the first chunk has no past
+        cache.advance(slots)
+        assert cache._host._staged is None
+        assert not cache._host._leaving
+
+
 def test_too_little_room_on_the_device_is_refused_and_says_how_much_it_takes():
     with pytest.raises(ValueError, match=r"two layers take 0\.75 GiB on the device, got only 0\.5 GiB"):
         KVCache(30, 3, 2**14, 16, 64, device="meta", device_gib=0.5)
