@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -25,6 +26,7 @@ from flashvsr.attention import (
 from flashvsr.attention.select import FIRST_SLOTS
 from flashvsr.models.dit_blocks import DiTBlock, Head, linear_velocity, timestep_embedding
 from flashvsr.models.dit_state import ChunkGraphs, DiTState, why_no_graphs
+from flashvsr.models.host_blocks import HostBlocks
 from flashvsr.models.parallel import Stage, StagedCache, join_caches, parts_of_cache, send
 
 PATCH = 2
@@ -55,6 +57,8 @@ class VideoDiT(nn.Module):
     Attributes:
         cache_gib: GiB on each device for keys and values of a stream; the layers beyond it lie in host memory, which is
             slower and changes no result. None for all on the device.
+        host_blocks: Blocks whose weights lie in host memory, which is slower and changes no result. None for all on the
+            device.
         cuts: First block of every stage but the first, see :func:`~flashvsr.models.parallel.spread`; empty on one
             device.
 
@@ -102,6 +106,7 @@ class VideoDiT(nn.Module):
         self.order = self._shared("order")
         self.history = self._shared("history") if self.order == "block" else 0
         self.cache_gib: float | None = None
+        self.host_blocks: HostBlocks | None = None
         self.cuts: tuple[int, ...] = ()
 
     def forward(
@@ -166,8 +171,14 @@ class VideoDiT(nn.Module):
 
     def stages(self) -> list[Stage]:
         """The blocks by the device they lie on, in order: one stage, unless there are :attr:`cuts`."""
+        if self.host_blocks is not None:
+            return [Stage(0, len(self.blocks), self.host_blocks.device)]
         edges = (0, *self.cuts, len(self.blocks))
         return [Stage(a, b, self.blocks[a].modulation.device) for a, b in pairwise(edges)]
+
+    def _weights_of(self, block: int) -> AbstractContextManager[None]:
+        """Have the weights of a block where it runs, meanwhile."""
+        return nullcontext() if self.host_blocks is None else self.host_blocks.lend(block)
 
     def run_stage(
         self,
@@ -205,7 +216,8 @@ class VideoDiT(nn.Module):
             def attend(layer: nn.Module, y: Tensor, arguments: dict[str, Any] = arguments) -> Tensor:
                 return layer(y, grid, rope, **arguments)
 
-            x = self._block(block, cache is None, x, modulation, attend, context[index] if context else None, None)
+            with self._weights_of(stage.first + index):
+                x = self._block(block, cache is None, x, modulation, attend, context[index] if context else None, None)
         return self.head(x, embedding, None) if stage.stop == len(self.blocks) else x
 
     def forward_packed(
@@ -334,12 +346,13 @@ class VideoDiT(nn.Module):
             )
         if prompt is None:
             return []
-        embedded = self.text_embedding(prompt)
-        return [
-            block.cross_attn.project_context(send(embedded, stage.device))
-            for stage in self.stages()
-            for block in self.blocks[stage.first : stage.stop]
-        ]
+        embedded, context = self.text_embedding(prompt), []
+        for stage in self.stages():
+            sent = send(embedded, stage.device)
+            for index in range(stage.first, stage.stop):
+                with self._weights_of(index):
+                    context.append(self.blocks[index].cross_attn.project_context(sent))
+        return context
 
     def _new_cache(self, stages: Sequence[Stage], grid: TokenGrid, x: Tensor) -> KVCache | StagedCache:
         sizes = (self.history, grid.tokens // grid.slots, self.heads, self.head_dim)

@@ -92,6 +92,8 @@ def why_no_graphs(dit: nn.Module, x: Tensor, cache: KVCache | StagedCache) -> st
         return "the stream has just begun"
     if cache.partly_on_host:
         return "some keys and values lie on the host"
+    if dit.host_blocks is not None:
+        return "some weights lie on the host"
     if not isinstance(attention, LocalSparseAttention):
         return f"{type(attention).__name__} may wait for the host"
     impl = attention.impl
