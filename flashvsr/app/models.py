@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from flashvsr.streaming import StreamingModel
 from flashvsr.upscale import LoadOptions
@@ -41,6 +42,22 @@ class Models:
         """What a visitor can choose."""
         return tuple(self._sources)
 
+    def has_detail(self, name: str) -> bool:
+        """Whether a model has a diffusion part, whose detail can be turned down; no weights are read.
+
+        Args:
+            name: Of a model that the page offers.
+
+        Returns:
+            True for a folder that cannot be read, too: what is wrong with it is said when it is loaded.
+        """
+        from flashvsr.models.loading import find_model
+
+        try:
+            return "dit" in find_model(self._sources[name]).components
+        except (OSError, ValueError):
+            return True
+
     def get(self, name: str) -> StreamingModel:
         """A model, loaded at the first call.
 
@@ -55,3 +72,12 @@ class Models:
 
                 self._loaded[name] = load(self._sources[name], **vars(self._loading))
             return self._loaded[name]
+
+
+def with_detail(model: Any, detail: float) -> StreamingModel:
+    """A loaded model with as much detail as is asked for; 1 is every model as it is.
+
+    Raises:
+        ValueError: If it has no diffusion part and the detail is not 1.
+    """
+    return model if detail == 1 else model.with_detail(detail)

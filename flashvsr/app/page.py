@@ -11,7 +11,7 @@ from PIL.Image import Image
 
 from flashvsr.app.errors import explain
 from flashvsr.app.listing import ON_LOAD, STYLE, table
-from flashvsr.app.models import Models
+from flashvsr.app.models import Models, with_detail
 from flashvsr.app.preview import PARTS, part_of, preview, read_frame
 from flashvsr.app.queue import Queue, QueuedFile, Settings, State
 from flashvsr.video import VideoError
@@ -67,6 +67,7 @@ class Page:
                 )
                 names = list(self._models.names)
                 self.model = gr.Dropdown(names, value=names[0], label="Model", elem_id="model")
+                self.detail = gr.Slider(0, 1, step=0.05, label="Detail", elem_id="detail", **self.detail_of(names[0]))
                 self.size = gr.Dropdown(SIZES, value="4x", label="Size", elem_id="size")
                 self.container = gr.Radio(["mp4", "mkv"], value="mp4", label="Video file", elem_id="container")
                 with gr.Row():
@@ -99,7 +100,7 @@ class Page:
         self.video = gr.HTML(visible=False, elem_id="video")
 
     def _connect(self) -> None:
-        settings = [self.selected, self.model, self.size, self.container]
+        settings = [self.selected, self.model, self.size, self.container, self.detail]
         looks = [self.try_out, self.picture, self.second, self.three, self.start, self.point, self.slider, self.video]
         where = [self.selected, self.second, self.point, self.part]
         self.drop.upload(
@@ -107,6 +108,7 @@ class Page:
         )
         self.listing.act(self._act, [self.selected], [self.selected, self.listing], **HIDDEN)
         self.selected.change(self._look, [self.selected, self.part], looks, **HIDDEN)
+        self.model.input(lambda name: gr.update(**self.detail_of(name)), self.model, self.detail, **HIDDEN)
         self.start.click(self._start, settings, self.listing, **HIDDEN)
         self.start_all.click(self._start_all, settings, self.listing, **HIDDEN)
         self.timer.tick(self._list, self.selected, self.listing, **HIDDEN)
@@ -116,13 +118,23 @@ class Page:
         for button, seconds in ((self.one, 0.0), (self.three, PREVIEW_SECONDS)):
             button.click(
                 self._preview(seconds),
-                [*where, self.model, self.size],
+                [*where, self.model, self.size, self.detail],
                 [self.slider, self.video],
                 api_visibility="private",
                 concurrency_limit=1,
                 concurrency_id="preview",
                 show_progress_on=self.slider,
             )
+
+    def detail_of(self, model: str) -> dict[str, Any]:
+        """How the slider looks for a model."""
+        there = self._models.has_detail(model)
+        info = "0: only what the file shows. 1: all that the model adds."
+        return {
+            "value": 1,
+            "interactive": there,
+            "info": info if there else f"{model} has no diffusion part: there is nothing to turn down.",
+        }
 
     def _file(self, number: int) -> QueuedFile | None:
         try:
@@ -162,12 +174,12 @@ class Page:
             gr.Warning(str(error))
         return selected, self._list(selected)
 
-    def _start(self, selected: int, model: str, size: str, container: str) -> str:
-        return self._start_files([selected], Settings(model, size, container), selected)
+    def _start(self, selected: int, model: str, size: str, container: str, detail: float) -> str:
+        return self._start_files([selected], Settings(model, size, container, detail), selected)
 
-    def _start_all(self, selected: int, model: str, size: str, container: str) -> str:
+    def _start_all(self, selected: int, model: str, size: str, container: str, detail: float) -> str:
         ready = [file.number for file in self._queue.files() if file.state is State.READY]
-        return self._start_files(ready, Settings(model, size, container), selected)
+        return self._start_files(ready, Settings(model, size, container, detail), selected)
 
     def _start_files(self, numbers: list[int], settings: Settings, selected: int) -> str:
         for number in numbers:
@@ -232,6 +244,7 @@ class Page:
             part: str,
             model: str,
             size: str,
+            detail: float,
             progress: gr.Progress = progress_bar,
         ) -> tuple[Any, Any]:
             file = self._file(selected)
@@ -243,7 +256,7 @@ class Page:
             try:
                 result = preview(
                     file.upload,
-                    self._models.get(model),
+                    with_detail(self._models.get(model), detail),
                     scale=Settings(model, size).target(file.upload)[0] / file.upload.height,
                     second=second,
                     seconds=seconds,

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from flashvsr.app.errors import explain
+from flashvsr.app.models import with_detail
 from flashvsr.app.uploads import Upload, check_upload, plain_name
 from flashvsr.streaming import StreamingModel
 from flashvsr.upscale import ClipOptions, upscale_file
@@ -45,14 +46,16 @@ class Settings:
         model: One of the page's models, by name.
         size: An enlargement of 1 to 4 such as ``"4x"``, or a height such as ``"1080p"``.
         container: Ending of the video that is made, such as ``"mp4"``; pictures become PNG.
+        detail: From 0, only what the file shows, to 1, all that the model adds.
 
     Raises:
-        ValueError: If the size or the container is none of these.
+        ValueError: If the size or the container is none of these, or the detail is out of range.
     """
 
     model: str = "nano"
     size: str = "4x"
     container: str = "mp4"
+    detail: float = 1.0
 
     def __post_init__(self) -> None:
         scaled, high = re.fullmatch(r"([1-4](\.\d+)?)x", self.size), re.fullmatch(r"(\d{2,4})p", self.size)
@@ -60,6 +63,8 @@ class Settings:
             raise ValueError(f"the size is {self.size}: expected 1x to 4x, or a height such as 1080p")
         if self.container not in ("mp4", "mkv", "mov", "webm"):
             raise ValueError(f"the container is {self.container}: expected mp4, mkv, mov or webm")
+        if not 0 <= self.detail <= 1:
+            raise ValueError(f"the detail is {self.detail}: expected 0 to 1")
 
     @property
     def scale(self) -> float:
@@ -286,7 +291,7 @@ class Queue:
         try:
             height, width = file.target
             file.say(f"{file.upload.width}x{file.upload.height} to {width}x{height} with {file.settings.model}")
-            model = self._load(file.settings.model)
+            model = with_detail(self._load(file.settings.model), file.settings.detail)
             kept = _kept_frames(output)
             if kept:
                 file.say(f"goes on after {kept} frames")

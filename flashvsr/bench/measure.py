@@ -191,10 +191,13 @@ def bench(system: FlashVSR | DecoderSystem, *, height: int, width: int, chunks: 
         Medians; on a GPU of CUDA events, with peak memory since the process started.
 
     Raises:
-        ValueError: If the size is not a multiple of 4 or `chunks` is not positive.
+        ValueError: If the size is not a multiple of 4, `chunks` is not positive, or the detail of the system is 0,
+            with which not all parts run.
     """
     if height % 4 or width % 4 or chunks < 1:
         raise ValueError(f"the output size is a multiple of 4 and chunks at least 1: got {height}x{width}, {chunks}")
+    if isinstance(system, FlashVSR) and not system.detail:
+        raise ValueError("with a detail of 0 only the decoder runs: bench times all parts, at any other detail")
     first, following = system.geometry.first_frames, system.geometry.next_frames
     video = torch.randint(0, 256, (first + following, 3, height // 4, width // 4), dtype=torch.uint8)
     video = video.to(system.device)

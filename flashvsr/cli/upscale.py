@@ -64,6 +64,13 @@ def add_model_arguments(group: argparse._ArgumentGroup) -> None:
         help="colour correction (auto: the model's)",
     )
     add(
+        "--detail",
+        type=float,
+        default=1.0,
+        metavar="D",
+        help="0: only what the input shows, 1: all that the diffusion part adds (default: 1)",
+    )
+    add(
         "--device",
         default="auto",
         help="auto, cpu, cuda, cuda:1, ...; several GPUs: cuda:0,cuda:1 or cuda:* (default: auto)",

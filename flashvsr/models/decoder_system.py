@@ -95,6 +95,22 @@ class DecoderSystem(nn.Module):
             on_frames(frames)
         return frames, state
 
+    def with_detail(self, detail: float) -> DecoderSystem:
+        """This system; there are no latents whose detail could be turned down.
+
+        Args:
+            detail: 1.
+
+        Raises:
+            ValueError: If it is anything else.
+        """
+        if detail != 1:
+            raise ValueError(
+                f"this model is a decoder alone, without a diffusion part whose detail could be {detail:g}: leave it "
+                "at 1, or choose a model with a transformer"
+            )
+        return self
+
     def load_state(self, saved: dict[str, Any]) -> Any:
         """Rebuild the state that :meth:`step` returned from its ``state_dict``, on this system's device.
 

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from flashvsr.attention import LocalSparseAttention
 from flashvsr.attention.ops import IMPLS
-from flashvsr.decoders import TinyDecoder, TinyVAE, WanVAE
 from flashvsr.kernels import unavailable
 from flashvsr.models.class_paths import merge_arguments
 from flashvsr.models.decoder_system import DecoderSystem
@@ -20,7 +19,7 @@ from flashvsr.models.dit import VideoDiT
 from flashvsr.models.folder import DESCRIPTION, Component, ModelFolder, read_model_folder
 from flashvsr.models.official import is_official_folder, read_official_folder
 from flashvsr.models.parallel import spread
-from flashvsr.models.system import FlashVSR
+from flashvsr.models.system import LATENTS_ONLY, FlashVSR, check_detail
 
 PACKAGED = Path(__file__).parent.parent / "weights"
 DECODERS = {"tiny": "decoder", "full": "vae"}
@@ -40,6 +39,7 @@ def load(
     impl: str = "auto",
     decoder: str = "tiny",
     color: str = "auto",
+    detail: float = 1.0,
     prompt: str | Path | Tensor | None = None,
     sparse_ratio: float | None = None,
     cache_gib: float | None = None,
@@ -63,6 +63,8 @@ def load(
         impl: Implementation of block-sparse attention.
         decoder: ``"tiny"``, or ``"full"`` for the VAE's decoder.
         color: ``"adain"``, ``"wavelet"`` or ``"none"``; ``"auto"`` for the choice of the model.
+        detail: Factor of the latents, from 0 (the decoder alone) to 1 (the whole model), see
+            :attr:`~flashvsr.models.FlashVSR.detail`.
         prompt: Text embedding of a published folder, or its file, if it does not lie in the folder.
         sparse_ratio: Density of attention; None keeps the model's own.
         cache_gib: GiB on each device for keys and values of a stream, see :class:`~flashvsr.models.VideoDiT`. None is
@@ -83,6 +85,9 @@ def load(
         raise ValueError(f"decoder is one of {', '.join(DECODERS)}; got {decoder!r}")
     if impl not in ("auto", *IMPLS):
         raise ValueError(f"impl is one of auto, {', '.join(IMPLS)}; got {impl!r}")
+    check_detail(detail)
+    if detail != 1 and decoder == "full":
+        raise ValueError(f"the full decoder sees only the latents and needs them whole: leave out detail={detail:g}")
     devices = choose_devices(device)
     device = devices[0]
     dtype = choose_dtype(dtype, device)
@@ -96,9 +101,10 @@ def load(
     if "dit" not in folder.components and "decoder" in folder.components and decoder == "tiny":
         if len(devices) > 1:
             raise ValueError(f"{folder.path} is a decoder alone, which runs on one GPU: name one, not {len(devices)}")
-        _check_unused(folder, impl=impl, sparse_ratio=sparse_ratio, cache_gib=cache_gib, fp8=fp8)
+        scaled = None if detail == 1 else detail
+        _check_unused(folder, impl=impl, sparse_ratio=sparse_ratio, cache_gib=cache_gib, fp8=fp8, detail=scaled)
         alone = folder.component("decoder").build(device=device, dtype=dtype, trust_code=trust_code)
-        if isinstance(alone, TinyDecoder | TinyVAE | WanVAE):
+        if isinstance(alone, LATENTS_ONLY):
             raise ValueError(f"{folder.path} has no transformer, and its decoder does not see the LR frames")
         return DecoderSystem(alone, color=color).requires_grad_(False).eval()
     parts = {name: folder.component(name) for name in ("projection", "dit", DECODERS[decoder])}
@@ -113,7 +119,7 @@ def load(
     if fp8:
         _use_fp8(dit, device, dtype)
     embedding = None if folder.prompt is None else folder.prompt.to(device, dtype, copy=True)
-    system = FlashVSR(projection, dit, chosen, embedding, color=color).requires_grad_(False).eval()
+    system = FlashVSR(projection, dit, chosen, embedding, color=color, detail=detail).requires_grad_(False).eval()
     return system if len(devices) == 1 else spread(system, devices)
 
 
@@ -259,7 +265,7 @@ def choose_dtype(dtype: torch.dtype | str, device: torch.device) -> torch.dtype:
 def _check_unused(folder: ModelFolder, **options: Any) -> None:
     """Refuse what is for a transformer."""
     for name, value in options.items():
-        if value not in (None, False, "auto"):
+        if value is not None and value is not False and value != "auto":  # a detail of 0 is a value
             raise ValueError(f"{folder.path} is a decoder alone, without a transformer: leave out {name}={value!r}")
 
 

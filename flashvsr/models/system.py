@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from flashvsr.attention import LocalSparseAttention, choose_impl
+from flashvsr.decoders import TinyDecoder, TinyVAE, WanVAE
 from flashvsr.decoders.color import ColorMatch
 from flashvsr.kernels import unavailable
 from flashvsr.models.dit import VideoDiT
@@ -26,21 +28,24 @@ logger = logging.getLogger(__name__)
 TIMESTEP = 1000.0
 """The one step starts from pure noise."""
 
+LATENTS_ONLY = (TinyDecoder, TinyVAE, WanVAE)
+"""Decoders that do not see the LR frames."""
+
 
 @dataclass
 class SystemState(ConsumableState):
     """The past of one stream, of all parts of :class:`FlashVSR`.
 
     Attributes:
-        projection: State of the LR projection.
-        dit: State of the transformer.
+        projection: State of the LR projection; None after a chunk with a detail of 0.
+        dit: State of the transformer; None likewise.
         decoder: State of the decoder.
         lr: LR frames that the projection has seen and the decoder has not, `[B, 3, 4, H, W]`.
         queued: On several GPUs, an event of each chunk that is not computed yet.
     """
 
     projection: Any
-    dit: DiTState
+    dit: DiTState | None
     decoder: Any
     lr: Tensor
     queued: list[Any] = field(default_factory=list, repr=False)
@@ -53,8 +58,8 @@ class SystemState(ConsumableState):
         """
         self.check_fresh()
         return {
-            "projection": self.projection.state_dict(),
-            "dit": self.dit.state_dict(),
+            "projection": None if self.dit is None else self.projection.state_dict(),
+            "dit": None if self.dit is None else self.dit.state_dict(),
             "decoder": self.decoder.state_dict(),
             "lr": self.lr.to("cpu", copy=True),
         }
@@ -70,9 +75,10 @@ class FlashVSR(nn.Module):
         prompt: Text embedding `[1, L, text_dim]` that the transformer attends to; None for one without a prompt.
         color: ``"adain"``, ``"wavelet"`` or ``"none"``: how colours are brought back to those of the LR frames.
         geometry: How the stream is cut; None for FlashVSR's.
+        detail: See :attr:`detail`.
 
     Raises:
-        ValueError: If `color` is unknown, or a prompt is missing or not taken.
+        ValueError: If `color` is unknown, a prompt is missing or not taken, or `detail` is out of range.
 
     Reference:
         FlashVSR, https://arxiv.org/abs/2510.12747.
@@ -91,6 +97,7 @@ class FlashVSR(nn.Module):
         *,
         color: str = "adain",
         geometry: Geometry | None = None,
+        detail: float = 1.0,
     ) -> None:
         super().__init__()
         if (prompt is not None) != dit.has_prompt:
@@ -101,6 +108,43 @@ class FlashVSR(nn.Module):
         self.register_buffer("prompt", prompt, persistent=False)
         self.color = ColorMatch(color)
         self.geometry = geometry or Geometry()
+        self.detail = detail
+
+    @property
+    def detail(self) -> float:
+        """The latents are multiplied by this, from 0 to 1, before they are decoded.
+
+        1 is the whole model. 0 is what the decoder makes of the LR frames alone; projection and transformer are then
+        skipped. Between them the latents, not the frames, go in a straight line. It is meant for a decoder that was
+        trained with latents dropped, as those of a conditional autoencoder are.
+
+        Raises:
+            ValueError: If it is set to something else, or to less than 1 for a decoder that does not see the LR frames.
+        """
+        return self._detail
+
+    @detail.setter
+    def detail(self, detail: float) -> None:
+        check_detail(detail)
+        if detail != 1 and isinstance(self.decoder, LATENTS_ONLY):
+            raise ValueError(
+                f"a {type(self.decoder).__name__} sees only the latents and needs them whole: leave detail at 1, or "
+                "take a decoder that sees the LR frames"
+            )
+        self._detail = float(detail)
+
+    def with_detail(self, detail: float) -> FlashVSR:
+        """The same networks with another :attr:`detail`; weights are shared, and this system stays as it is.
+
+        Args:
+            detail: From 0 to 1.
+
+        Raises:
+            ValueError: As for :attr:`detail`.
+        """
+        other = copy(self)
+        other.detail = detail
+        return other
 
     @property
     def device(self) -> torch.device:
@@ -160,17 +204,7 @@ class FlashVSR(nn.Module):
         past = None if state is None else state.take()
         lr, noise = lr.to(self.device, self.pixel_dtype), noise.to(self.device, self.dtype)
         arrived = send(lr, self.output_device)
-        tokens, projection = self.projection(lr.to(self.dtype), past.projection if past else None)
-        timestep = torch.full((lr.shape[0],), TIMESTEP, device=lr.device)
-        velocity, dit = self.dit(
-            noise,
-            timestep,
-            lr_tokens=tokens,
-            prompt=self.prompt if past is None else None,
-            state=past.dit if past else None,
-        )
-        del tokens
-        latents = send(send(noise, velocity.device) - velocity, arrived.device)  # a step from sigma 1 to sigma 0
+        latents, projection, dit = self._latents(lr, noise, past)
         seen = arrived if past is None else torch.cat((past.lr, arrived), 2)
         shown, ahead = seen[:, :, : -self.geometry.lookahead], seen[:, :, -self.geometry.lookahead :]
         decoder = past.decoder if past else None
@@ -184,6 +218,25 @@ class FlashVSR(nn.Module):
         frames = parts[0] if on_frames is None else torch.cat(parts, 2)
         queued = keep_pace(past.queued if past else [], self.devices)
         return frames, SystemState(projection, dit, decoder, ahead.clone(), queued)
+
+    def _latents(self, lr: Tensor, noise: Tensor, past: SystemState | None) -> tuple[Tensor, Any, DiTState | None]:
+        """What the decoder gets, where it is, and the states of projection and transformer."""
+        if not self.detail:
+            return torch.zeros_like(noise, device=self.output_device), None, None
+        tokens, projection = self.projection(lr.to(self.dtype), past.projection if past else None)
+        timestep = torch.full((lr.shape[0],), TIMESTEP, device=lr.device)
+        velocity, dit = self.dit(
+            noise,
+            timestep,
+            lr_tokens=tokens,
+            prompt=self.prompt if past is None else None,
+            state=past.dit if past else None,
+        )
+        del tokens
+        latents = send(noise, velocity.device) - velocity  # a step from sigma 1 to sigma 0
+        if self.detail != 1:
+            latents = self.detail * latents
+        return send(latents, self.output_device), projection, dit
 
     def _frames_of_latents(self, frames: int, latents: int) -> list[int]:
         """Frames of each latent of a chunk: the first of a stream stands for fewer."""
@@ -211,6 +264,11 @@ class FlashVSR(nn.Module):
                 f"the state goes on from LR frames {list(state.lr.shape)}, got {list(lr.shape)}; start a new stream "
                 "with state=None when the batch or the frame size changes"
             )
+        if state is not None and state.dit is None and self.detail:
+            raise ValueError(
+                f"the state is of a stream with a detail of 0, in which the transformer saw nothing: go on with 0, or "
+                f"start a new stream with {self.detail:g}"
+            )
 
     def load_state(self, saved: dict[str, Any]) -> SystemState:
         """Rebuild a state from :meth:`SystemState.state_dict` on this system's devices.
@@ -221,16 +279,22 @@ class FlashVSR(nn.Module):
         Returns:
             A state for :meth:`step`.
         """
-        last = self.output_device
+        last, projection, dit = self.output_device, None, None
+        if saved["dit"] is not None:
+            projection = self.projection.state_type.from_state_dict(_copy_to(saved["projection"], self.device))
+            dit = DiTState.from_state_dict(saved["dit"], cache_gib=self.dit.cache_gib, stages=self.dit.stages())
         return SystemState(
-            self.projection.state_type.from_state_dict(_copy_to(saved["projection"], self.device)),
-            DiTState.from_state_dict(saved["dit"], cache_gib=self.dit.cache_gib, stages=self.dit.stages()),
+            projection,
+            dit,
             self.decoder.state_type.from_state_dict(_copy_to(saved["decoder"], last)),
             _copy_to(saved["lr"], last),
         )
 
     def paths(self) -> dict[str, str]:
         """What a stream will run, in words: one entry for every operation that has more than one path, and why."""
+        if not self.detail:
+            convolutions = self._path("fused_convolution", "cudnn")
+            return {"detail": "0: the decoder alone", "convolutions of tiny decoders": convolutions, **self._places()}
         first = self.dit.blocks[0]
         attention: Any = first.self_attn
         impl, reason = getattr(attention, "impl", None), "as asked"
@@ -315,6 +379,16 @@ class FlashVSR(nn.Module):
             `[T, 3, round(scale*h), round(scale*w)]`, same dtype and range.
         """
         return upscale(self, video, scale=scale, seed=seed, noise=noise)
+
+
+def check_detail(detail: float) -> None:
+    """Refuse a detail out of range.
+
+    Raises:
+        ValueError: If it is not between 0 and 1.
+    """
+    if not 0 <= detail <= 1:
+        raise ValueError(f"detail goes from 0, the decoder alone, to 1, the whole model; got {detail}")
 
 
 def _copy_to(saved: Any, device: torch.device) -> Any:

@@ -50,6 +50,7 @@ def asked_for(
         OSError: If input or model cannot be read.
     """
     shaping = {name: value for name, value in vars(loading).items() if name not in ("cache_gib", "trust_code")}
+    shaping["detail"] = None if loading.detail == 1 else float(loading.detail)
     shaping |= {name: value for name, value in vars(clip).items() if value is not None}
     return {
         "input": fingerprint_source(source),
@@ -138,7 +139,7 @@ def fingerprint_system(system: Any) -> str:
         system: Anything. If it has a ``state_dict()``, the name, shape, dtype and both ends of every tensor count.
 
     Returns:
-        ``"Class 0123456789abcdef"``.
+        ``"Class 0123456789abcdef"``, and its detail if that is less than 1.
     """
     kind = type(system)
     digest = hashlib.sha256(f"{kind.__module__}.{kind.__qualname__}".encode())
@@ -148,4 +149,5 @@ def fingerprint_system(system: Any) -> str:
         flat = tensor.detach().flatten()
         for end in (flat[:TENSOR_ENDS], flat[-TENSOR_ENDS:]):
             digest.update(end.double().cpu().numpy().tobytes())
-    return f"{kind.__qualname__} {digest.hexdigest()[:16]}"
+    detail = getattr(system, "detail", 1)
+    return f"{kind.__qualname__} {digest.hexdigest()[:16]}" + ("" if detail == 1 else f", detail {detail:g}")

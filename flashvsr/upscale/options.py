@@ -18,6 +18,7 @@ class LoadOptions:
         prompt: Prompt tensor of an official folder; None looks for it in the folder.
         decoder: ``"tiny"`` or ``"full"`` (the Wan2.1 VAE).
         color: ``"adain"``, ``"wavelet"`` or ``"none"``; ``"auto"`` for the choice of the model.
+        detail: Factor of the latents, from 0 (the decoder alone) to 1 (the whole model).
         device: ``"auto"``, a device of PyTorch, or several GPUs: ``"cuda:0,cuda:1"``, ``"cuda:*"``.
         dtype: ``"auto"``, ``"fp32"``, ``"bf16"`` or ``"fp16"``.
         impl: Attention implementation, ``"auto"`` or a name.
@@ -32,6 +33,7 @@ class LoadOptions:
     prompt: str | Path | None = None
     decoder: str = "tiny"
     color: str = "auto"
+    detail: float = 1.0
     device: str = "auto"
     dtype: str = "auto"
     impl: str = "auto"

@@ -79,10 +79,12 @@ class UpscaleImages:
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         """The model, the frames, and what shapes the result."""
-        return {"required": {"model": ("FLASHVSR_MODEL",), "images": ("IMAGE",), **_options()}}
+        required = {"model": ("FLASHVSR_MODEL",), "images": ("IMAGE",), **_options()}
+        return {"required": required, "optional": _detail_option()}
 
-    def upscale(self, model: Any, images: Tensor, scale: float, seed: int) -> tuple[Tensor]:
+    def upscale(self, model: Any, images: Tensor, scale: float, seed: int, detail: float = 1.0) -> tuple[Tensor]:
         """Upscale `[T, h, w, 3]` in [0, 1] to `[T, scale * h, scale * w, 3]`."""
+        model = _with_detail(model, detail)
         count, height, width = images.shape[:3]
         stream = model.stream(height=height, width=width, scale=scale, seed=seed)
         result = torch.empty(count, round(scale * height), round(scale * width), 3)
@@ -121,13 +123,23 @@ class UpscaleVideoFile:
                 "filename_prefix": prefix,
                 "container": (["mp4", "mkv"],),
                 "crf": crf,
-            }
+            },
+            "optional": _detail_option(),
         }
 
     def upscale(
-        self, model: Any, video: Any, scale: float, seed: int, filename_prefix: str, container: str, crf: float
+        self,
+        model: Any,
+        video: Any,
+        scale: float,
+        seed: int,
+        filename_prefix: str,
+        container: str,
+        crf: float,
+        detail: float = 1.0,
     ) -> dict[str, Any]:
         """Upscale the file, and hand on the result."""
+        model = _with_detail(model, detail)
         folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
             filename_prefix, folder_paths.get_output_directory()
         )
@@ -163,6 +175,16 @@ def _options() -> dict[str, Any]:
         "scale": ("FLOAT", {"default": 4, "min": 1, "max": 4, "step": 0.5}),
         "seed": ("INT", {"default": 0, "min": 0, "max": 2**31 - 1, "tooltip": "the same seed gives the same frames"}),
     }
+
+
+def _detail_option() -> dict[str, Any]:
+    """Optional, so that workflows saved without it go on working."""
+    tooltip = "0: only what the input shows; 1: all that the model adds. nano has no diffusion part: leave it at 1"
+    return {"detail": ("FLOAT", {"default": 1.0, "min": 0.0, "max": 1.0, "step": 0.05, "tooltip": tooltip})}
+
+
+def _with_detail(model: Any, detail: float) -> Any:
+    return model if detail == 1 else model.with_detail(detail)
 
 
 def _pieces(stream: Any, images: Tensor) -> Iterator[Tensor]:

@@ -169,10 +169,29 @@ def test_closing_stops_the_run(folder, dropped):
     assert not closing.is_alive() and queue.file(1).state is State.STOPPED
 
 
-@pytest.mark.parametrize("settings", [{"size": "0.5x"}, {"size": "4.5x"}, {"size": "../a"}, {"container": "sh"}])
+@pytest.mark.parametrize(
+    "settings", [{"size": "0.5x"}, {"size": "4.5x"}, {"size": "../a"}, {"container": "sh"}, {"detail": 1.5}]
+)
 def test_settings_that_no_button_gives_are_refused(settings):
     with pytest.raises(ValueError, match="expected"):
         Settings(**settings)
+
+
+def test_the_detail_of_a_file_is_that_of_its_run(folder, dropped):
+    used = []
+
+    class Detailed(StandIn):
+        def with_detail(self, detail):
+            used.append(detail)
+            return self
+
+    queue = Queue(folder.files, lambda name: Detailed())
+    number = queue.add(dropped(frames=3)).number
+    for detail in (0.25, 1.0):
+        queue.start(number, Settings(size="2x", detail=detail))
+        assert one(queue).state is State.DONE
+    assert used == [0.25]
+    queue.close()
 
 
 def test_a_height_is_reached_and_one_that_is_no_enlargement_is_refused(queue, dropped):

@@ -10,8 +10,10 @@ pytest.importorskip("gradio", reason="the extra app is not installed: the page w
 from starlette.testclient import TestClient
 
 from flashvsr.app.models import Models
+from flashvsr.app.page import Page
 from flashvsr.app.queue import Settings
 from flashvsr.app.server import create_app
+from tests.small_folder import save_small_system
 from tests.upscale.standin import write_clip
 
 MOST = 100_000
@@ -48,6 +50,26 @@ def call(client, target, data):
 def named(config, entry):
     names = {part["id"]: part["props"].get("elem_id") for part in config["components"]}
     return [[names.get(number), event] for number, event in entry["targets"]]
+
+
+def detail_slider(config):
+    (slider,) = [part["props"] for part in config["components"] if part["props"].get("elem_id") == "detail"]
+    return slider
+
+
+def test_the_detail_of_nano_cannot_be_turned_down_and_the_page_says_why(client):
+    slider = detail_slider(client.get("/config").json())
+    assert (slider["interactive"], slider["value"]) == (False, 1)
+    assert slider["info"] == "nano has no diffusion part: there is nothing to turn down."
+
+
+def test_the_detail_of_a_model_with_a_transformer_can_be_turned_down(folder, queue, tmp_path):
+    save_small_system(tmp_path / "small")
+    models = Models([str(tmp_path / "small"), "nano"])
+    assert [models.has_detail(name) for name in models.names] == [True, False]
+    page = Page(queue, models, tmp_path)
+    assert page.detail.interactive
+    assert not page.detail_of("nano")["interactive"]
 
 
 def test_the_page_is_served_with_nothing_from_elsewhere(client):

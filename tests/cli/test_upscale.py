@@ -332,12 +332,23 @@ def test_every_option_of_the_command_is_one_of_the_function(monkeypatch):
 def test_options_of_loading_and_encoding_arrive(monkeypatch):
     seen = {}
     monkeypatch.setattr(flashvsr.upscale, "upscale_file", lambda *paths, **options: seen.update(options))
-    assert (
-        main(["upscale", "a.mp4", "b.mp4", "--impl", "gather", "--cache-gib", "3", "--crf", "20", "--no-resume"]) == 0
-    )
-    assert seen["loading"] == LoadOptions(impl="gather", cache_gib=3)
+    loading = ["--impl", "gather", "--cache-gib", "3", "--detail", "0.6"]
+    assert main(["upscale", "a.mp4", "b.mp4", *loading, "--crf", "20", "--no-resume"]) == 0
+    assert seen["loading"] == LoadOptions(impl="gather", cache_gib=3, detail=0.6)
     assert seen["encoding"] == EncodeOptions(crf=20)
     assert seen["segment_seconds"] is None
+
+
+@pytest.mark.parametrize("command", ["upscale", "live"])
+@pytest.mark.parametrize(
+    ("detail", "said"),
+    [("0.5", "nano is a decoder alone, without a transformer: leave out detail=0.5"), ("2", "detail goes from 0, the")],
+)
+def test_a_detail_that_makes_no_sense_ends_the_run_before_it_begins(clip, tmp_path, capsys, command, detail, said):
+    output = tmp_path / "out.mp4"
+    assert main([command, str(clip), str(output), "--device", "cpu", "--detail", detail]) == 1
+    assert said in capsys.readouterr().err
+    assert list(tmp_path.glob("out*")) == []
 
 
 def test_it_pipes(clip, tmp_path):

@@ -179,6 +179,24 @@ def test_a_model_is_loaded_on_the_device_of_the_host(nodes, host, tmp_path, monk
     ]
 
 
+def test_the_detail_of_a_node_changes_the_model_of_this_node_only(nodes, tmp_path):
+    used = []
+
+    class Detailed(StandIn):
+        def with_detail(self, detail):
+            used.append(detail)
+            return self
+
+    clip = write_clip(tmp_path / "clip.mp4", 2)
+    nodes["FlashVSRUpscaleImages"].upscale(Detailed(), frames_of(clip)[1], 2.0, 0, 0.25)
+    nodes["FlashVSRUpscaleVideoFile"].upscale(
+        Detailed(), VideoFile(str(clip)), 2.0, 0, "video/out", "mp4", 16.0, detail=0.5
+    )
+    assert used == [0.25, 0.5]
+    for name in ("FlashVSRUpscaleImages", "FlashVSRUpscaleVideoFile"):
+        assert nodes[name].INPUT_TYPES()["optional"]["detail"][1]["default"] == 1.0
+
+
 def test_the_example_workflows_use_nodes_and_inputs_that_exist(nodes):
     files = sorted((NODES / "example_workflows").glob("*.json"))
     assert files

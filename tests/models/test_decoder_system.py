@@ -102,11 +102,21 @@ def test_a_folder_of_a_decoder_alone_streams(tmp_path):
     assert torch.equal(system.upscale(_video(6)), DecoderSystem(decoder).eval().upscale(_video(6)))
 
 
-@pytest.mark.parametrize("option", [{"impl": "gather"}, {"sparse_ratio": 2.0}, {"fp8": True}, {"cache_gib": 1.0}])
+@pytest.mark.parametrize(
+    "option",
+    [{"impl": "gather"}, {"sparse_ratio": 2.0}, {"fp8": True}, {"cache_gib": 1.0}, {"detail": 0.6}, {"detail": 0.0}],
+)
 def test_what_is_for_a_transformer_is_refused(tmp_path, option):
     path = _conditional(tmp_path / "model", _decoder())
     with pytest.raises(ValueError, match=f"decoder alone, without a transformer: leave out {next(iter(option))}="):
         load(path, device="cpu", **option)
+
+
+def test_a_loaded_decoder_has_no_detail_to_turn_down():
+    system = _system()
+    assert system.with_detail(1) is system
+    with pytest.raises(ValueError, match=r"without a diffusion part whose detail could be 0\.5: leave it at 1"):
+        system.with_detail(0.5)
 
 
 def test_a_decoder_that_does_not_see_the_lr_frames_cannot_be_alone(tmp_path):

@@ -327,6 +327,14 @@ def test_impl_and_density_reach_every_layer(ours):
         load(ours, sparse_ratio=0, device="cpu")
 
 
+def test_the_detail_reaches_the_system_and_is_checked_before_a_model_is_looked_for(ours):
+    assert (load(ours, device="cpu").detail, load(ours, device="cpu", detail=0.6).detail) == (1, 0.6)
+    with pytest.raises(ValueError, match=r"detail goes from 0, the decoder alone, to 1, the whole model; got 1\.5"):
+        load("nowhere", detail=1.5)
+    with pytest.raises(ValueError, match="the full decoder sees only the latents and needs them whole: leave out det"):
+        load("nowhere", decoder="full", detail=0.5)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -71,6 +71,15 @@ def test_stages_change_no_bit_of_the_frames_and_of_the_saved_state(edges):
     assert all(torch.equal(tails[0], tail) for tail in tails[1:])
 
 
+@pytest.mark.parametrize("detail", [0.0, 0.6])
+def test_stages_change_no_bit_of_the_frames_at_any_detail(detail):
+    whole, video = _system(), _video(37)
+    expected = whole.with_detail(detail).upscale(video)
+    staged = spread(_system(), [CPU, CPU], edges=[0, 2, 5]).with_detail(detail)
+    assert torch.equal(staged.upscale(video), expected)
+    assert not torch.equal(whole.upscale(video), expected)
+
+
 def test_each_stage_keeps_the_keys_and_values_of_its_own_blocks_only():
     staged = spread(_system(), [CPU, CPU], edges=[0, 2, 5])
     stream = staged.stream(height=32, width=32)

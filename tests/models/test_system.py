@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from flashvsr.attention import LocalSparseAttention
-from flashvsr.decoders import TinyConditionalDecoder, adain_color
+from flashvsr.decoders import TinyConditionalDecoder, TinyDecoder, adain_color
 from flashvsr.decoders.color import ColorMatch
 from flashvsr.models.dit import VideoDiT
 from flashvsr.models.lr_projection import LRProjection
@@ -183,3 +183,91 @@ def test_a_prompt_or_colour_that_does_not_fit_is_refused():
         FlashVSR(*parts, prompt=torch.zeros(1, 4, 8))
     with pytest.raises(ValueError, match="'sepia'"):
         FlashVSR(*parts, color="sepia")
+
+
+@pytest.fixture(scope="module")
+def bright():
+    """A system whose latents change what is seen, and a clip for it."""
+    system = _system()
+    torch.nn.init.normal_(system.dit.head.head.weight, std=0.5)
+    return system, _video(30, 32, 32)
+
+
+def _latents(system: FlashVSR, video: torch.Tensor) -> torch.Tensor:
+    """What the decoder gets while a clip is upscaled."""
+    seen = []
+    handle = system.decoder.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0].clone()))
+    with handle:
+        system.upscale(video)
+    return torch.cat(seen, 2)
+
+
+def test_a_detail_of_1_is_the_plain_system_bit_for_bit(bright):
+    system, video = bright
+    assert torch.equal(system.with_detail(1).upscale(video), system.upscale(video))
+
+
+def test_latents_grow_linearly_with_the_detail_from_zero(bright):
+    system, video = bright
+    whole = _latents(system, video)
+    assert whole.std() > 0.5
+    for detail in (0.0, 0.25, 0.7):
+        assert torch.equal(_latents(system.with_detail(detail), video), detail * whole), detail
+
+
+def test_a_detail_of_0_is_the_decoder_on_zeros_and_runs_nothing_else(bright):
+    system = bright[0]
+    frames = torch.randint(0, 256, (33, 3, 32, 32), dtype=torch.uint8)
+
+    def refuse(*_):
+        raise AssertionError("this part is not needed")
+
+    zeroed = system.decoder.register_forward_pre_hook(lambda module, given: (torch.zeros_like(given[0]), *given[1:]))
+    with zeroed:
+        expected = _stream(system, frames, 8)
+    handles = [part.register_forward_pre_hook(refuse) for part in (system.dit, system.projection)]
+    got = _stream(system.with_detail(0), frames, 8)
+    for handle in handles:
+        handle.remove()
+    assert torch.equal(got, expected)
+    assert not torch.equal(system.upscale(frames), expected)
+
+
+@pytest.mark.parametrize("detail", [0.0, 0.6])
+def test_with_any_detail_pieces_and_saved_streams_equal_one_pass(bright, detail):
+    system, video = bright[0].with_detail(detail), bright[1]
+    expected = system.upscale(video)
+    assert torch.equal(_stream(system, video, 7), expected)
+    stream = system.stream(height=32, width=32)
+    head = stream.push(video[:26])
+    again = system.stream(height=32, width=32, state=stream.state_dict())
+    assert torch.equal(torch.cat([head, again.push(video[26:]), again.finish()]), expected)
+
+
+def test_views_with_other_details_share_weights_and_leave_the_system_alone(bright):
+    system, _ = bright
+    half = system.with_detail(0.5)
+    assert (half.detail, system.detail, half.with_detail(1).detail) == (0.5, 1, 1)
+    assert next(half.parameters()) is next(system.parameters())
+
+
+def test_a_stream_without_a_past_of_the_transformer_cannot_gain_detail(bright):
+    system, video = bright
+    stream = system.with_detail(0).stream(height=32, width=32)
+    stream.push(video[:25])
+    again = system.stream(height=32, width=32, state=stream.state_dict())
+    with pytest.raises(ValueError, match="the state is of a stream with a detail of 0"):
+        again.push(video[25:30].repeat(2, 1, 1, 1))
+
+
+@pytest.mark.parametrize("detail", [-0.1, 1.01, float("nan")])
+def test_a_detail_out_of_range_is_refused(bright, detail):
+    with pytest.raises(ValueError, match="detail goes from 0, the decoder alone, to 1, the whole model; got"):
+        bright[0].with_detail(detail)
+
+
+def test_a_decoder_that_sees_only_latents_needs_them_whole():
+    system = _system()
+    system.decoder = TinyDecoder(channels=(16, 8, 8, 8))
+    with pytest.raises(ValueError, match="a TinyDecoder sees only the latents and needs them whole"):
+        system.with_detail(0.5)

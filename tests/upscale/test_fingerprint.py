@@ -2,6 +2,8 @@ import pytest
 import torch
 from torch import nn
 
+from flashvsr.decoders import TinyConditionalDecoder
+from flashvsr.models import DecoderSystem
 from flashvsr.upscale.fingerprint import fingerprint_model, fingerprint_source
 
 
@@ -55,3 +57,12 @@ def test_a_model_folder_is_told_by_its_files(tmp_path):
     (tmp_path / "model.yaml").write_text("dit: {a: 1}")
     assert fingerprint_model(tmp_path) != before
     assert fingerprint_model("nano") == "nano"
+
+
+def test_a_system_with_another_detail_is_another_model():
+    system = DecoderSystem(TinyConditionalDecoder(channels=(8, 8, 8, 8)))
+    before = fingerprint_model(system)
+    system.detail = 1.0
+    assert fingerprint_model(system) == before
+    system.detail = 0.6
+    assert fingerprint_model(system) == f"{before}, detail 0.6"

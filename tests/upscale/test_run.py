@@ -117,6 +117,7 @@ def test_resuming_where_nothing_was_left_starts_from_the_beginning(clip, whole, 
     [
         ({"seed": 1}, r"another seed \(then 0, now 1\)"),
         ({"loading": LoadOptions(impl="gather")}, r"another impl \(then auto, now gather\)"),
+        ({"loading": LoadOptions(detail=0.6)}, r"another detail \(then None, now 0.6\)"),
         ({"scale": 2}, r"another scale \(then 4.0, now 2.0\)"),
         ({"segment_seconds": 1.0}, r"another length of a segment"),
         ({"model": torch.nn.Identity()}, "another model"),
