@@ -87,6 +87,17 @@ def launch_attention(module: str, dtype: torch.dtype, head_dim: int) -> None:
         launch.grad_key_value(operands, 1, grad, lse, delta, transposed)
 
 
+def launch_attention_8bit(fp8_values: bool) -> None:
+    """Quantisation and attention over two pieces, as in a stream of 768x1408 pixels, and with more programs."""
+    launch: Any = import_module("flashvsr.kernels.attention_8bit_launch")
+    triton_launch: Any = import_module("flashvsr.kernels.attention_triton_launch")
+    for rows in (66, 510):
+        query, *pieces = (meta(1, blocks * 128, HEADS, 128).transpose(1, 2) for blocks in (rows, 198, 66))
+        operands = triton_launch.Operands(query, tuple(pieces), tuple(pieces), 128, 128**-0.5)
+        mask = meta(1, HEADS, rows, 264, dtype=torch.bool)
+        launch.forward(operands, mask, torch.float8_e4m3fn if fp8_values else None)
+
+
 def launch_norm_rope() -> None:
     """Norm of queries of the prompt's attention, and norm and rotation."""
     launch = import_module("flashvsr.kernels.norm_rope").launch_norm_rope
@@ -128,6 +139,10 @@ def cases(capability: str, kernels: list[str]) -> Iterator[tuple[str, Callable[[
         for name in ("bf16", "fp16"):
             dtype = DTYPES[name]
             yield f"hopper {name}", lambda dtype=dtype: launch_attention("attention_hopper_launch", dtype, 128)
+    if "attention_8bit" in kernels:
+        yield "int8", lambda: launch_attention_8bit(False)
+        if float(capability) >= 8.9:
+            yield "8 bits", lambda: launch_attention_8bit(True)
     if "norm_rope" in kernels:
         yield "norm_rope", launch_norm_rope
     if "residual" in kernels:
@@ -138,7 +153,7 @@ def cases(capability: str, kernels: list[str]) -> Iterator[tuple[str, Callable[[
         yield "quantize", launch_quantize
 
 
-KERNELS = ["attention_triton", "attention_hopper", "norm_rope", "residual", "select", "quantize"]
+KERNELS = ["attention_triton", "attention_hopper", "attention_8bit", "norm_rope", "residual", "select", "quantize"]
 
 
 class StandInDriver:

@@ -6,6 +6,7 @@ import operator
 from collections.abc import Callable, Sequence
 from functools import cache
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,23 +21,35 @@ from flashvsr.attention.impl import (
     packed_flex,
     packed_sdpa,
     packed_xformers,
+    plain_8bit,
     reference,
     triton,
+    triton_8bit,
 )
 from flashvsr.kernels import ImplUnavailableError
 
-_SPARSE: dict[str, ModuleType] = {
+_SPARSE: dict[str, Any] = {
     "hopper": hopper,
     "triton": triton,
     "gather": gather,
     "flex": flex,
     "dense": dense,
     "reference": reference,
+    "triton_8bit": triton_8bit.EIGHT_BIT,
+    "triton_int8": triton_8bit.INT8,
+    "plain_8bit": plain_8bit.EIGHT_BIT,
+    "plain_int8": plain_8bit.INT8,
 }
 _PACKED: dict[str, ModuleType] = {"xformers": packed_xformers, "sdpa": packed_sdpa, "flex": packed_flex}
 
 IMPLS = tuple(_SPARSE)
-"""Implementations of :func:`block_sparse_attention`, as ``auto`` prefers them; the last two it never takes."""
+"""Implementations of :func:`block_sparse_attention`."""
+
+AUTO_IMPLS = ("hopper", "triton", "gather", "flex")
+"""Those that ``auto`` takes, as it prefers them: not the slow ones, and not those in 8 bits, which are less exact."""
+
+EIGHT_BIT_IMPLS = ("triton_8bit", "triton_int8", "plain_8bit", "plain_int8")
+"""Those that round to 8 bits: queries and keys, and the first of each pair weights and values too. No gradients."""
 
 PACKED_IMPLS = tuple(_PACKED)
 """Implementations of :func:`packed_attention`, as ``auto`` prefers them."""
@@ -176,7 +189,7 @@ def choose_impl(
     """
     where = (device, dtype, head_dim, requires_grad)
     reasons = explain_impls(*where, packed=packed, block_size=block_size, key_mask=key_mask)
-    candidates = PACKED_IMPLS if packed else IMPLS[:-2]
+    candidates = PACKED_IMPLS if packed else AUTO_IMPLS
     for index, name in enumerate(candidates):
         if reasons[name] is None:
             proven, words = _prove(name, torch.device(device), dtype)

@@ -18,6 +18,7 @@ def run(args: argparse.Namespace) -> int:
     from flashvsr import __version__
     from flashvsr.attention import choose_impl, explain_impls
     from flashvsr.kernels import KERNELS, available, proof
+    from flashvsr.kernels.available import NO_GPU_YET
     from flashvsr.models.loading import choose_dtype
 
     print(f"flashvsr {__version__}")
@@ -39,11 +40,12 @@ def run(args: argparse.Namespace) -> int:
                 chosen, why = choose_impl(device, dtype, 128, training, packed=packed)
                 print(f"  {title}, {purpose} in {str(dtype).removeprefix('torch.')}: auto takes {chosen} ({why})")
                 for name, reason in explain_impls(device, dtype, 128, training, packed=packed).items():
-                    print(f"    {name:<10} {'runs' if reason is None else 'cannot run: ' + reason}")
+                    print(f"    {name:<12} {'runs' if reason is None else 'cannot run: ' + reason}")
         print(f"  kernels in {str(dtype).removeprefix('torch.')} inference; plain PyTorch runs where one cannot")
         if cuda:
             print(f"    {proof(device)}")
         for name in KERNELS:
             runs, reason = available(name, device, dtype)
-            print(f"    {name:<18} {'runs' if runs else 'cannot run: ' + reason}")
+            can = f"runs ({reason})" if name in NO_GPU_YET else "runs"
+            print(f"    {name:<18} {can if runs else 'cannot run: ' + reason}")
     return 0

@@ -17,6 +17,9 @@ RAN_ON = ((9, 0),)
 COMPILED_FOR = ((8, 0), (8, 6), (8, 9), (10, 0), (12, 0))
 """Compute capabilities for which they were only compiled, within registers and shared memory of such GPUs."""
 
+NO_GPU_YET = ("attention_8bit", "attention_int8")
+"""Kernels that no GPU has run: they are compiled for all of these, and their tests pass under Triton's interpreter."""
+
 CUDNN_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -43,7 +46,8 @@ def available(kernel: str, device: torch.device | str, dtype: torch.dtype) -> tu
     if kernel not in KERNELS:
         raise ValueError(f"kernel is one of {', '.join(KERNELS)}; got {kernel!r}")
     reason = KERNELS[kernel](torch.device(device), dtype)
-    return reason is None, reason or "it can run here"
+    can = "no GPU has run it yet, only the interpreter" if kernel in NO_GPU_YET else "it can run here"
+    return reason is None, reason or can
 
 
 def unavailable(kernel: str, device: torch.device | str, dtype: torch.dtype) -> str | None:
@@ -97,6 +101,21 @@ def _attention_triton(device: torch.device, dtype: torch.dtype) -> str | None:
         return f"needs an NVIDIA GPU and a CUDA build of torch, not device '{device}'"
     major, minor = torch.cuda.get_device_capability(device)
     return None if major >= 8 else f"needs compute capability 8.0, this GPU has {major}.{minor}"
+
+
+def _attention_int8(device: torch.device, dtype: torch.dtype) -> str | None:
+    reason = _attention_triton(device, dtype)
+    if reason is None and device.type == "cuda" and dtype == torch.float32:
+        return "torch.float32 is not bfloat16 or float16"
+    return reason
+
+
+def _attention_8bit(device: torch.device, dtype: torch.dtype) -> str | None:
+    reason = _attention_int8(device, dtype)
+    if reason is not None or device.type != "cuda":
+        return reason
+    major, minor = torch.cuda.get_device_capability(device)
+    return None if (major, minor) >= (8, 9) else f"needs compute capability 8.9, this GPU has {major}.{minor}"
 
 
 def _attention_hopper(device: torch.device, dtype: torch.dtype) -> str | None:
@@ -159,6 +178,8 @@ def minor_version(version: str) -> tuple[int, int]:
 KERNELS: dict[str, Callable[[torch.device, torch.dtype], str | None]] = {
     "attention_hopper": _attention_hopper,
     "attention_triton": _attention_triton,
+    "attention_8bit": _attention_8bit,
+    "attention_int8": _attention_int8,
     "norm_rope": _triton_on_gpu,
     "select": _triton_on_gpu,
     "residual": _triton_on_gpu,

@@ -82,6 +82,16 @@ def test_streaming_equals_the_released_transformer(golden, impl, device):
             masks.clear()
 
 
+@pytest.mark.parametrize(("impl", "most"), [("plain_int8", 0.001), ("plain_8bit", 0.0015)])
+def test_attention_in_8_bits_changes_the_released_velocity_by_about_a_thousandth(golden, impl, most):
+    case = golden("dit.pt")
+    for run in case["runs"]:
+        dit, inputs, chunk = _golden_dit(case, run, impl), case["inputs"][run["inputs"]], run["chunks"][0]
+        noise, tokens = inputs["noise"][:, :, :6].float(), inputs["lq_latents"][0][0].float()
+        velocity, _ = dit(noise, T1000, lr_tokens=tokens, prompt=case["context"].float())
+        assert 1e-4 < (velocity - chunk["noise_pred"]).norm() / chunk["noise_pred"].norm() < most
+
+
 def test_the_embeddings_equal_the_released_ones(golden):
     case = golden("dit.pt")
     dit = _golden_dit(case, case["runs"][0], "reference")

@@ -38,7 +38,7 @@ def attend_with(
         keys, values = (torch.cat(keys[:-1], 2), keys[-1]), (torch.cat(values[:-1], 2), values[-1])
     if torch.is_grad_enabled():
         return _Attention.apply(launch, block_mask, block_size, scale, query, *keys, *values)
-    query, *pieces = (_with_contiguous_channels(x) for x in (query, *keys, *values))
+    query, *pieces = (with_contiguous_channels(x) for x in (query, *keys, *values))
     operands = launch.Operands(query, tuple(pieces[: len(keys)]), tuple(pieces[len(keys) :]), block_size, scale)
     return launch.forward(operands, launch.BlockLists.of(block_mask))[0]
 
@@ -72,11 +72,11 @@ def gradients_with(
     sizes = [x.shape[2] for x in keys]
     if len(keys) > 2:
         keys, values = (torch.cat(keys[:-1], 2), keys[-1]), (torch.cat(values[:-1], 2), values[-1])
-    query, *pieces = (_with_contiguous_channels(x) for x in (query, *keys, *values))
+    query, *pieces = (with_contiguous_channels(x) for x in (query, *keys, *values))
     operands = launch.Operands(query, tuple(pieces[: len(keys)]), tuple(pieces[len(keys) :]), block_size, scale)
     lists, transposed = launch.BlockLists.of(block_mask), launch.BlockLists.of(block_mask.transpose(2, 3))
     out, lse = launch.forward(operands, lists)
-    grad = _with_contiguous_channels(grad)
+    grad = with_contiguous_channels(grad)
     delta = launch.dot_rows(out, grad, block_size)
     pairs = [launch.grad_key_value(operands, i, grad, lse, delta, transposed) for i in range(len(keys))]
     joined = (torch.cat([pair[side] for pair in pairs], 2).split(sizes, 2) for side in (0, 1))
@@ -96,7 +96,7 @@ class _Attention(torch.autograd.Function):
         query: Tensor,
         *pieces: Tensor,
     ) -> Tensor:
-        query, pieces = _with_contiguous_channels(query), tuple(map(_with_contiguous_channels, pieces))
+        query, pieces = with_contiguous_channels(query), tuple(map(with_contiguous_channels, pieces))
         half = len(pieces) // 2
         operands = launch.Operands(query, pieces[:half], pieces[half:], block_size, scale)
         out, lse = launch.forward(operands, launch.BlockLists.of(block_mask))
@@ -111,7 +111,7 @@ class _Attention(torch.autograd.Function):
         block_mask, out, lse, query, *pieces = ctx.saved_tensors
         half = len(pieces) // 2
         operands = launch.Operands(query, tuple(pieces[:half]), tuple(pieces[half:]), ctx.block_size, ctx.scale)
-        grad = _with_contiguous_channels(grad)
+        grad = with_contiguous_channels(grad)
         delta = launch.dot_rows(out, grad, ctx.block_size)
 
         query_wanted, *wanted = ctx.needs_input_grad[4:]
@@ -127,5 +127,6 @@ class _Attention(torch.autograd.Function):
         return None, None, None, None, grad_query, *grads
 
 
-def _with_contiguous_channels(x: Tensor) -> Tensor:
+def with_contiguous_channels(x: Tensor) -> Tensor:
+    """`x` itself, or a copy where the last axis is not contiguous."""
     return x if x.stride(3) == 1 else x.contiguous()  # an expanded gradient, as of out.sum(), has stride 0

@@ -11,9 +11,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flashvsr.attention.impl import autograd, flex, gather, hopper, reference, triton
+from flashvsr.attention.impl import autograd, flex, gather, hopper, plain_8bit, reference, triton, triton_8bit
 
-_IMPLS = {"hopper": hopper, "triton": triton, "gather": gather, "flex": flex, "reference": reference}
+_IMPLS: dict[str, Any] = {
+    "hopper": hopper,
+    "triton": triton,
+    "gather": gather,
+    "flex": flex,
+    "reference": reference,
+    "triton_8bit": triton_8bit.EIGHT_BIT,
+    "triton_int8": triton_8bit.INT8,
+    "plain_8bit": plain_8bit.EIGHT_BIT,
+    "plain_int8": plain_8bit.INT8,
+}
 _ARGUMENTS = (
     "Tensor query, Tensor[] keys, Tensor[] values, Tensor block_mask, Tensor? key_mask, "
     "int block_size, float scale, str impl"
