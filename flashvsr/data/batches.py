@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
 from flashvsr.data.sampling import BatchPlan, EpochPlan
+from flashvsr.data.settings import LoaderOptions
 from flashvsr.streaming import resize_bicubic
 
 
@@ -30,6 +32,21 @@ class SingleClipPlans(Sampler):
     def __iter__(self) -> Iterator[BatchPlan]:
         for batch in self.plan:
             yield from batch.split()
+
+
+class FixedPlans(DistributedSampler):
+    """Plans in their order; a DistributedSampler only so that Lightning leaves it in place.
+
+    Args:
+        plans: Of a validation.
+    """
+
+    def __init__(self, plans: list[BatchPlan]) -> None:
+        super().__init__(plans, num_replicas=1, rank=0, shuffle=False)  # type: ignore[arg-type]  # a list has the length it asks for
+        self._plans = plans
+
+    def __iter__(self) -> Iterator[BatchPlan]:
+        return iter(self._plans)
 
 
 class BatchLoader:
@@ -54,6 +71,32 @@ class BatchLoader:
         made = iter(self.loader)
         for first in made:
             yield join([first, *islice(made, self.clips - 1)])
+
+
+def plan_loader(
+    dataset: Dataset, plans: Sampler, options: LoaderOptions, *, workers: int | None = None, spawn: bool = False
+) -> DataLoader:
+    """What makes the batches of some plans in worker processes.
+
+    Args:
+        dataset: Makes the batch of a plan.
+        plans: In their order.
+        options: Of the workers.
+        workers: How many; None for as many as the options say.
+        spawn: Start them anew, for a device cannot be used in a fork.
+    """
+    workers = options.workers if workers is None else workers
+    return DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=plans,
+        num_workers=workers,
+        prefetch_factor=options.prefetch if workers else None,
+        persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_outlive_ctrl_c,
+        multiprocessing_context="spawn" if spawn else None,
+    )
 
 
 def join(parts: list[dict[str, Any]]) -> dict[str, Any]:
@@ -82,3 +125,8 @@ def upsample(small: Tensor, size: tuple[int, int]) -> Tensor:
 def to_float(frames: Tensor) -> Tensor:
     """Bytes to floats in [-1, 1]."""
     return frames.float().div_(127.5).sub_(1)
+
+
+def _outlive_ctrl_c(worker: int) -> None:
+    """Leave Ctrl-C, which a terminal sends to every process, to the training: it needs a worker to end its step."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

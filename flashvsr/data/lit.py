@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -12,16 +11,16 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader
 
-from flashvsr.data.batches import BatchLoader, SingleClipPlans, to_float, upsample
+from flashvsr.data.batches import BatchLoader, FixedPlans, SingleClipPlans, plan_loader, to_float, upsample
 from flashvsr.data.echo import EchoBuffer, EchoLoader, EchoStart
 from flashvsr.data.memory import ClipMaker, FootageInMemory, load_footage
 from flashvsr.data.samples import ClipDataset, DrawnNumbers
-from flashvsr.data.sampling import EpochPlan, ShardOrder, validation_plans
+from flashvsr.data.sampling import EpochPlan, validation_plans
 from flashvsr.data.settings import EpochOptions, LoaderOptions, PhotoOptions, ValidationOptions, rows_and_columns
-from flashvsr.data.shards import ShardIndex, usable
-from flashvsr.data.tar_samples import Entry, ShardError
+from flashvsr.data.shards import ShardIndex, UsableSamples, usable
+from flashvsr.data.tar_samples import ShardError
 
 _WORKER_DEGRADES = "exactly one of degradation (in the workers) and device_degradation (on the device) is needed"
 
@@ -96,7 +95,7 @@ class ShardDataModule(L.LightningDataModule):
         self._buffer = EchoBuffer(epoch.pool, seed, epoch.turn)
         self._footage: FootageInMemory | None = None
         self._folder: TemporaryDirectory[str] | None = None  # of the footage, where processes share it
-        self._found: dict[str, tuple[ShardIndex, list[Entry], list[Entry]]] = {}
+        self._found: dict[str, UsableSamples] = {}
         self.broken: Counter[str] = Counter()
 
     def setup(self, stage: str | None = None) -> None:
@@ -116,7 +115,8 @@ class ShardDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> BatchLoader | EchoLoader:
         """Batches of this process, from the position of the state on."""
-        index, videos, photos = self._split("train")
+        found = self._split("train")
+        videos, photos = found.videos, found.photos
         fraction = self._photos.fraction
         if fraction is None:
             fraction = len(photos) / (len(videos) + len(photos))
@@ -136,9 +136,9 @@ class ShardDataModule(L.LightningDataModule):
             rank=rank,
             world=world,
             span=lambda: self._pass().span(self._epoch.batches),
-            order=self._order(index, videos, photos),
+            order=found.order(self._epoch.shards_at_once),
         )
-        loader = BatchLoader(self._train_loader(index, videos, photos, SingleClipPlans(plan)), self._batch_size)
+        loader = BatchLoader(self._train_loader(found, SingleClipPlans(plan)), self._batch_size)
         repeats = self._epoch.echo > 1 or self._epoch.pool > 1 or self._epoch.turn
         return EchoLoader(loader, self._epoch.echo, self._pass) if repeats else loader
 
@@ -146,10 +146,10 @@ class ShardDataModule(L.LightningDataModule):
         """Every validation sample once; an empty list without validation shards."""
         if self._val is None:
             return []
-        index, videos, photos = self._split("val")
-        plans = validation_plans((len(videos), len(photos)), self._validation.batch_size, *self._place())
-        dataset = self._dataset(index, videos, photos, crop=self._val_crop, augment=False)
-        return self._loader(dataset, _Fixed(plans))
+        found = self._split("val")
+        counts = len(found.videos), len(found.photos)
+        plans = FixedPlans(validation_plans(counts, self._validation.batch_size, *self._place()))
+        return plan_loader(self._dataset(found, crop=self._val_crop, augment=False), plans, self._loader_options)
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Degrade on the device if so asked, and make the floats that the stages take."""
@@ -193,34 +193,25 @@ class ShardDataModule(L.LightningDataModule):
                 raise ValueError(f"the run to resume had {name}={had}, this one has {here}: set it back")
         self._start, self._echoed = tuple(state_dict["next"]), state_dict["echoed"]
 
-    def _open(self, shards: str | Sequence[str], crop: tuple[int, int]) -> tuple[ShardIndex, list[Entry], list[Entry]]:
+    def _open(self, shards: str | Sequence[str], crop: tuple[int, int]) -> UsableSamples:
         index = ShardIndex(shards, self._loader_options.remote)
-        videos, photos, lines = usable(index, crop)
+        found = usable(index, crop)
         self.broken.update(index.problems)
-        for line in (*index.problems, *lines):
+        for line in (*index.problems, *found.lines):
             warnings.warn(line, stacklevel=2)
-        if not videos and not photos:
-            raise ShardError(f"no usable samples in {shards}\n{(index.problems + lines + ['they are empty'])[0]}")
-        return index, videos, photos
+        if not found.videos and not found.photos:
+            raise ShardError(f"no usable samples in {shards}\n{(index.problems + found.lines + ['they are empty'])[0]}")
+        return found
 
-    def _split(self, name: str) -> tuple[ShardIndex, list[Entry], list[Entry]]:
+    def _split(self, name: str) -> UsableSamples:
         self.setup(None if name == "train" else "validate")
         return self._found[name]
 
-    def _order(self, index: ShardIndex, videos: list[Entry], photos: list[Entry]) -> ShardOrder | None:
-        if self._epoch.shards_at_once is None:
-            return None
-        numbers = {shard: number for number, shard in enumerate(index.shards)}
-        shards = [[numbers[entry.shard] for entry in entries] for entries in (videos, photos)]
-        return ShardOrder(shards, len(numbers), self._epoch.shards_at_once)
-
-    def _dataset(
-        self, index: ShardIndex, videos: list[Entry], photos: list[Entry], *, crop: tuple[int, int], augment: bool
-    ) -> ClipDataset:
+    def _dataset(self, found: UsableSamples, *, crop: tuple[int, int], augment: bool) -> ClipDataset:
         return ClipDataset(
-            index,
-            videos,
-            photos,
+            found.index,
+            found.videos,
+            found.photos,
             frames=self._frames,
             crop=crop,
             image_crop=self._image_crop,
@@ -230,37 +221,23 @@ class ShardDataModule(L.LightningDataModule):
             cache_mib=self._loader_options.cache_mib,
         )
 
-    def _train_loader(
-        self, index: ShardIndex, videos: list[Entry], photos: list[Entry], plans: SingleClipPlans
-    ) -> DataLoader:
-        memory = self._loader_options.memory
+    def _train_loader(self, found: UsableSamples, plans: SingleClipPlans) -> DataLoader:
+        options, memory = self._loader_options, self._loader_options.memory
         if memory is None:
-            return self._loader(self._dataset(index, videos, photos, crop=self._crop, augment=True), plans)
+            return plan_loader(self._dataset(found, crop=self._crop, augment=True), plans, options)
         if self._footage is None:
             device = "cpu" if self.trainer is None else self.trainer.strategy.root_device
             if memory.processes:
                 self._folder = TemporaryDirectory(prefix="footage")
             folder = Path(self._folder.name) if self._folder else None
-            self._footage = load_footage(index, videos, photos, device, self._photos.motion, memory, folder)
+            self._footage = load_footage(
+                found.index, found.videos, found.photos, device, self._photos.motion, memory, folder
+            )
         if not memory.processes:
-            return self._loader(DrawnNumbers(), plans)
+            return plan_loader(DrawnNumbers(), plans, options)
         assert self._device_degradation is not None  # __init__ refuses the rest
         maker = ClipMaker(self._footage, self._device_degradation, self._frames, self._crop, self._image_crop)
-        return self._loader(maker, plans, memory.processes, spawn=True)
-
-    def _loader(self, dataset: Dataset, plans: Sampler, workers: int | None = None, spawn: bool = False) -> DataLoader:
-        workers = self._loader_options.workers if workers is None else workers
-        return DataLoader(
-            dataset,
-            batch_size=None,
-            sampler=plans,
-            num_workers=workers,
-            prefetch_factor=self._loader_options.prefetch if workers else None,
-            persistent_workers=workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_outlive_ctrl_c,
-            multiprocessing_context="spawn" if spawn else None,  # a device cannot be used in a fork
-        )
+        return plan_loader(maker, plans, options, workers=memory.processes, spawn=True)
 
     def _place(self) -> tuple[int, int]:
         """Rank and number of processes."""
@@ -319,19 +296,3 @@ class ShardDataModule(L.LightningDataModule):
         hr = batch["hr"]
         finished = batch | {"hr": to_float(hr), "lr": upsample(batch["lr"], (hr.shape[3], hr.shape[4]))}
         return finished | ({"image": self._finish(batch["image"])} if "image" in batch else {})
-
-
-def _outlive_ctrl_c(worker: int) -> None:
-    """Leave Ctrl-C, which a terminal sends to every process, to the training: it needs a worker to end its step."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-class _Fixed(torch.utils.data.DistributedSampler):
-    """Plans in their order; a DistributedSampler only so that Lightning leaves it in place."""
-
-    def __init__(self, plans: list[Any]) -> None:
-        super().__init__(plans, num_replicas=1, rank=0, shuffle=False)  # type: ignore[arg-type]  # a list has the length it asks for
-        self._plans = plans
-
-    def __iter__(self) -> Any:
-        return iter(self._plans)

@@ -7,10 +7,12 @@ import mmap
 import tarfile
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from flashvsr.data.remote import filesystem, find, is_remote, read_range
+from flashvsr.data.sampling import ShardOrder
 from flashvsr.data.settings import RemoteOptions
 from flashvsr.data.shard_cache import ShardCache
 from flashvsr.data.shard_index import IndexFiles, read_contents
@@ -148,16 +150,33 @@ def _remote_matches(name: str, remote: RemoteOptions) -> list[str]:
     return find(name, remote) if "*" in name else [name]
 
 
-def usable(index: ShardIndex, crop: tuple[int, int]) -> tuple[list[Entry], list[Entry], list[str]]:
-    """Videos and images large enough for a crop.
+@dataclass(frozen=True)
+class UsableSamples:
+    """Samples of some shards that are large enough for a crop.
 
-    Args:
+    Attributes:
         index: Of the shards.
-        crop: Rows and columns.
-
-    Returns:
-        Videos, images, and one line for each kind of which some were left out (their number and an example).
+        videos: Those that can be used.
+        photos: The same.
+        lines: One for each kind of which some were left out: their number and an example.
     """
+
+    index: ShardIndex
+    videos: list[Entry]
+    photos: list[Entry]
+    lines: list[str]
+
+    def order(self, at_once: int | None) -> ShardOrder | None:
+        """The order in which a run reads them with so many shards mixed; None where all are."""
+        if at_once is None:
+            return None
+        numbers = {shard: number for number, shard in enumerate(self.index.shards)}
+        shards = [[numbers[entry.shard] for entry in entries] for entries in (self.videos, self.photos)]
+        return ShardOrder(shards, len(numbers), at_once)
+
+
+def usable(index: ShardIndex, crop: tuple[int, int]) -> UsableSamples:
+    """Videos and photographs large enough for a crop, rows and columns."""
     fits = [entry for entry in index.entries if entry.height >= crop[0] and entry.width >= crop[1]]
     small = [entry for entry in index.entries if entry.height < crop[0] or entry.width < crop[1]]
     counts = Counter(entry.kind for entry in small)
@@ -167,4 +186,4 @@ def usable(index: ShardIndex, crop: tuple[int, int]) -> tuple[list[Entry], list[
         size = f"{example.key} is {example.width}x{example.height}"
         lines.append(f"{count} samples ({kind}) are smaller than the crop of {crop[1]}x{crop[0]} and left out: {size}")
     videos = [entry for entry in fits if entry.kind == "video"]
-    return videos, [entry for entry in fits if entry.kind == "image"], lines
+    return UsableSamples(index, videos, [entry for entry in fits if entry.kind == "image"], lines)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from flashvsr.data import BatchDegradation, CameraMotion
+from flashvsr.data.batches import plan_loader
 from flashvsr.data.lit import ShardDataModule
 from flashvsr.data.memory import FootageInMemory, StoredFrames
 from flashvsr.data.sampling import derive_seed
@@ -165,9 +166,9 @@ def _in_processes(shards, workers: int = 1, **options) -> ShardDataModule:
 
 
 def test_the_makers_of_clips_give_those_that_the_training_would_have_made(shards, monkeypatch):
-    data, loader = _in_processes(shards, images=1), ShardDataModule._loader
-    here = lambda self, dataset, plans, workers=0, spawn=False: loader(self, dataset, plans, 0)  # noqa: E731
-    monkeypatch.setattr(ShardDataModule, "_loader", here)
+    data = _in_processes(shards, images=1)
+    here = lambda dataset, plans, options, **unused: plan_loader(dataset, plans, options, workers=0)  # noqa: E731
+    monkeypatch.setattr("flashvsr.data.lit.plan_loader", here)
     made = _batches(data)
     folder = data._folder.name
     for a, b in zip(made, _batches(_module(shards, images=1)), strict=True):

@@ -115,8 +115,8 @@ def test_no_match_and_a_truncated_tar_are_errors(tmp_path):
 def test_samples_smaller_than_the_crop_are_left_out_and_counted(tmp_path):
     small = GOOD.replace(b"64", b"32")
     path = write_tar(tmp_path / "a.tar", {"x.mp4": b"v", "x.json": GOOD, "y.mp4": b"v", "y.json": small})
-    videos, photos, lines = usable(ShardIndex(path), (48, 48))
-    assert [entry.key for entry in videos] == ["x"]
-    assert photos == []
-    assert len(lines) == 1
-    assert "y is 32x48" in lines[0]
+    found = usable(ShardIndex(path), (48, 48))
+    assert [entry.key for entry in found.videos] == ["x"]
+    assert found.photos == []
+    assert len(found.lines) == 1
+    assert "y is 32x48" in found.lines[0]
