@@ -10,7 +10,7 @@ import av
 import torch
 from torch import Tensor
 
-from flashvsr.video.encode import x264_assembly
+from flashvsr.video.codecs import x264_assembly
 from flashvsr.video.info import Colors
 from flashvsr.video.pixels import FromRGB, tag
 
