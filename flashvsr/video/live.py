@@ -12,7 +12,8 @@ import av
 
 from flashvsr.video.addresses import DEVICES, is_address, is_device, plain_address_errors
 from flashvsr.video.deinterlace import Deinterlace
-from flashvsr.video.demux import FileSource
+from flashvsr.video.demux import Demuxer
+from flashvsr.video.file_source import FileSource
 from flashvsr.video.info import VideoError
 
 _EVERY = 0.5  # seconds between two tries to connect again
@@ -23,39 +24,27 @@ _READING = {
 _LOOK = {"analyzeduration": "1000000"}  # microseconds of a stream that FFmpeg looks at before the first frame
 
 
-class LiveSource(FileSource):
+class LiveDemuxer(Demuxer):
     """A stream from the network or a device; connects again when it breaks off.
 
     It goes on where it broke off: a clock that starts anew is taken for that of a recording which follows.
 
     Args:
         source: An address, a device (see `is_device`), or a file.
-        deinterlace: As for `VideoReader`.
         patience: Seconds without data, or without a connection, after which the stream counts as ended.
         say: Told what happens, a line each.
         stopped: Set it to end the stream.
 
     Attributes:
-        stopped: As given, else of its own.
         connections: How often the stream was opened.
     """
 
     live = True
 
-    def __init__(
-        self,
-        source: str,
-        *,
-        deinterlace: Deinterlace = "auto",
-        patience: float = 10.0,
-        say: Callable[[str], None] = lambda line: None,
-        stopped: Event | None = None,
-    ) -> None:
-        self.stopped = stopped or Event()
+    def __init__(self, source: str, *, patience: float, say: Callable[[str], None], stopped: Event) -> None:
         self.connections = 0
-        self._source, self._patience, self._say = source, patience, say
-        super().__init__(source, deinterlace=deinterlace)
-        self.info = replace(self.info, frames=None)
+        self._patience, self._say, self._stopped = patience, say, stopped
+        super().__init__(source)
 
     def _open(self, source: str) -> Any:
         self.connections += 1
@@ -68,37 +57,68 @@ class LiveSource(FileSource):
         """Packets until the stream is stopped, ends by itself, or stays away."""
         while True:
             try:
-                for packet in self._container.demux():
-                    if self.stopped.is_set():
+                for packet in self.container.demux():
+                    if self._stopped.is_set():
                         return
                     yield packet
                 reason = "it ended"
             except (av.FFmpegError, OSError) as error:
                 reason = error.strerror or type(error).__name__
                 yield None
-            finished = reason == "it ended" and self._container.duration is not None
-            if self.stopped.is_set() or finished or not is_address(self._source) or not self._again(reason):
+            finished = reason == "it ended" and self.container.duration is not None
+            if self._stopped.is_set() or finished or not is_address(self.source) or not self._again(reason):
                 return
 
     def _again(self, reason: str) -> bool:
         self._say(f"{self.name} broke off ({reason}): connecting again")
         deadline = time.monotonic() + self._patience
-        time_base = self._stream.time_base
-        while not self.stopped.wait(_EVERY) and time.monotonic() < deadline:
+        time_base = self.stream.time_base
+        while not self._stopped.wait(_EVERY) and time.monotonic() < deadline:
             try:
-                container = self._open(self._source)
+                container = self._open(self.source)
             except VideoError:
                 continue
-            self._container.close()
-            self._container = container
-            self._stream = self._first_picture()
-            if self._stream.time_base != time_base:
+            self.container.close()
+            self.container = container
+            self.stream = self._first_picture()
+            if self.stream.time_base != time_base:
                 raise VideoError(f"{self.name} came back with another clock\nstart again")
             return True
         return False
 
-    def _check_end(self, frames: int) -> None:
-        """A stream promises no end; joined clocks are told as they come."""
+
+class LiveSource(FileSource):
+    """The frames of a stream from the network or a device, as `LiveDemuxer` reads it.
+
+    Args:
+        source: An address, a device (see `is_device`), or a file.
+        deinterlace: As for `VideoReader`.
+        patience: Seconds without data, or without a connection, after which the stream counts as ended.
+        say: Told what happens, a line each.
+        stopped: Set it to end the stream.
+
+    Attributes:
+        stopped: As given, else of its own.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        *,
+        deinterlace: Deinterlace = "auto",
+        patience: float = 10.0,
+        say: Callable[[str], None] = lambda line: None,
+        stopped: Event | None = None,
+    ) -> None:
+        self.stopped = stopped or Event()
+        self._live = LiveDemuxer(source, patience=patience, say=say, stopped=self.stopped)
+        super().__init__(self._live, deinterlace=deinterlace)
+        self.info = replace(self.info, frames=None)
+
+    @property
+    def connections(self) -> int:
+        """How often the stream was opened."""
+        return self._live.connections
 
 
 def _connect(source: str, patience: float) -> Any:

@@ -9,8 +9,9 @@ from types import TracebackType
 from typing import Self
 
 from flashvsr.video.deinterlace import Deinterlace
-from flashvsr.video.demux import FileSource
+from flashvsr.video.demux import Demuxer
 from flashvsr.video.example import ExampleSource
+from flashvsr.video.file_source import FileSource
 from flashvsr.video.images import ImageSource, is_pattern, is_picture
 from flashvsr.video.info import VideoError, VideoFrame, VideoInfo
 from flashvsr.video.tracks import TrackQueue
@@ -106,4 +107,4 @@ def _open(
         is_picture(source) or (not Path(source).is_file() and (Path(source).is_dir() or is_pattern(source)))
     ):
         return ImageSource(source, fps=fps, trim=trim)
-    return FileSource(source, fps=fps, trim=trim, deinterlace=deinterlace)
+    return FileSource(Demuxer(source), fps=fps, trim=trim, deinterlace=deinterlace)

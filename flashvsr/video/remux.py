@@ -12,8 +12,9 @@ from typing import Any
 import av
 from av.bitstream import BitStreamFilterContext
 
-from flashvsr.video.demux import FileSource
-from flashvsr.video.encode import ADDS_UP, clock_of, discard, keeps_times, open_output, pick_format
+from flashvsr.video.demux import Demuxer
+from flashvsr.video.file_source import FileSource
+from flashvsr.video.formats import ADDS_UP, clock_of, discard, keeps_times, open_output, pick_format
 from flashvsr.video.info import VideoError, file_url, plain_errors
 from flashvsr.video.pixel_shape import PixelShape
 from flashvsr.video.pixels import output_colors, tag
@@ -69,7 +70,7 @@ def join_segments(
     clock = clock_of(container, plan.time_base, longest) if keeps_times(container) else 1 / _frame_rate(plan)
     if clock != plan.time_base:
         plan = plan.on_clock(clock)
-    reader = FileSource(str(source), trim=trim) if source is not None and Path(source).is_file() else None
+    reader = FileSource(Demuxer(str(source)), trim=trim) if source is not None and Path(source).is_file() else None
     output = open_output(target, container, plan.time_base, shift=reader is not None)
     try:
         with plain_errors(f"cannot write {target}", "check the disk and the folder"):

@@ -12,8 +12,10 @@ import av
 from torch import Tensor
 
 from flashvsr.video.alpha import DECODERS
-from flashvsr.video.demux import FileSource
-from flashvsr.video.encode import ContainerSink, pick_codec, pick_format
+from flashvsr.video.codecs import pick_codec
+from flashvsr.video.encode import ContainerSink
+from flashvsr.video.file_source import FileSource
+from flashvsr.video.formats import pick_format
 from flashvsr.video.images import ImageSink, is_image_target
 from flashvsr.video.info import VideoError, VideoInfo
 from flashvsr.video.reader import VideoReader
