@@ -11,7 +11,8 @@ need the extra ``app``.
 
 from flashvsr.app.folder import WorkFolder
 from flashvsr.app.preview import Comparison, preview
-from flashvsr.app.queue import Queue, QueuedFile, Settings
+from flashvsr.app.queue import Queue
+from flashvsr.app.queued_file import QueuedFile, Settings
 from flashvsr.app.uploads import Upload, check_upload
 
 __all__ = ["Comparison", "Queue", "QueuedFile", "Settings", "Upload", "WorkFolder", "check_upload", "preview"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from flashvsr.app.queue import QueuedFile, State
+from flashvsr.app.queued_file import QueuedFile, State
 from flashvsr.upscale.progress import duration
 
 ON_LOAD = """

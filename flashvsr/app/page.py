@@ -13,7 +13,8 @@ from flashvsr.app.errors import explain
 from flashvsr.app.listing import ON_LOAD, STYLE, table
 from flashvsr.app.models import Models, with_detail
 from flashvsr.app.preview import PARTS, part_of, preview, read_frame
-from flashvsr.app.queue import Queue, QueuedFile, Settings, State
+from flashvsr.app.queue import Queue
+from flashvsr.app.queued_file import QueuedFile, Settings, State
 from flashvsr.video import VideoError
 
 FONT = ["system-ui", "Segoe UI", "Roboto", "Helvetica", "Arial", "sans-serif"]

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from flashvsr.app.listing import status, table
-from flashvsr.app.queue import QueuedFile, Settings, State
+from flashvsr.app.queued_file import QueuedFile, Settings, State
 from flashvsr.app.uploads import Upload
 
 

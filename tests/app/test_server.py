@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 
 from flashvsr.app.models import Models
 from flashvsr.app.page import Page
-from flashvsr.app.queue import Settings
+from flashvsr.app.queued_file import Settings
 from flashvsr.app.server import create_app
 from tests.small_folder import save_small_system
 from tests.upscale.standin import write_clip
