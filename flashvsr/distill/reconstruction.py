@@ -28,6 +28,9 @@ class ReconstructionLoss(nn.Module):
             The one that is asked for runs or raises.
         perceptual_weight: Of the perceptual term.
         temporal_weight: Of the Charbonnier difference between the changes from frame to frame; 0 leaves it out.
+        motion: Measures flicker along the motion of the truth: `[B, 3, T, H, W]` in [0, 1] twice to `[B]`, such as
+            :class:`~flashvsr.evaluate.warping.WarpingLoss`. None for no such term.
+        motion_weight: Of it; 0 leaves it out.
         first_frame_weight: Factor on the pixel term of samples whose window holds frame 0 of its clip.
         sharpen: Strength of an unsharp mask on the truth that frames are compared with: what cannot be known comes out
             blurred, and the mask makes up for it, at the price of some PSNR. 0 for none.
@@ -41,7 +44,8 @@ class ReconstructionLoss(nn.Module):
         ms_ssim_betas: Weights of the scales of MS-SSIM, from fine to coarse.
 
     Raises:
-        ValueError: If a name is unknown, or `sharpen` is negative or `sharpen_sigma` not positive.
+        ValueError: If a name is unknown, a weight has nothing to weigh, `sharpen` is negative or `sharpen_sigma` is not
+            positive.
         RuntimeError: If LPIPS is asked for and its weights cannot be had.
 
     Reference:
@@ -58,6 +62,8 @@ class ReconstructionLoss(nn.Module):
         perceptual_weight: float = 1.0,
         *,
         temporal_weight: float = 0.0,
+        motion: Callable[..., Any] | None = None,
+        motion_weight: float = 0.0,
         first_frame_weight: float = 4.0,
         sharpen: float = 0.0,
         sharpen_sigma: float = 2.0,
@@ -79,6 +85,9 @@ class ReconstructionLoss(nn.Module):
                 f"features={features}, feature_weight={feature_weight}, feature_every={feature_every}: features need a"
                 " positive weight, a weight needs features, and every counts from 1"
             )
+        if motion_weight < 0 or (motion_weight and motion is None):
+            raise ValueError(f"motion_weight={motion_weight}: a weight of at least 0 needs a motion, got {motion}")
+        self.motion, self.motion_weight = motion, motion_weight
         self.features, self.feature_weight, self.feature_every = features, feature_weight, feature_every
         self.pixel, self.pixel_weight = pixel, pixel_weight
         self.sharpen, self.sharpen_sigma = sharpen, sharpen_sigma
@@ -117,6 +126,9 @@ class ReconstructionLoss(nn.Module):
             if self.temporal_weight and sr.shape[2] > 1:
                 parts["temporal"] = _charbonnier(sr.diff(dim=2), hr.diff(dim=2))
                 loss = loss + self.temporal_weight * parts["temporal"]
+            if self.motion is not None and self.motion_weight and sr.shape[2] > 1:
+                parts["motion"] = self.motion(*(x.add(1).mul(0.5) for x in (sr, hr)))
+                loss = loss + self.motion_weight * parts["motion"]
         return loss, {name: part.detach() for name, part in parts.items()}
 
     def _perceptual(self, sr: Tensor, hr: Tensor) -> Tensor:

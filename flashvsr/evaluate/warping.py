@@ -18,6 +18,7 @@ SMALLEST = 16  # no pyramid level has a shorter side
 DAMPING = 1e-3  # added to the structure tensor of luma in [0, 1]: a window without texture keeps the coarser flow
 LONGEST_STEP = 2.0  # pixels per iteration
 LEAST_VISIBLE = 0.1  # a pair of frames with fewer visible pixels is a cut,
+TRUST = 50.0  # how fast the weight of a pixel falls with the squared change of the truth there
 MOST_CHANGE = 0.5  # and so is one that still differs by more than this part of the variance when warped
 
 
@@ -131,6 +132,42 @@ class PairWarp:
 
     def _visible_mean(self, x: Tensor) -> Tensor:
         return (x * self._mask).sum(dtype=torch.float64) / self._mask.sum(dtype=torch.float64)
+
+
+class WarpingLoss:
+    """How much frames change along the motion of the truth, as a term of a loss; gradients reach the frames only.
+
+    It asks for no change at all, where the truth has some: it belongs beside terms that keep frames sharp, for blur is
+    steady. Where the truth itself is not found again in its next frame, because it is hidden there or the flow is
+    wrong, little or nothing is asked for.
+
+    Reference:
+        W.-S. Lai et al., Learning blind video temporal consistency, ECCV 2018, section 3.2, short-term temporal loss
+        (there with a learned flow).
+    """
+
+    def __call__(self, frames: Tensor, truth: Tensor) -> Tensor:
+        """Compare each frame with the next.
+
+        Args:
+            frames: `[B, 3, T, H, W]` in [0, 1], T at least 2.
+            truth: Of the same shape.
+
+        Returns:
+            `[B]`, the mean absolute change over pairs of frames, pixels and channels; 0 for a picture that moves as the
+            truth does, and where nothing of the truth is found again.
+        """
+        pairs = [x.transpose(1, 2) for x in (frames, truth)]  # [B, T, 3, H, W]
+        (first, second), (one, two) = ((x[:, :-1].flatten(0, 1), x[:, 1:].flatten(0, 1)) for x in pairs)
+        with torch.no_grad():
+            grey, following = one.mean(1, keepdim=True), two.mean(1, keepdim=True)
+            forward, backward = estimate_flow(torch.cat((grey, following)), torch.cat((following, grey))).chunk(2)
+            away = (one - warp(two, forward)).sum(1, keepdim=True)
+            weight = visible(forward, backward) * torch.exp(-TRUST * away.square())
+        change = (first - warp(second, forward)).abs().mean(1, keepdim=True)
+        batch = len(frames)
+        total, kept = ((x.view(batch, -1).sum(1)) for x in (change * weight, weight))
+        return total / kept.clamp_min(1)
 
 
 def _refine(one: Tensor, two: Tensor, flow: Tensor) -> Tensor:

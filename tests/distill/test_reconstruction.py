@@ -41,6 +41,27 @@ def test_the_terms_are_what_they_are_called():
     torch.testing.assert_close(parts["ms_ssim"], torch.zeros(2, dtype=torch.float64))
 
 
+def test_the_motion_term_sees_pictures_from_0_to_1_and_counts_by_its_weight():
+    sr, hr = _frames()
+    seen = []
+
+    def motion(frames, truth):
+        seen.append((frames, truth))
+        return frames.flatten(1).mean(1)
+
+    plain, _ = ReconstructionLoss()(sr, hr)
+    loss, parts = ReconstructionLoss(motion=motion, motion_weight=2.0)(sr, hr)
+    torch.testing.assert_close(loss, plain + 2 * (sr.flatten(1).mean(1) + 1) / 2)
+    assert parts["motion"].shape == (2,)
+    assert all(x.min() >= 0 and x.max() <= 1 for x in seen[0])
+    for off in (ReconstructionLoss(motion=motion), ReconstructionLoss(motion=motion, motion_weight=1.0)):
+        assert "motion" not in off(sr[:, :, :1], hr[:, :, :1])[1]  # one frame has no motion
+    assert torch.equal(ReconstructionLoss(motion=motion)(sr, hr)[0], plain)
+    assert len(seen) == 1
+    with pytest.raises(ValueError, match=r"motion_weight=0\.5: a weight of at least 0 needs a motion"):
+        ReconstructionLoss(motion_weight=0.5)
+
+
 def test_the_truth_is_sharpened_with_an_unsharp_mask_when_asked():
     from torchvision.transforms.functional import gaussian_blur
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from flashvsr.evaluate import PairWarp, estimate_flow, visible, warp
+from flashvsr.evaluate.warping import WarpingLoss
 
 
 def _texture(height: int, width: int, dx: float = 0, dy: float = 0) -> torch.Tensor:
@@ -60,3 +61,49 @@ def test_a_cut_has_no_error():
     first, second = (torch.rand(1, 1, 128, 128, generator=generator) for _ in range(2))
     pair = PairWarp(first, second)
     assert bool(pair.is_cut) and math.isnan(pair.error(first.expand(1, 3, -1, -1), second.expand(1, 3, -1, -1)))
+
+
+def _moving(frames: int = 4, speed: float = 1.5) -> torch.Tensor:
+    """A texture that moves, `[1, 3, T, H, W]`."""
+    return torch.stack([_texture(64, 80, speed * t, t)[0].expand(3, -1, -1) for t in range(frames)], 1)[None]
+
+
+def test_the_loss_is_small_for_what_moves_as_the_truth_does_and_the_size_of_a_flicker_otherwise():
+    truth = _moving()
+    flicker = 0.1 * torch.tensor([1.0, -1.0, 1.0, -1.0]).view(1, 1, 4, 1, 1)
+    shown = truth, truth + flicker, truth[:, :, :1].expand(-1, -1, 4, -1, -1)
+    steady, flickering, still = (float(WarpingLoss()(frames, truth)) for frames in shown)
+    assert steady < 0.005
+    assert flickering == pytest.approx(0.2, abs=0.005)
+    assert still > 5 * steady  # what stands still where the truth moves is no less wrong
+
+
+def test_blur_is_steadier_than_the_noise_that_it_removes():
+    truth = _moving()
+    noisy = truth + 0.05 * torch.randn(truth.shape, generator=torch.Generator().manual_seed(0))
+    blurred = torch.nn.functional.avg_pool3d(noisy, (1, 3, 3), 1, (0, 1, 1))
+    steady, loud = (float(WarpingLoss()(x, truth)) for x in (blurred, noisy))
+    assert steady < loud / 2
+
+
+def test_nothing_is_asked_for_across_a_cut():
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.rand(1, 3, 1, 64, 64, generator=generator).round()
+    truth = torch.cat((truth, 1 - truth), 2)
+    frames = torch.rand(1, 3, 2, 64, 64, generator=generator)
+    assert float(WarpingLoss()(frames, truth)) < 1e-3
+
+
+def test_each_sample_of_a_batch_has_its_own_loss_and_only_frames_get_gradients():
+    frames, truth = torch.cat((_moving(), _moving() + 0.05)), torch.cat((_moving(), _moving(speed=-2.0)))
+    frames[1, :, 2] += 0.2
+    frames.requires_grad_(True)
+    truth.requires_grad_(True)
+    together = WarpingLoss()(frames, truth)
+    for index in range(2):
+        alone = WarpingLoss()(frames[index : index + 1], truth[index : index + 1])
+        torch.testing.assert_close(alone[0], together[index])
+    together[1].backward()
+    assert truth.grad is None and frames.grad[0].abs().max() == 0
+    step = frames.detach() - 0.01 * frames.grad / frames.grad.abs().max()
+    assert WarpingLoss()(step, truth)[1] < together[1]
