@@ -51,11 +51,12 @@ def _query_key_value(layer: Any, x: Tensor, rope: Tensor) -> tuple[Tensor, Tenso
     if x.ndim != 3 or x.shape[2] != dim:
         raise ValueError(f"x is [B, N, {dim}], got {list(x.shape)}")
     check_rope(rope, x.shape[1], layer.o.in_features // layer.heads, layer.order)
+    shared = layer.q.quantize(x) if hasattr(layer.q, "quantize") else x  # layers in 8 bits take the same numbers
     query, key = (
         norm_rope(projected, norm.weight, rope, heads=layer.heads, eps=norm.eps)
-        for projected, norm in ((layer.q(x), layer.norm_q), (layer.k(x), layer.norm_k))
+        for projected, norm in ((layer.q(shared), layer.norm_q), (layer.k(shared), layer.norm_k))
     )
-    return query.transpose(1, 2), key.transpose(1, 2), _split_heads(layer.v(x), layer.heads)
+    return query.transpose(1, 2), key.transpose(1, 2), _split_heads(layer.v(shared), layer.heads)
 
 
 def _split_heads(x: Tensor, heads: int) -> Tensor:

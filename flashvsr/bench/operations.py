@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from flashvsr.models.decoder_system import DecoderSystem
 from flashvsr.models.dit_blocks import FeedForward
+from flashvsr.models.fp8 import Fp8Linear
 from flashvsr.models.system import FlashVSR
 from flashvsr.streaming import Stream
 
@@ -70,7 +71,8 @@ def count_operations(system: FlashVSR | DecoderSystem, stream: Stream, frames: T
     if isinstance(system, FlashVSR):
         feed_forward = [layer for layer in system.dit.modules() if isinstance(layer, FeedForward)]
         inside = {id(layer) for pair in feed_forward for layer in pair}  # their products may run without a call of them
-        linear = [layer for layer in system.dit.modules() if isinstance(layer, nn.Linear) and id(layer) not in inside]
+        kinds = (nn.Linear, Fp8Linear)
+        linear = [layer for layer in system.dit.modules() if isinstance(layer, kinds) and id(layer) not in inside]
         handles += [layer.register_forward_hook(count_feed_forward) for layer in feed_forward]
         handles += [layer.register_forward_hook(count_linear) for layer in linear]
         for block in system.dit.blocks:

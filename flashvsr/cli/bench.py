@@ -20,7 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--decoder", choices=["tiny", "full"], default="tiny", help="full: the slower Wan2.1 VAE (default: tiny)")
     add("--impl", default="auto", help="attention implementation; flashvsr info lists them (default: auto)")
     add("--sparse-ratio", type=float, metavar="R", help="density of attention, lower is faster (default: the model's)")
-    add("--fp8", action="store_true", help="two thirds of the products in 8-bit floats: faster, less exact")
+    add("--fp8", action="store_true", help="linear layers in 8-bit floats: faster, less exact")
+    add("--fast", action="store_true", help="--fp8, attention in 8 bits and --sparse-ratio 1.5, on a GPU that can")
     add(
         "--cache-gib",
         type=float,
@@ -55,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
         "impl",
         "sparse_ratio",
         "fp8",
+        "fast",
         "cache_gib",
         "device",
         "dtype",

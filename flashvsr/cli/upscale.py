@@ -88,7 +88,12 @@ def add_model_arguments(group: argparse._ArgumentGroup) -> None:
         help="attention implementation; flashvsr info lists them (default: auto)",
     )
     add("--sparse-ratio", type=float, metavar="R", help="density of attention, lower is faster (default: the model's)")
-    add("--fp8", action="store_true", help="two thirds of the products in 8-bit floats: faster, less exact")
+    add("--fp8", action="store_true", help="linear layers in 8-bit floats: faster, less exact")
+    add(
+        "--fast",
+        action="store_true",
+        help="--fp8, attention in 8 bits and --sparse-ratio 1.5: for H100, RTX 40 and newer GPUs",
+    )
     add(
         "--cache-gib",
         type=float,

@@ -74,6 +74,20 @@ class DiTBlock(nn.Module):
         self.modulation = nn.Parameter(torch.randn(1, 6, dim) / dim**0.5)
         self.eps = eps
 
+    def to_fp8(self) -> None:
+        """Exchange the linear layers that tokens pass for :class:`~flashvsr.models.fp8.Fp8Linear`, for good.
+
+        Those of the prompt's keys and values, which are computed once a stream, stay exact.
+        """
+        layers = [(self.self_attn, name) for name in ("q", "k", "v", "o")]
+        if hasattr(self, "cross_attn"):
+            layers += [(self.cross_attn, name) for name in ("q", "o")]
+        for parent, name in layers:
+            layer = getattr(parent, name, None)  # attention of another class may have others
+            if isinstance(layer, nn.Linear):
+                setattr(parent, name, Fp8Linear(layer))
+        self.ffn.to_fp8()
+
     def forward(
         self,
         x: Tensor,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu as gelu_of
@@ -36,6 +38,22 @@ def quantize_rows(x: Tensor, *, gelu: bool = False, impl: str = "auto") -> tuple
     return (wide / scale).to(FP8), scale
 
 
+class QuantizedRows(NamedTuple):
+    """Tokens in e4m3, for several layers that take the same.
+
+    Attributes:
+        rows: `[N, D]`.
+        scales: `[N, 1]` fp32.
+        shape: Of the tokens without D.
+        dtype: That they had.
+    """
+
+    rows: Tensor
+    scales: Tensor
+    shape: torch.Size
+    dtype: torch.dtype
+
+
 class Fp8Linear(nn.Module):
     """A linear layer with weights and inputs in e4m3, scaled by output channel and by token; inference only.
 
@@ -60,17 +78,26 @@ class Fp8Linear(nn.Module):
         self.register_buffer("scale", scale.t().contiguous())
         self.register_buffer("bias", exact.bias.detach())
 
-    def forward(self, x: Tensor, *, gelu: bool = False) -> Tensor:
-        """`[..., in]` to `[..., out]` in the dtype of `x`; `gelu` puts one, tanh-approximated, before the layer.
+    @staticmethod
+    def quantize(x: Tensor, *, gelu: bool = False) -> QuantizedRows:
+        """Quantise `[..., D]` once for all layers that take it."""
+        return QuantizedRows(*quantize_rows(x.flatten(0, -2), gelu=gelu), x.shape[:-1], x.dtype)
+
+    def forward(self, x: Tensor | QuantizedRows, *, gelu: bool = False) -> Tensor:
+        """`[..., in]`, perhaps quantised before, to `[..., out]` in the dtype of `x`.
+
+        Args:
+            x: The input.
+            gelu: Whether a tanh-approximated GELU comes before the layer, of an input that is not yet quantised.
 
         Raises:
             ImplUnavailableError: If products in 8-bit floats are meant and cannot run.
             ValueError: If `impl` is unknown.
         """
-        rows, scales = quantize_rows(x.flatten(0, -2), gelu=gelu)
-        impl = "fp8" if self.impl == "auto" and x.is_cuda else self.impl
-        if takes_kernel(impl, unavailable("fp8_product", x.device, x.dtype), kernel="fp8"):
-            out = torch._scaled_mm(rows, self.weight.t(), scales, self.scale, self.bias, out_dtype=x.dtype)
+        rows, scales, shape, dtype = x if isinstance(x, QuantizedRows) else self.quantize(x, gelu=gelu)
+        impl = "fp8" if self.impl == "auto" and rows.is_cuda else self.impl
+        if takes_kernel(impl, unavailable("fp8_product", rows.device, dtype), kernel="fp8"):
+            out = torch._scaled_mm(rows, self.weight.t(), scales, self.scale, self.bias, out_dtype=dtype)
         else:
-            out = linear(rows.float() * scales, self.weight.float() * self.scale.t(), self.bias.float()).to(x.dtype)
-        return out.unflatten(0, x.shape[:-1])
+            out = linear(rows.float() * scales, self.weight.float() * self.scale.t(), self.bias.float()).to(dtype)
+        return out.unflatten(0, shape)

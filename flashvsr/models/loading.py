@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from flashvsr.attention import LocalSparseAttention
 from flashvsr.attention.ops import IMPLS
-from flashvsr.kernels import unavailable
 from flashvsr.models.class_paths import merge_arguments
 from flashvsr.models.decoder_system import DecoderSystem
 from flashvsr.models.dit import VideoDiT
+from flashvsr.models.fast import check_fast, fast_choices, use_fp8
 from flashvsr.models.folder import DESCRIPTION, Component, ModelFolder, read_model_folder
 from flashvsr.models.official import is_official_folder, read_official_folder
 from flashvsr.models.parallel import spread
@@ -44,6 +44,7 @@ def load(
     sparse_ratio: float | None = None,
     cache_gib: float | None = None,
     fp8: bool = False,
+    fast: bool = False,
     trust_code: bool = False,
 ) -> FlashVSR | DecoderSystem:
     """Load a system that is ready to stream.
@@ -69,8 +70,11 @@ def load(
         sparse_ratio: Density of attention; None keeps the model's own.
         cache_gib: GiB on each device for keys and values of a stream, see :class:`~flashvsr.models.VideoDiT`. None is
             :data:`CACHE_GIB` on a GPU and no limit elsewhere; ``math.inf`` is none on a GPU either.
-        fp8: Compute the feed-forward networks of the transformer, two thirds of its products, in 8-bit floats: faster
-            and less exact. See :class:`~flashvsr.models.fp8.Fp8Linear`.
+        fp8: Multiply in 8-bit floats in the linear layers of the transformer's blocks: faster and less exact. See
+            :class:`~flashvsr.models.fp8.Fp8Linear`.
+        fast: All that is faster and less exact, on a GPU with 8-bit floats: `fp8`, a `sparse_ratio` of 1.5 where the
+            model's own is higher, and attention in 8 bits (`impl` ``"triton_8bit"``); a `sparse_ratio` or an `impl`
+            that is given counts.
         trust_code: Allow a folder to name classes outside this library.
 
     Returns:
@@ -102,11 +106,15 @@ def load(
         if len(devices) > 1:
             raise ValueError(f"{folder.path} is a decoder alone, which runs on one GPU: name one, not {len(devices)}")
         scaled = None if detail == 1 else detail
-        _check_unused(folder, impl=impl, sparse_ratio=sparse_ratio, cache_gib=cache_gib, fp8=fp8, detail=scaled)
+        _check_unused(
+            folder, impl=impl, sparse_ratio=sparse_ratio, cache_gib=cache_gib, fp8=fp8, fast=fast, detail=scaled
+        )
         alone = folder.component("decoder").build(device=device, dtype=dtype, trust_code=trust_code)
         if isinstance(alone, LATENTS_ONLY):
             raise ValueError(f"{folder.path} has no transformer, and its decoder does not see the LR frames")
         return DecoderSystem(alone, color=color).requires_grad_(False).eval()
+    if fast:  # before weights are read
+        check_fast(device, dtype, impl=impl)
     parts = {name: folder.component(name) for name in ("projection", "dit", DECODERS[decoder])}
     built = {name: part.build(device=device, dtype=dtype, trust_code=trust_code) for name, part in parts.items()}
     projection, dit, chosen = built.values()
@@ -114,10 +122,13 @@ def load(
         raise ValueError(
             f"{folder.path} has full attention and cannot stream; `flashvsr evaluate` runs it on whole clips"
         )
+    if fast:
+        check_fast(device, dtype, impl=impl, head_dim=dit.head_dim)
+        impl, sparse_ratio = fast_choices(dit, impl=impl, sparse_ratio=sparse_ratio)
     adjust_attention(dit, impl, sparse_ratio)
     dit.cache_gib = CACHE_GIB if cache_gib is None and device.type == "cuda" else cache_gib
-    if fp8:
-        _use_fp8(dit, device, dtype)
+    if fp8 or fast:
+        use_fp8(dit, device, dtype)
     embedding = None if folder.prompt is None else folder.prompt.to(device, dtype, copy=True)
     system = FlashVSR(projection, dit, chosen, embedding, color=color, detail=detail).requires_grad_(False).eval()
     return system if len(devices) == 1 else spread(system, devices)
@@ -267,14 +278,6 @@ def _check_unused(folder: ModelFolder, **options: Any) -> None:
     for name, value in options.items():
         if value is not None and value is not False and value != "auto":  # a detail of 0 is a value
             raise ValueError(f"{folder.path} is a decoder alone, without a transformer: leave out {name}={value!r}")
-
-
-def _use_fp8(dit: VideoDiT, device: torch.device, dtype: torch.dtype) -> None:
-    reason = unavailable("fp8_product", device, dtype)
-    if reason is not None and device.type == "cuda":  # a CPU imitates them
-        raise ValueError(f"8-bit floats cannot be used here: {reason}")
-    for block in dit.blocks:
-        block.ffn.to_fp8()
 
 
 def adjust_attention(dit: VideoDiT, impl: str, sparse_ratio: float | None) -> None:

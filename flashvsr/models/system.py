@@ -307,15 +307,17 @@ class FlashVSR(nn.Module):
         recorded = self.device.type == "cuda" and ours and impl in RECORDABLE
         steady = "steady chunks" if self.dit.cuts else f"steady chunks of up to {MOST_TOKENS} tokens"
         if isinstance(first.ffn[0], Fp8Linear):
-            feed_forward = f"8-bit floats, {self._path('fp8_product', 'fp8', first.ffn[0].impl)}"
+            linear = f"8-bit floats, {self._path('fp8_product', 'fp8', first.ffn[0].impl)}"
+            feed_forward = f"8-bit floats, GELU by {self._path('quantize', 'triton')}"
         else:
+            linear = str(self.dtype).removeprefix("torch.")
             feed_forward = self._path("fused_gelu", "fused", first.ffn.impl)
         return {
             "attention": f"{impl} ({reason})",
             **({"selection": self._path("select", "triton", attention.selection.impl)} if ours else {}),
             "norms": self._path("norm_rope", "triton"),
             "sums between layers": self._path("residual", "triton"),
-            "linear layers": str(self.dtype).removeprefix("torch."),
+            "linear layers": linear,
             "feed-forward networks": feed_forward,
             "convolutions of tiny decoders": self._path("fused_convolution", "cudnn"),
             "launches": f"{steady} as CUDA graphs" if recorded else "one by one",

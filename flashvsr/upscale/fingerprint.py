@@ -50,6 +50,7 @@ def asked_for(
         OSError: If input or model cannot be read.
     """
     shaping = {name: value for name, value in vars(loading).items() if name not in ("cache_gib", "trust_code")}
+    shaping["fast"] = True if loading.fast else None
     shaping["detail"] = None if loading.detail == 1 else float(loading.detail)
     shaping |= {name: value for name, value in vars(clip).items() if value is not None}
     return {

@@ -6,11 +6,17 @@ every call, as far as the mask keeps them. ``auto`` never takes it.
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
 from flashvsr import kernels
 from flashvsr.attention.impl.autograd import with_contiguous_channels
+from flashvsr.attention.impl.plain_8bit import Plain8Bit
+
+MOST_OFF = 0.01
+"""Relative error against the plain form up to which the kernels count as right; bf16 output rounds by 0.2 %."""
 
 HEAD_DIMS = (32, 64, 128)
 SMALLEST_BLOCK = 32
@@ -92,3 +98,20 @@ class Triton8Bit:
 
 EIGHT_BIT = Triton8Bit(fp8_values=True)
 INT8 = Triton8Bit(fp8_values=False)
+
+
+@cache
+def disproof(*, fp8_values: bool, device: torch.device, dtype: torch.dtype) -> str | None:
+    """Have the kernels compute a small case, and compare: None if it is right, else what is wrong."""
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(1, 2, 256, 128, generator=generator).to(device, dtype) for _ in range(3))
+    mask = torch.tensor([[[[True, False], [True, True]]]], device=device).expand(1, 2, 2, 2)
+    kernels, plain = (kind(fp8_values=fp8_values) for kind in (Triton8Bit, Plain8Bit))
+    with torch.no_grad():
+        ours, right = (
+            kind.attend(query, (key,), (value,), mask, block_size=128, scale=0.1) for kind in (kernels, plain)
+        )
+        error = (ours.float() - right.float()).norm() / right.float().norm()
+    if error < MOST_OFF:  # false for a NaN
+        return None
+    return f"attention in 8 bits is off by {error.item():.1%} of what it should compute with this GPU and Triton"

@@ -160,6 +160,19 @@ def test_the_kernels_let_a_nan_out_only_where_the_mask_does(impl, right_rounding
     hides_and_shows_a_nan(impl, float("nan"))
 
 
+@runs_kernels
+def test_a_small_case_tells_right_kernels_from_wrong_ones(right_rounding, monkeypatch):
+    case = {"fp8_values": True, "device": torch.device(DEVICE), "dtype": DTYPE}
+    disproof = triton_8bit.disproof.__wrapped__
+    assert disproof(**case) is None
+    right = triton_8bit.Triton8Bit.attend
+    for wrong in (1.02, float("nan")):
+        monkeypatch.setattr(
+            triton_8bit.Triton8Bit, "attend", lambda *args, wrong=wrong, **options: right(*args, **options) * wrong
+        )
+        assert "off by" in disproof(**case)
+
+
 @pytest.mark.skipif(ON_GPU or INTERPRETED, reason="the kernels themselves were tested")
 def test_all_of_this_passes_under_the_interpreter():
     pytest.importorskip("triton", reason="triton is not installed: its kernels were not interpreted")
