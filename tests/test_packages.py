@@ -23,8 +23,6 @@ from flashvsr.cli.recipes import recipe_names
 ROOT = Path(flashvsr.__file__).parents[1]
 BUILD = "import sys, setuptools.build_meta as backend; [getattr(backend, 'build_' + kind)('../' + kind) for kind in {}]"
 
-pytestmark = pytest.mark.xdist_group("packages")  # one build for all
-
 
 def python(*arguments, cwd, **environment):
     command = [sys.executable, *map(str, arguments)]

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
+_PATIENCE = 10.0  # seconds for a child to end that has closed its pipe
+
 
 class WorkerCrashed(Exception):
     """A step crashed or did not end; the message says which in a few words that do not vary from run to run."""
@@ -82,7 +84,11 @@ class WorkerProcess:
     def _last_words(self) -> str:
         """The signal, or the kind of exception, that ended the child."""
         assert self._process is not None
-        status = self._process.wait()
+        try:
+            status = self._process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:  # it hangs at its end, when libraries stop their threads
+            self._process.kill()
+            status = self._process.wait()
         if status < 0:
             words = f"signal {-status}"
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import sys
 import time
 from functools import partial
@@ -10,7 +11,7 @@ from functools import partial
 import pytest
 
 from flashvsr.curate import CurateError
-from flashvsr.curate.engine import PipelineStage, RaySession, run_in_process, run_ray
+from flashvsr.curate.engine import PipelineStage, RaySession, _Actor, _Task, run_in_process, run_ray
 
 
 @pytest.fixture
@@ -70,6 +71,13 @@ def test_ray_gives_the_items_of_this_process_and_every_scorer_a_gpu_of_its_own(r
     assert sorted(item for item, _, _ in made) == sorted(run_in_process(range(30), plain))
     actors = {process: given for _, process, given in made}
     assert sorted(actors.values()) == ([("0",), ("1",)] if gpus else [()])
+
+
+def test_a_row_of_ray_goes_through_a_stage_as_an_item_does_here():
+    rows = _Task(twice)({"item": pickle.dumps(3)})
+    assert [pickle.loads(row["item"]) for row in rows] == twice(3)
+    (made,) = _Actor(lambda: abs)({"item": [pickle.dumps(-3)]})["item"]
+    assert pickle.loads(made) == 3
 
 
 def test_nothing_to_do_starts_nothing():

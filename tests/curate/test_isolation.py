@@ -54,6 +54,17 @@ def test_a_crash_is_told_in_words_that_do_not_vary_and_the_next_call_works(child
     assert child.call(process_of, 3, timeout=30)[1] == 3
 
 
+def close_the_pipe_and_stay():
+    os.closerange(3, 100)
+    time.sleep(60)
+
+
+def test_a_child_that_closes_its_pipe_and_hangs_is_ended(child, monkeypatch):
+    monkeypatch.setattr("flashvsr.curate.isolation._PATIENCE", 0.2)
+    with pytest.raises(WorkerCrashed, match=r"crashed \(signal 9\)"):
+        child.call(close_the_pipe_and_stay, timeout=30)
+
+
 def test_a_call_without_end_is_stopped(child):
     before = child.call(process_of, 1, timeout=30)[0]
     start = time.monotonic()

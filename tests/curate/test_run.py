@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import subprocess
+import sys
 import tarfile
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -180,17 +183,23 @@ def test_the_same_footage_gives_the_same_bytes_under_other_names_of_folders(made
     assert bytes_of(again) == bytes_of(made)
 
 
-def test_two_workers_of_ray_make_the_same_as_one_process(made, footage, tmp_path):
-    result = curate([footage], tmp_path / "out", RULES, workers=2, licences={"good.mp4": "CC0-1.0"})
-    assert bytes_of(result.out) == bytes_of(made)
-    assert {"probe", "scenes", "frames", "quality", "motion", "write"} <= result.times.keys()
-    assert min(result.times.values()) > 0
+# In a process of its own: what Ray leaves running would be in every later fork of this one, and may hang there.
+WITH_RAY = """
+import sys
+from footage import RULES
+from flashvsr.curate.run import curate
+result = curate([sys.argv[1]], sys.argv[2], RULES, workers=int(sys.argv[3]), licences={"good.mp4": "CC0-1.0"})
+assert {"probe", "scenes", "frames", "quality", "motion", "write"} <= result.times.keys(), result.times
+assert min(result.times.values()) > 0, result.times
+"""
 
 
-@pytest.mark.slow  # a second Ray
-def test_one_worker_makes_the_same_as_two(made, footage, tmp_path):
-    result = curate([footage], tmp_path / "out", RULES, workers=1, licences={"good.mp4": "CC0-1.0"})
-    assert bytes_of(result.out) == bytes_of(made)
+@pytest.mark.slow  # two starts of Ray
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_of_ray_make_the_same_as_one_process(made, footage, tmp_path, workers):
+    command = [sys.executable, "-c", WITH_RAY, str(footage), str(tmp_path / "out"), str(workers)]
+    subprocess.run(command, check=True, timeout=300, cwd=Path(__file__).parent)
+    assert bytes_of(tmp_path / "out") == bytes_of(made)
 
 
 def test_a_finished_run_resumes_without_measuring_again(footage, tmp_path):
@@ -245,10 +254,10 @@ def test_a_source_without_end_is_recorded_and_the_run_goes_on(tmp_path):
     write_video(tmp_path / "good.mp4", pan(1, 30))
     os.mkfifo(tmp_path / "endless.mp4")
     (tmp_path / "list.txt").write_text("good.mp4\nendless.mp4\n")
-    made = here([tmp_path / "list.txt"], tmp_path / "out", replace(RULES, timeout=3.0), workers=0)
+    made = here([tmp_path / "list.txt"], tmp_path / "out", replace(RULES, timeout=8.0), workers=0)
     assert {sample["source"] for sample in samples(made.out)} == {"good.mp4"}
     (lost,) = [record for record in read_records(made.out / "report")[0] if not record["kept"]]
-    assert (lost["source"], lost["stage"], lost["reason"]) == ("endless.mp4", "probe", "no result within 3 s")
+    assert (lost["source"], lost["stage"], lost["reason"]) == ("endless.mp4", "probe", "no result within 8 s")
 
 
 def crash(row, rules):

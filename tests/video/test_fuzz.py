@@ -1,4 +1,4 @@
-"""300 damaged files: each is read, or refused in a line; none crashes, hangs or loses frames without a word."""
+"""Damaged files: each is read, or refused in a line; none crashes, hangs or loses frames without a word."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ KINDS = {
     "png": "png",
 }
 FRAMES = 20
-PER_KIND = 43
+PER_KIND = [15, pytest.param(43, marks=pytest.mark.slow)]  # 301 files take half a minute
 HANG = 20  # seconds without a finished file
 
 # Reads the files named on stdin one by one and says what came of each; stdout is read with a watchdog.
@@ -89,14 +89,14 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
     return bytes(changed)
 
 
-@pytest.fixture(scope="module")
-def outcomes(tmp_path_factory):
+@pytest.fixture(scope="module", params=PER_KIND)
+def outcomes(tmp_path_factory, request):
     """What came of each file: name, frames, error, warnings, and whether a file was left after it."""
     folder = tmp_path_factory.mktemp("fuzz")
     names = []
     for ending, codec in KINDS.items():
         data = original(folder / f"whole.{ending}", codec)
-        for number in range(PER_KIND):
+        for number in range(request.param):
             path = folder / f"{number:02d}.{ending}"
             path.write_bytes(mutated(data, random.Random(f"{ending} {number}")))
             names.append(path)
@@ -152,13 +152,13 @@ def stated_frames(path: Path) -> int:
 def test_no_damaged_file_crashes_or_hangs_the_reader_or_is_a_traceback(outcomes):
     names, found, bad, complaints = outcomes
     assert bad == []
-    assert len(found) == len(names) >= 300
+    assert len(found) == len(names) >= 100
     assert "Traceback" not in complaints
 
 
 def test_every_refusal_is_a_message_and_leaves_no_file(outcomes):
     refused = {name: outcome for name, outcome in outcomes[1].items() if outcome[1] is not None}
-    assert len(refused) > 30
+    assert len(refused) > len(outcomes[0]) // 10
     for name, (_, error, _, left) in refused.items():
         assert name in error or "out.mkv" in error
         assert len(error.splitlines()) <= 3
@@ -166,7 +166,7 @@ def test_every_refusal_is_a_message_and_leaves_no_file(outcomes):
 
 
 def test_many_damaged_files_are_read_all_the_same(outcomes):
-    assert sum(outcome[1] is None and outcome[0] >= 1 for outcome in outcomes[1].values()) > 100
+    assert sum(outcome[1] is None and outcome[0] >= 1 for outcome in outcomes[1].values()) > len(outcomes[0]) // 3
 
 
 @pytest.mark.parametrize("ending", ["mp4", "mkv", "webm", "avi"])
