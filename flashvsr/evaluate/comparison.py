@@ -4,79 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from flashvsr.evaluate.columns import DEFINITIONS, LOWER_IS_BETTER, TITLES, columns_of, metric_of
-from flashvsr.evaluate.intervals import CONFIDENCE, half_width
-from flashvsr.evaluate.metrics import GROUND_TRUTH
+from flashvsr.evaluate.intervals import CONFIDENCE, Estimate, estimates, gains
 from flashvsr.evaluate.paper import cautions, published
 from flashvsr.evaluate.run import ClipScores, Results
 from flashvsr.evaluate.suites import FoundSuite
 from flashvsr.evaluate.tables import aligned, missing_notes
 
-BASELINE = "bicubic"
 MISSING = "missing"
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What is known about a figure.
-
-    Attributes:
-        mean: Over clips; a clip's figure is its mean over seeds.
-        half: Half of the t-interval over clips; None for one clip, or an infinite figure.
-        clips: How many have the figure.
-    """
-
-    mean: float
-    half: float | None
-    clips: int
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Estimate:
-        """From one value for each clip, at least one."""
-        return cls(math.fsum(values) / len(values), half_width(values), len(values))
-
-
-def estimates(rows: Sequence[ClipScores]) -> dict[str, dict[str, Estimate]]:
-    """Every figure with its interval.
-
-    Args:
-        rows: Of one evaluation.
-
-    Returns:
-        By method, in the order of the rows, and column.
-    """
-    return {
-        method: {column: Estimate.of(list(clips.values())) for column, clips in columns.items()}
-        for method, columns in _by_clip(rows).items()
-    }
-
-
-def gains(rows: Sequence[ClipScores], baseline: str = BASELINE) -> dict[str, dict[str, Estimate]]:
-    """What every method gains over the baseline, clip by clip, so that the spread between clips drops out.
-
-    Args:
-        rows: Of one evaluation.
-        baseline: A method; without it among the rows there are no gains.
-
-    Returns:
-        By method and column; nothing for the baseline, the ground truth, and figures that are infinite.
-    """
-    figures = _by_clip(rows)
-    base = figures.get(baseline, {})
-    found: dict[str, dict[str, Estimate]] = {}
-    for method, columns in figures.items():
-        if method in (baseline, GROUND_TRUTH):
-            continue
-        for column, clips in columns.items():
-            shared = [clip for clip in clips if clip in base.get(column, {})]
-            differences = [clips[clip] - base[column][clip] for clip in shared]
-            if differences and all(map(math.isfinite, differences)):
-                found.setdefault(method, {})[column] = Estimate.of(differences)
-    return found
 
 
 def suite_table(results: Results, metrics: Sequence[str], found: FoundSuite, setting: str) -> str:
@@ -151,22 +88,6 @@ def _reading(rows: Sequence[ClipScores]) -> str:
         f"Cells: mean over clips ± half of Student's {CONFIDENCE:.0%} t-interval over clips ({clips} clips; seeds of a "
         "clip are averaged first); in brackets the gain over bicubic, clip by clip, with its own interval."
     )
-
-
-def _by_clip(rows: Sequence[ClipScores]) -> dict[str, dict[str, dict[str, float]]]:
-    """Mean over seeds by method, column and clip."""
-    values: dict[str, dict[str, dict[str, list[float]]]] = {}
-    for row in rows:
-        columns = values.setdefault(row.method, {})
-        for column, value in row.figures.items():
-            columns.setdefault(column, {}).setdefault(row.clip, []).append(value)
-    return {
-        method: {
-            column: {clip: math.fsum(found) / len(found) for clip, found in clips.items()}
-            for column, clips in columns.items()
-        }
-        for method, columns in values.items()
-    }
 
 
 def _cell(figure: Estimate | None, gain: Estimate | None, decimals: int) -> str:

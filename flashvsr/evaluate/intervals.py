@@ -4,8 +4,72 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+from flashvsr.evaluate.metrics import GROUND_TRUTH
+from flashvsr.evaluate.run import ClipScores
+
+BASELINE = "bicubic"
 CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What is known about a figure.
+
+    Attributes:
+        mean: Over clips; a clip's figure is its mean over seeds.
+        half: Half of the t-interval over clips; None for one clip, or an infinite figure.
+        clips: How many have the figure.
+    """
+
+    mean: float
+    half: float | None
+    clips: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Estimate:
+        """From one value for each clip, at least one."""
+        return cls(math.fsum(values) / len(values), half_width(values), len(values))
+
+
+def estimates(rows: Sequence[ClipScores]) -> dict[str, dict[str, Estimate]]:
+    """Every figure with its interval.
+
+    Args:
+        rows: Of one evaluation.
+
+    Returns:
+        By method, in the order of the rows, and column.
+    """
+    return {
+        method: {column: Estimate.of(list(clips.values())) for column, clips in columns.items()}
+        for method, columns in _by_clip(rows).items()
+    }
+
+
+def gains(rows: Sequence[ClipScores], baseline: str = BASELINE) -> dict[str, dict[str, Estimate]]:
+    """What every method gains over the baseline, clip by clip, so that the spread between clips drops out.
+
+    Args:
+        rows: Of one evaluation.
+        baseline: A method; without it among the rows there are no gains.
+
+    Returns:
+        By method and column; nothing for the baseline, the ground truth, and figures that are infinite.
+    """
+    figures = _by_clip(rows)
+    base = figures.get(baseline, {})
+    found: dict[str, dict[str, Estimate]] = {}
+    for method, columns in figures.items():
+        if method in (baseline, GROUND_TRUTH):
+            continue
+        for column, clips in columns.items():
+            shared = [clip for clip in clips if clip in base.get(column, {})]
+            differences = [clips[clip] - base[column][clip] for clip in shared]
+            if differences and all(map(math.isfinite, differences)):
+                found.setdefault(method, {})[column] = Estimate.of(differences)
+    return found
 
 
 def half_width(values: Sequence[float], confidence: float = CONFIDENCE) -> float | None:
@@ -71,3 +135,19 @@ def _inside(angle: float, freedom: int) -> float:
         term *= square * (k - 1) / k
         total += term
     return (angle + sine * total) * 2 / math.pi if odd else sine * total
+
+
+def _by_clip(rows: Sequence[ClipScores]) -> dict[str, dict[str, dict[str, float]]]:
+    """Mean over seeds by method, column and clip."""
+    values: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for row in rows:
+        columns = values.setdefault(row.method, {})
+        for column, value in row.figures.items():
+            columns.setdefault(column, {}).setdefault(row.clip, []).append(value)
+    return {
+        method: {
+            column: {clip: math.fsum(found) / len(found) for clip, found in clips.items()}
+            for column, clips in columns.items()
+        }
+        for method, columns in values.items()
+    }

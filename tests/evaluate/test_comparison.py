@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from flashvsr.evaluate import SUITES, ClipScores, FoundSuite, Results, published, suite_csv, suite_table
-from flashvsr.evaluate.comparison import estimates, gains
+from flashvsr.evaluate.intervals import estimates, gains
 
 ROWS = [
     ClipScores(clip, seed, method, {"psnr_y": value + seed, "psnr_rgb": value - 2 + seed})
