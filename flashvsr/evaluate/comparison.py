@@ -7,11 +7,11 @@ import io
 from collections.abc import Sequence
 
 from flashvsr.evaluate.columns import DEFINITIONS, LOWER_IS_BETTER, TITLES, columns_of, metric_of
-from flashvsr.evaluate.intervals import CONFIDENCE, Estimate, estimates, gains
+from flashvsr.evaluate.intervals import Estimate, estimates, gains
 from flashvsr.evaluate.paper import cautions, published
-from flashvsr.evaluate.run import ClipScores, Results
+from flashvsr.evaluate.run import Results
 from flashvsr.evaluate.suites import FoundSuite
-from flashvsr.evaluate.tables import aligned, missing_notes
+from flashvsr.evaluate.tables import aligned, missing_notes, reading
 
 MISSING = "missing"
 
@@ -28,7 +28,8 @@ def suite_table(results: Results, metrics: Sequence[str], found: FoundSuite, set
     Returns:
         Lines, aligned for reading as they are.
     """
-    ours, gained, paper = estimates(results.rows), gains(results.rows), published(found.name)
+    ours, paper = estimates(results.rows), published(found.name)
+    gained = gains(results.rows, compared_with=results.compared_with)
     lines = [["metric", *paper, *ours]]
     for column in columns_of(metrics):
         title, decimals = TITLES[column]
@@ -40,7 +41,7 @@ def suite_table(results: Results, metrics: Sequence[str], found: FoundSuite, set
             else:
                 cells.append(_cell(figures.get(column), gained.get(method, {}).get(column), decimals))
         lines.append(cells)
-    notes = [f"{found.suite.title}: {setting}", _reading(results.rows), *missing_notes(results)]
+    notes = [f"{found.suite.title}: {setting}", reading(results), *missing_notes(results)]
     used = {metric for metric in metrics if metric not in results.missing}
     notes += [words for metric, words in DEFINITIONS.items() if {metric, _SHARED.get(metric)} & used]
     notes += [*found.cautions, *cautions(found.name)]
@@ -57,9 +58,10 @@ def suite_csv(results: Results, metrics: Sequence[str], found: FoundSuite) -> st
 
     Returns:
         Lines under ``column,method,source,mean,half_width,gain,gain_half_width,clips,missing``; a ``half_width`` is
-        half of the 95 % t-interval over clips, a ``gain`` is over bicubic.
+        half of the 95 % t-interval over clips, a ``gain`` is over bicubic, or over the model of an ablation.
     """
-    ours, gained, paper = estimates(results.rows), gains(results.rows), published(found.name)
+    ours, paper = estimates(results.rows), published(found.name)
+    gained = gains(results.rows, compared_with=results.compared_with)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["column", "method", "source", "mean", "half_width", "gain", "gain_half_width", "clips", "missing"])
@@ -77,17 +79,6 @@ def suite_csv(results: Results, metrics: Sequence[str], found: FoundSuite) -> st
 
 
 _SHARED = {"psnr": "ssim"}  # one sentence defines both
-
-
-def _reading(rows: Sequence[ClipScores]) -> str:
-    """How to read the cells."""
-    clips = len({row.clip for row in rows})
-    if clips == 1:
-        return "Cells: the figure of the one clip, which has no interval; in brackets the gain over bicubic."
-    return (
-        f"Cells: mean over clips ± half of Student's {CONFIDENCE:.0%} t-interval over clips ({clips} clips; seeds of a "
-        "clip are averaged first); in brackets the gain over bicubic, clip by clip, with its own interval."
-    )
 
 
 def _cell(figure: Estimate | None, gain: Estimate | None, decimals: int) -> str:

@@ -129,14 +129,16 @@ def kernel_distance(ours: Tensor, theirs: Tensor) -> Tensor:
         raise ValueError(f"sets of {len(ours)} and {len(theirs)} features: expected at least 2 each")
     ours, theirs = ours.double(), theirs.double()
 
-    def kernel(a: Tensor, b: Tensor) -> Tensor:
-        return (a @ b.T / a.shape[1] + 1) ** 3
-
     def within(x: Tensor) -> Tensor:
-        values = kernel(x, x)
+        values = polynomial_kernel(x, x)
         return (values.sum() - values.diagonal().sum()) / (len(x) * (len(x) - 1))
 
-    return within(ours) + within(theirs) - 2 * kernel(ours, theirs).mean()
+    return within(ours) + within(theirs) - 2 * polynomial_kernel(ours, theirs).mean()
+
+
+def polynomial_kernel(a: Tensor, b: Tensor) -> Tensor:
+    """``(x.y / C + 1)^3`` of `[n, C]` and `[m, C]`: `[n, m]`."""
+    return (a @ b.T / a.shape[1] + 1) ** 3
 
 
 def stacked(features: Sequence[Tensor]) -> Tensor:

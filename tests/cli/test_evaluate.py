@@ -138,6 +138,53 @@ def test_models_of_every_stage_run_beside_the_baselines(clip, tmp_path):
     assert figures["control (decoder alone)"] == figures[f"{teacher}, zero latents"]
 
 
+def test_rows_of_ablations_stand_beside_their_model_with_intervals(clip, tmp_path, capsys):
+    model, out = _model(tmp_path / "model", color="none"), tmp_path / "out"
+    other = tmp_path / "other.png"
+    Image.fromarray(torch.randint(0, 256, (64, 96, 3), dtype=torch.uint8).numpy()).save(other)
+    arguments = ["evaluate", "--data", clip, str(other), *QUICK, "--model", model, "--out", str(out)]
+    assert main([*arguments, "--ablate", "latents", "shuffled", "seed", "--detail", "0", "0.5", "1"]) == 0
+    said = json.loads((out / "results.json").read_text())
+    what = ["zero latents", "latents of another clip", "another seed", "detail 0", "detail 0.5", "detail 1"]
+    assert said["compared_with"] == {f"model, {words}": "model" for words in what}
+    means, gains = said["means"], said["gains"]
+    assert means["model, detail 0"] == means["model, zero latents"]
+    assert means["model, detail 1"]["change"] == 0 and gains["model, detail 1"]["psnr_y"]["mean"] == 0
+    changes = [means[f"model, {words}"]["change"] for words in what]
+    assert all(change > 0 for change in changes[:5]) and changes[4] < changes[3]
+    assert gains["model, zero latents"]["psnr_y"]["clips"] == 2
+    assert "±" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--ablate", "latents"], "--ablate and --detail are for models with a diffusion part, and none of these has"),
+        (["--detail", "0.5"], "--ablate and --detail are for models with a diffusion part, and none of these has"),
+        (["--ablate", "shuffled"], "--ablate shuffled takes latents of another clip, and there is only one"),
+        (["--detail", "1.5"], "detail goes from 0, the decoder alone, to 1, the whole model; got 1.5"),
+        (["--latents", "truth", "--ablate", "seed"], "with --latents truth no transformer runs"),
+    ],
+)
+def test_ablations_that_make_no_sense_are_refused(clip, tmp_path, capsys, arguments, message):
+    alone = _model(tmp_path / "alone", alone=True)
+    assert main(["evaluate", "--data", clip, *QUICK, "--model", alone, *arguments]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_latents_of_the_truth_by_a_conditional_encoder_are_compared_with_none(clip, tmp_path):
+    components = {"decoder": _component("flashvsr.decoders.TinyConditionalDecoder", **DECODER)}
+    components["encoder"] = _component("flashvsr.decoders.ConditionalEncoder", channels=[8, 8, 8])
+    save_model_folder(tmp_path / "auto", components, color="none")
+    out = tmp_path / "out"
+    arguments = ["evaluate", "--data", clip, *QUICK, "--model", str(tmp_path / "auto"), "--latents", "truth"]
+    assert main([*arguments, "--ablate", "latents", "--out", str(out)]) == 0
+    rows = _rows(out)
+    label = "auto (decoder, latents of the truth)"
+    assert list(rows) == ["bicubic", "lanczos", label, f"{label}, zero latents", "ground truth"]
+    assert rows[label]["psnr_y"] != rows[f"{label}, zero latents"]["psnr_y"]
+
+
 def test_version_and_prompt_reach_official_folders_and_no_others(clip, tmp_path, monkeypatch):
     ours, official = _model(tmp_path / "ours"), tmp_path / "FlashVSR"
     official.mkdir()

@@ -75,3 +75,52 @@ def test_wrong_sizes_are_refused_by_the_name_of_who_made_them():
 def test_a_clip_without_a_figure_is_listed_with_the_reason():
     results = evaluate([_clip("still", frames=1)], BASELINES, metrics=("psnr", "warping"))
     assert results.skipped == {"warp_error: a single frame has no motion": ["still"]}
+
+
+class _Other:
+    """Keeps the LR frames of the other clips that it is given."""
+
+    needs_other = True
+
+    def __init__(self):
+        self.seen = []
+
+    def __call__(self, lr, seed, other):
+        self.seen.append(other)
+        return BASELINES["bicubic"](lr, seed)
+
+
+def _flat(name: str, level: int, frames: int = 2) -> ReferenceClip:
+    return ReferenceClip(name, torch.full((frames, 3, 64, 80), level, dtype=torch.uint8))
+
+
+def test_a_method_that_needs_another_clip_gets_that_of_the_next_one_and_of_the_same_seed():
+    method, levels = _Other(), {"a": 10, "b": 20, "c": 30}
+
+    def degrade(frames, seed):
+        return bicubic_lr(frames) + seed % 2
+
+    clips = [_flat(name, level) for name, level in levels.items()]
+    results = evaluate(clips, {"x": method}, degrade, metrics=("psnr",), seeds=(0, 1))
+    assert [row.clip for row in results.rows if row.method == "x"] == ["a", "a", "b", "b", "c", "c"]
+    expected = [levels[other] + clip_seed(other, seed) % 2 for other in "bca" for seed in (0, 1)]
+    assert [int(other.unique()) for other in method.seen] == expected
+
+
+def test_a_single_clip_has_no_other():
+    with pytest.raises(ValueError, match="latents of another clip need at least two clips"):
+        evaluate([_clip()], {"x": _Other()}, metrics=("psnr",))
+
+
+def test_the_change_of_an_ablation_is_how_much_its_frames_differ_from_those_of_its_model():
+    class Brighter:
+        compared_with = "plain"
+
+        def __call__(self, lr, seed):
+            return BASELINES["bicubic"](lr, seed) + 3
+
+    methods = {"plain": BASELINES["bicubic"], "brighter": Brighter()}
+    results = evaluate([_flat("a", 10)], methods, metrics=("psnr", "change"))
+    assert results.compared_with == {"brighter": "plain"}
+    changes = {row.method: row.figures.get("change") for row in results.rows}
+    assert changes == {"plain": None, "brighter": 3.0, "ground truth": None}

@@ -8,6 +8,7 @@ from torch import nn
 
 from flashvsr.decoders import TinyConditionalDecoder
 from flashvsr.evaluate import WholeClip, resize, without_latents, without_velocity
+from flashvsr.evaluate.whole_clip import ShuffledLatents, scaled_latents
 
 
 def _noise(seed, count, size):
@@ -92,3 +93,32 @@ def test_an_ablation_holds_while_its_handle_does():
         assert torch.equal(dit(x)[0], torch.zeros_like(x)) and dit(x)[1] == "state"
         assert torch.equal(decoder(x, lr)[0], lr)
     assert torch.equal(dit(x)[0], x + 1) and torch.equal(decoder(x, lr)[0], lr + 1)
+
+
+def test_shuffled_latents_are_those_of_the_other_clip_beside_the_right_frames():
+    decoder = _Decoder()
+    method = WholeClip(decoder, lambda lr, noise: noise + lr.mean(), _noise)
+    dark, bright = _video(6) // 8, 255 - _video(9, 24, 30) // 8
+    other = bright[:6, :, :20].tile(1, 1, 1, 2)[..., :35]  # cut and repeated to the shape of the first
+    seen = []
+    with decoder.register_forward_pre_hook(lambda module, given: seen.append(given[0])):
+        method(other, 3)
+    expected = resize(dark, (80, 140)).float() / 127.5 - 1
+    step = (torch.arange(6) + 3) // 4
+    expected = expected + seen[0].mean((0, 1, 3, 4))[step].view(-1, 1, 1, 1)
+    got = ShuffledLatents(method, decoder)(dark, 3, bright)
+    torch.testing.assert_close(got.float(), expected.add(1).mul(127.5).clamp(0, 255).round(), atol=1, rtol=0)
+    assert not torch.equal(got, method(dark, 3))
+    assert not decoder._forward_pre_hooks
+
+
+def test_scaled_latents_lie_between_none_and_all():
+    decoder = _Decoder()
+    method = WholeClip(decoder, lambda lr, noise: torch.full_like(noise, 0.5), _noise)
+    video = _video(5) // 4
+    brightness = []
+    for factor in (0.0, 0.5, 1.0):
+        with scaled_latents(decoder, factor):
+            brightness.append(float(method(video, 0).float().mean()))
+    assert brightness[2] - brightness[1] == pytest.approx(brightness[1] - brightness[0], abs=0.5)
+    assert brightness[2] - brightness[0] == pytest.approx(0.5 * 127.5, abs=0.5)
