@@ -69,8 +69,27 @@ class BatchLoader:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         made = iter(self.loader)
-        for first in made:
-            yield join([first, *islice(made, self.clips - 1)])
+        try:
+            for first in made:
+                yield join([first, *islice(made, self.clips - 1)])
+        except Exception:
+            self._stop_workers()
+            raise
+
+    @property
+    def _iterator(self) -> Any:
+        """The workers of the loader. Lightning ends them after a run, and looks for them under this name."""
+        return self.loader._iterator
+
+    @_iterator.setter
+    def _iterator(self, iterator: Any) -> None:
+        self.loader._iterator = iterator
+
+    def _stop_workers(self) -> None:
+        """End the workers now: an error keeps them alive, and who collects that garbage, a fork perhaps, may hang."""
+        if self._iterator is not None:
+            self._iterator._shutdown_workers()
+            self._iterator = None
 
 
 def plan_loader(

@@ -1,6 +1,7 @@
 """Training batches from shards at URLs: those of the same shards in a folder, whatever the server does."""
 
 import json
+import multiprocessing
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -133,6 +134,7 @@ def test_a_shard_that_fails_for_good_stops_the_training_and_is_never_left_out(sh
     server.fault = lambda name, number: 403 if name == gone else None
     with pytest.raises(ShardError, match=rf"cannot read {server.url}/{gone}: .*403"):
         batches(module(urls, batches=20, workers=workers))
+    assert multiprocessing.active_children() == []  # also while the error is held
 
 
 def test_processes_that_share_a_folder_fetch_each_shard_once(shards, server, urls):
