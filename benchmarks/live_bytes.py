@@ -10,13 +10,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-import weakref
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from flashvsr.attention import layers
 from flashvsr.bench import PARTS
@@ -24,35 +21,11 @@ from flashvsr.decoders import blocks, tiny
 from flashvsr.kernels import convolutions as convolutions
 from flashvsr.models import FlashVSR, dit_blocks
 from flashvsr.models.builders import lr_projection_1b, tiny_conditional_decoder_1b, video_dit_1b
-
-GIB = 2**30
-
-
-class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of storages as they come and go."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.sizes: dict[int, int] = {}
-        self.live = self.peak = 0
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = function(*args, **(kwargs or {}))
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, Tensor) and tensor.untyped_storage()._cdata not in self.sizes:
-                storage = tensor.untyped_storage()
-                self.sizes[storage._cdata] = storage.nbytes()
-                self.live += storage.nbytes()
-                weakref.finalize(storage, self._drop, storage._cdata)
-        self.peak = max(self.peak, self.live)
-        return out
-
-    def _drop(self, key: int) -> None:
-        self.live -= self.sizes.pop(key)
+from flashvsr.models.memory import GIB, LiveBytes
 
 
-def stand_in_for_kernels() -> None:
-    """Put functions that only make the output in place of what runs as one kernel on a GPU."""
+def stand_ins() -> list[tuple[Any, str, Any]]:
+    """Functions that only make the output, for what a GPU runs as one kernel: modules, names, what to put there."""
 
     def attend(query: Tensor, key: Any, value: Any, mask: Tensor, **options: Any) -> Tensor:
         return query.transpose(1, 2).contiguous().transpose(1, 2)
@@ -63,7 +36,7 @@ def stand_in_for_kernels() -> None:
     def conv_relu(x: Tensor, weight: Tensor, bias: Any, plus: Any = None) -> Tensor:
         return x.new_empty(x.shape[0], weight.shape[0], *x.shape[2:])
 
-    stand_ins: list[tuple[Any, str, Any]] = [
+    return [
         (layers, "block_sparse_attention", attend),
         (layers, "norm_rope", norm_rope),
         (layers, "rms_norm", lambda x, weight, eps: torch.empty_like(x)),
@@ -72,8 +45,6 @@ def stand_in_for_kernels() -> None:
         (tiny, "conv_relu", conv_relu),
         (convolutions, "conv_relu", conv_relu),
     ]
-    for module, name, stand_in in stand_ins:
-        setattr(module, name, stand_in)
 
 
 def build() -> FlashVSR:
@@ -85,7 +56,8 @@ def build() -> FlashVSR:
 
 def run(height: int, width: int) -> None:
     """Print a table: GiB at the peak of every part, in the first chunk and in a steady one."""
-    stand_in_for_kernels()
+    for module, attribute, stand_in in stand_ins():
+        setattr(module, attribute, stand_in)
     with torch.inference_mode(), torch.device("meta"), LiveBytes() as live:
         system, state, rows = build(), None, dict[str, list[float]]()
 
@@ -97,9 +69,9 @@ def run(height: int, width: int) -> None:
             def stop(module: nn.Module, args: Any, out: Any, name: str = name) -> None:
                 rows.setdefault(name, []).append(live.peak / GIB)
 
-            module: nn.Module = getattr(system, name)
-            module.register_forward_pre_hook(start)
-            module.register_forward_hook(stop)
+            part: nn.Module = getattr(system, name)
+            part.register_forward_pre_hook(start)
+            part.register_forward_hook(stop)
         print(f"{width}x{height}, weights {live.live / GIB:.2f} GiB")
         for frames, latents in ((25, 6), (8, 2), (8, 2)):
             lr = torch.empty(1, 3, frames, height, width, dtype=torch.bfloat16)

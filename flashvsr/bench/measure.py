@@ -232,6 +232,8 @@ def bench(system: FlashVSR | DecoderSystem, *, height: int, width: int, chunks: 
     for handle in handles:
         handle.remove()
     times, flops = clock.medians(), flops | stages
+    for name in watched:  # a decoder may be called for every latent
+        times[name] *= len(clock.regions[name]) / chunks
     reserved = [torch.cuda.max_memory_reserved(device) / 2**30 if cuda else 0.0 for device in devices]
     one_gpu = cuda and len(devices) == 1
     peaks = _part_peaks(system, stream, video[first:]) if one_gpu else dict.fromkeys(names, 0.0)

@@ -62,11 +62,15 @@ def count_operations(system: FlashVSR | DecoderSystem, stream: Stream, frames: T
     def count_kept(layer: Any, args: Any, out: Tensor) -> None:
         kept.append(out.sum())  # stays on the device until the chunk is done
 
+    def stop(name: str) -> None:
+        counters[name].__exit__(None, None, None)
+        flops[name] += counters[name].get_total_flops()  # each call counts anew
+
     for name, counter in counters.items():
         module: nn.Module = getattr(system, name)
         handles += [
             module.register_forward_pre_hook(lambda *_, counter=counter: counter.__enter__() and None),
-            module.register_forward_hook(lambda *_, counter=counter: counter.__exit__(None, None, None)),
+            module.register_forward_hook(lambda *_, name=name: stop(name)),
         ]
     if isinstance(system, FlashVSR):
         feed_forward = [layer for layer in system.dit.modules() if isinstance(layer, FeedForward)]
@@ -85,5 +89,4 @@ def count_operations(system: FlashVSR | DecoderSystem, stream: Stream, frames: T
         handle.remove()
     if isinstance(system, FlashVSR):
         flops["dit"] += sum(int(pairs) for pairs in kept) * 4 * system.dit.head_dim * TOKENS_PER_BLOCK**2
-    flops |= {name: float(counter.get_total_flops()) for name, counter in counters.items()}
     return flops

@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="GIB",
         help="of the GPU for keys and values, the rest is the host's (default: 24)",
     )
+    add("--gpu-gib", type=float, metavar="GIB", help="fit into so much of the GPU, or say how much it takes")
     add("--trust-code", action="store_true", help="run code outside flashvsr that the folder names")
     add(
         "--device",
@@ -58,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
         "fp8",
         "fast",
         "cache_gib",
+        "gpu_gib",
         "device",
         "dtype",
         "trust_code",

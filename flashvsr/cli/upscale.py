@@ -100,6 +100,13 @@ def add_model_arguments(group: argparse._ArgumentGroup) -> None:
         metavar="GIB",
         help="GPU memory for keys and values, the rest goes to the host's: same frames (default: 24; inf for all)",
     )
+    add(
+        "--gpu-gib",
+        type=float,
+        metavar="GIB",
+        help="fit into so much of the GPU, or say how much it takes; what does not fit goes to the host's memory: same "
+        "frames",
+    )
     add("--trust-code", action="store_true", help="run code outside flashvsr that the model folder names")
 
 

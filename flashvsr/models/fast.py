@@ -30,8 +30,10 @@ def use_fp8(dit: VideoDiT, device: torch.device, dtype: torch.dtype) -> None:
     reason = unavailable("fp8_product", device, dtype)
     if reason is not None and device.type == "cuda":
         raise ValueError(f"8-bit floats cannot be used here: {reason}")
-    for block in dit.blocks:
-        block.to_fp8()
+    for block in dit.blocks:  # rounded on the device, wherever the weights lie
+        home = block.modulation.device
+        block.to(device).to_fp8()
+        block.to(home)
 
 
 def check_fast(device: torch.device, dtype: torch.dtype, *, impl: str = "auto", head_dim: int = 128) -> None:

@@ -30,6 +30,7 @@ class HostBlocks:
 
     Attributes:
         away: As given.
+        device: As given.
         block_bytes: What the weights of one block take.
 
     Raises:
@@ -42,7 +43,7 @@ class HostBlocks:
         layouts = [[(x.shape, x.stride(), x.dtype) for x in _tensors(block)] for block in blocks]
         if any(layout != layouts[0] for layout in layouts):
             raise ValueError("blocks whose weights differ in shape or dtype cannot take turns in the same memory")
-        self.away, self.device = away, device
+        self.away = away
         self.block_bytes = packed_bytes(blocks[0])
         self._order: dict[int, int] = {}  # which of those in host memory a block is
         self._tensors: list[list[Tensor]] = []
@@ -57,6 +58,7 @@ class HostBlocks:
             self._host.append(_move_to_host(block, self.block_bytes, device))
         with torch.inference_mode(False):
             self._places = torch.empty(min(STAGED, away), self.block_bytes, dtype=torch.uint8, device=device)
+        self.device = self._places.device  # with its index
         self._views = [_views(place, self._tensors[0]) for place in self._places]
         self._holds: list[int | None] = [None] * len(self._places)
         self._inward: Any = torch.cuda.Stream(device) if cuda else None

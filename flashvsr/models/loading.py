@@ -17,6 +17,7 @@ from flashvsr.models.decoder_system import DecoderSystem
 from flashvsr.models.dit import VideoDiT
 from flashvsr.models.fast import check_fast, fast_choices, use_fp8
 from flashvsr.models.folder import DESCRIPTION, Component, ModelFolder, read_model_folder
+from flashvsr.models.memory_plan import check_limit, keep_on_host, limit_allocator
 from flashvsr.models.official import is_official_folder, read_official_folder
 from flashvsr.models.parallel import spread
 from flashvsr.models.system import LATENTS_ONLY, FlashVSR, check_detail
@@ -43,6 +44,7 @@ def load(
     prompt: str | Path | Tensor | None = None,
     sparse_ratio: float | None = None,
     cache_gib: float | None = None,
+    gpu_gib: float | None = None,
     fp8: bool = False,
     fast: bool = False,
     trust_code: bool = False,
@@ -70,6 +72,10 @@ def load(
         sparse_ratio: Density of attention; None keeps the model's own.
         cache_gib: GiB on each device for keys and values of a stream, see :class:`~flashvsr.models.VideoDiT`. None is
             :data:`CACHE_GIB` on a GPU and no limit elsewhere; ``math.inf`` is none on a GPU either.
+        gpu_gib: GiB of the GPU that loading and one stream may take. What does not fit lies in host memory, first keys
+            and values, then weights of the transformer: slower, and the same frames. A stream that cannot fit is
+            refused when it is opened. PyTorch keeps no more than that on this GPU in this process from now on. None
+            for no limit.
         fp8: Multiply in 8-bit floats in the linear layers of the transformer's blocks: faster and less exact. See
             :class:`~flashvsr.models.fp8.Fp8Linear`.
         fast: All that is faster and less exact, on a GPU with 8-bit floats: `fp8`, a `sparse_ratio` of 1.5 where the
@@ -106,17 +112,23 @@ def load(
         if len(devices) > 1:
             raise ValueError(f"{folder.path} is a decoder alone, which runs on one GPU: name one, not {len(devices)}")
         scaled = None if detail == 1 else detail
-        _check_unused(
-            folder, impl=impl, sparse_ratio=sparse_ratio, cache_gib=cache_gib, fp8=fp8, fast=fast, detail=scaled
-        )
+        unused = {"impl": impl, "sparse_ratio": sparse_ratio, "cache_gib": cache_gib, "gpu_gib": gpu_gib}
+        _check_unused(folder, **unused, fp8=fp8, fast=fast, detail=scaled)
         alone = folder.component("decoder").build(device=device, dtype=dtype, trust_code=trust_code)
         if isinstance(alone, LATENTS_ONLY):
             raise ValueError(f"{folder.path} has no transformer, and its decoder does not see the LR frames")
         return DecoderSystem(alone, color=color).requires_grad_(False).eval()
     if fast:  # before weights are read
         check_fast(device, dtype, impl=impl)
+    if gpu_gib is not None:
+        check_limit(gpu_gib, devices, cache_gib)
+        limit_allocator(device, gpu_gib)
     parts = {name: folder.component(name) for name in ("projection", "dit", DECODERS[decoder])}
-    built = {name: part.build(device=device, dtype=dtype, trust_code=trust_code) for name, part in parts.items()}
+    places = {"dit": torch.device("cpu") if gpu_gib is not None else device}
+    built = {
+        name: part.build(device=places.get(name, device), dtype=dtype, trust_code=trust_code)
+        for name, part in parts.items()
+    }
     projection, dit, chosen = built.values()
     if not isinstance(dit, VideoDiT) or dit.order != "block":
         raise ValueError(
@@ -129,8 +141,11 @@ def load(
     dit.cache_gib = CACHE_GIB if cache_gib is None and device.type == "cuda" else cache_gib
     if fp8 or fast:
         use_fp8(dit, device, dtype)
+    if gpu_gib is not None:
+        keep_on_host(dit, device)
     embedding = None if folder.prompt is None else folder.prompt.to(device, dtype, copy=True)
     system = FlashVSR(projection, dit, chosen, embedding, color=color, detail=detail).requires_grad_(False).eval()
+    system.gpu_gib = gpu_gib
     return system if len(devices) == 1 else spread(system, devices)
 
 

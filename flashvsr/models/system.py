@@ -19,9 +19,10 @@ from flashvsr.kernels import unavailable
 from flashvsr.models.dit import VideoDiT
 from flashvsr.models.dit_state import MOST_TOKENS, RECORDABLE, DiTState
 from flashvsr.models.fp8 import Fp8Linear
+from flashvsr.models.memory_plan import MemoryPlan, fit
 from flashvsr.models.parallel import keep_pace, send
 from flashvsr.state import ConsumableState
-from flashvsr.streaming import Geometry, Stream, upscale
+from flashvsr.streaming import Canvas, Geometry, Stream, upscale
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +78,10 @@ class FlashVSR(nn.Module):
         geometry: How the stream is cut; None for FlashVSR's.
         detail: See :attr:`detail`.
 
+    Attributes:
+        gpu_gib: GiB of its device that a stream may take, on one device; what lies on the host instead is decided
+            when a stream is opened, and changes no frame. None for no limit.
+
     Raises:
         ValueError: If `color` is unknown, a prompt is missing or not taken, or `detail` is out of range.
 
@@ -109,6 +114,8 @@ class FlashVSR(nn.Module):
         self.color = ColorMatch(color)
         self.geometry = geometry or Geometry()
         self.detail = detail
+        self.gpu_gib: float | None = None
+        self._plan: MemoryPlan | None = None
 
     @property
     def detail(self) -> float:
@@ -171,6 +178,11 @@ class FlashVSR(nn.Module):
         """Of LR frames and output: fp32 where the decoder adds to LR frames, which bf16 would round to 8 bits."""
         return torch.float32 if getattr(self.decoder, "residual", False) else self.dtype
 
+    @property
+    def in_parts(self) -> bool:
+        """Whether a stream takes frames as they are decoded, so that those of a whole chunk are never there at once."""
+        return self.gpu_gib is not None
+
     def step(
         self,
         lr: Tensor,
@@ -190,11 +202,11 @@ class FlashVSR(nn.Module):
             content: Height and width of what is not padding, from the top left; colours are matched over it. None for
                 all.
             on_frames: Called with the frames of each latent as soon as they are decoded, the first one alone and then
-                four at a time, before the next latent is.
+                four at a time, before the next latent is; they are not kept.
 
         Returns:
-            Frames `[B, 3, T', H, W]` in [-1, 1], 21 at the start, then 8; and the new state. The last 4 LR frames are
-            looked ahead at: their output comes with the next chunk.
+            Frames `[B, 3, T', H, W]` in [-1, 1], 21 at the start, then 8, or none if `on_frames` has had them; and the
+            new state. The last 4 LR frames are looked ahead at: their output comes with the next chunk.
 
         Raises:
             ValueError: If a size does not fit.
@@ -208,15 +220,17 @@ class FlashVSR(nn.Module):
         seen = arrived if past is None else torch.cat((past.lr, arrived), 2)
         shown, ahead = seen[:, :, : -self.geometry.lookahead], seen[:, :, -self.geometry.lookahead :]
         decoder = past.decoder if past else None
-        lengths = [shown.shape[2]] if on_frames is None else self._frames_of_latents(shown.shape[2], latents.shape[2])
-        parts = []
-        for part, those in zip(latents.chunk(len(lengths), 2), shown.split(lengths, 2), strict=True):
+        kept: list[Tensor] = []
+        take = kept.append if on_frames is None else on_frames
+        lengths = shown.shape[2], latents.shape[2]
+        sizes = [lengths] if on_frames is None else self.parts_of_chunk(*lengths)
+        frame_counts, latent_counts = (list(counts) for counts in zip(*sizes, strict=True))
+        for those, part in zip(shown.split(frame_counts, 2), latents.split(latent_counts, 2), strict=True):
             frames, decoder = self.decoder(part, those, decoder)
-            parts.append(self.color(frames, those, content))
-            if on_frames is not None:
-                on_frames(parts[-1])
-        frames = parts[0] if on_frames is None else torch.cat(parts, 2)
+            take(self.color(frames, those, content))
+            del frames
         queued = keep_pace(past.queued if past else [], self.devices)
+        frames = kept[0] if kept else lr.new_empty(*shown.shape[:2], 0, *shown.shape[3:])
         return frames, SystemState(projection, dit, decoder, ahead.clone(), queued)
 
     def _latents(self, lr: Tensor, noise: Tensor, past: SystemState | None) -> tuple[Tensor, Any, DiTState | None]:
@@ -238,10 +252,21 @@ class FlashVSR(nn.Module):
             latents = self.detail * latents
         return send(latents, self.output_device), projection, dit
 
-    def _frames_of_latents(self, frames: int, latents: int) -> list[int]:
-        """Frames of each latent of a chunk: the first of a stream stands for fewer."""
+    def parts_of_chunk(self, frames: int, latents: int) -> list[tuple[int, int]]:
+        """Frames and latents that are decoded together, for a chunk whose frames are taken as they come.
+
+        Args:
+            frames: Of the chunk; its first latent stands for fewer at the start of a stream.
+            latents: Of the chunk.
+
+        Returns:
+            Of every part its frames, and its latents: as many as the decoder passes together.
+        """
+        together = getattr(self.decoder, "latents_per_pass", 1)
         usual = self.geometry.next_frames // len(self.geometry.latents(1))
-        return [frames - usual * (latents - 1), *[usual] * (latents - 1)]
+        sizes = [min(together, latents - start) for start in range(0, latents, together)]
+        lacking = usual * latents - frames
+        return [(usual * size - (0 if index else lacking), size) for index, size in enumerate(sizes)]
 
     def _check(self, lr: Tensor, noise: Tensor, state: SystemState | None) -> None:
         """Refuse what does not fit before any part consumes its state."""
@@ -324,6 +349,7 @@ class FlashVSR(nn.Module):
             "keys and values": "on the device"
             if room in (None, inf)
             else f"{room:g} GiB on the device, then on the host",
+            **({} if self._plan is None else {"memory": str(self._plan)}),
             **self._places(),
         }
 
@@ -363,7 +389,11 @@ class FlashVSR(nn.Module):
 
         Returns:
             The stream, with ``push`` and ``finish``.
+
+        Raises:
+            ValueError: If nothing makes it fit into :attr:`gpu_gib`.
         """
+        self._fit(height, width, scale)
         for what, how in self.paths().items():
             logger.info("%s: %s", what, how)
         return Stream(self, height=height, width=width, scale=scale, seed=seed, noise=noise, state=state)
@@ -380,7 +410,17 @@ class FlashVSR(nn.Module):
         Returns:
             `[T, 3, round(scale*h), round(scale*w)]`, same dtype and range.
         """
+        if video.ndim == 4:
+            self._fit(video.shape[2], video.shape[3], scale)
         return upscale(self, video, scale=scale, seed=seed, noise=noise)
+
+    def _fit(self, height: int, width: int, scale: float | tuple[int, int]) -> None:
+        """Make the next stream fit into what it may take."""
+        if self.gpu_gib is None:
+            return
+        size = Canvas(height, width, scale, self.geometry.multiple, torch.device("cpu")).padded_size
+        if self._plan is None or (self._plan.size, self._plan.gib) != (size, self.gpu_gib):
+            self._plan = fit(self, size, self.gpu_gib, begun=self._plan is not None)
 
 
 def check_detail(detail: float) -> None:

@@ -15,7 +15,8 @@ and optionally
 * a parameter ``content`` of ``step``: it then gets the (height, width) in pixels of the top-left part that is not
   padding, for statistics such as colour;
 * a parameter ``on_frames`` of ``step``: a function to call with frames `[1, 3, T', H, W]` of a chunk as they come, or
-  None;
+  None; what ``step`` returns beside the state is then ignored;
+* ``in_parts``: True to have frames taken that way always, which needs less memory;
 * ``load_state(saved)``, which rebuilds the state from what :meth:`Stream.state_dict` kept of it, on the right device
   and without changing or keeping ``saved``. A state may be None, a number, a string, a tensor, dicts, lists and tuples
   of those, or any object with ``state_dict()``.

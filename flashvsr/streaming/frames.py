@@ -85,7 +85,7 @@ class Canvas:
         scale: float | tuple[int, int],
         multiple: int,
         device: torch.device,
-        dtype: torch.dtype,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         if min(height, width) < MIN_SIZE:
             raise ValueError(f"frames must be at least {MIN_SIZE} x {MIN_SIZE} pixels, got {height} x {width}")

@@ -76,6 +76,7 @@ class Stream:
         taken = inspect.signature(system.step).parameters
         self._step_options: dict[str, Any] = {"content": self.output_size} if "content" in taken else {}
         self._gives_parts = "on_frames" in taken
+        self._wants_parts = bool(getattr(system, "in_parts", False))
         self._seed = seed
         self._noise = noise
         self._ahead: Future[Tensor] | None = None  # noise of the next chunk
@@ -236,25 +237,28 @@ class Stream:
         """Run one chunk, write as many of its frames as fit into ``out`` and say how many those are."""
         lr = self._canvas.to_model(frames)
         noise = to_device(self._next_noise(), self._device).to(self._dtype)
-        written = 0
+        received = written = 0
 
         def finish(part: Tensor) -> None:
-            nonlocal written
+            nonlocal received, written
+            received += part.shape[2]
             piece = out[written : written + part.shape[2]]
             self._canvas.to_public(part, piece)
             written += len(piece)
             if on_frames is not None and len(piece):
                 on_frames(piece)
 
-        in_parts = on_frames is not None and self._gives_parts
+        in_parts = self._gives_parts and (on_frames is not None or self._wants_parts)
         options = {**self._step_options, "on_frames": finish} if in_parts else self._step_options
         result, self._state = self._run_chunk(lr, noise, self._state, **options)
         expected = (1, 3, self._geometry.output_frames(self._chunk), *self.padded_size)
-        if tuple(result.shape) != expected:
-            raise ValueError(f"step returned frames of shape {list(result.shape)}, expected {list(expected)}")
-        self._chunk += 1
         if not in_parts:
+            if tuple(result.shape) != expected:
+                raise ValueError(f"step returned frames of shape {list(result.shape)}, expected {list(expected)}")
             finish(result)
+        elif received != expected[2]:
+            raise ValueError(f"step gave on_frames {received} frames, expected {expected[2]}")
+        self._chunk += 1
         self._draw_ahead()
         return written
 

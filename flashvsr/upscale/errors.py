@@ -20,7 +20,8 @@ def explain(error: Exception) -> str | None:
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
         reason = str(error).strip().split("\n")[0].split(". ")[0]
         detail = f" ({reason})" if reason else ""
-        options = "a smaller --scale, --decoder tiny, --dtype bf16, --cache-gib or another --device"
+        limit = "--gpu-gib with less than the GPU has, " if isinstance(error, torch.OutOfMemoryError) else ""
+        options = f"{limit}a smaller --scale, --decoder tiny, --dtype bf16 or another --device"
         return f"out of memory{detail}: try {options}"
     if isinstance(error, OSError) and is_disk_full(error):
         return "the disk is full: free some space, or write to another disk; --no-resume needs less"

@@ -49,7 +49,8 @@ def asked_for(
     Raises:
         OSError: If input or model cannot be read.
     """
-    shaping = {name: value for name, value in vars(loading).items() if name not in ("cache_gib", "trust_code")}
+    unseen = ("cache_gib", "gpu_gib", "trust_code")  # no frame depends on them
+    shaping = {name: value for name, value in vars(loading).items() if name not in unseen}
     shaping["fast"] = True if loading.fast else None
     shaping["detail"] = None if loading.detail == 1 else float(loading.detail)
     shaping |= {name: value for name, value in vars(clip).items() if value is not None}

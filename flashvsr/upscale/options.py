@@ -27,6 +27,8 @@ class LoadOptions:
         fast: ``fp8``, attention in 8 bits and a ``sparse_ratio`` of 1.5, on a GPU that can.
         cache_gib: GiB of a GPU's memory for keys and values; the rest of them lies in the host's memory, which
             changes no frame. None is 24, which only frames of about 4K exceed; ``math.inf`` keeps all on the GPU.
+        gpu_gib: GiB of a GPU's memory for the whole run; what does not fit lies in the host's memory, which changes no
+            frame. None for no limit.
         trust_code: Allow a folder to name classes outside this library.
     """
 
@@ -42,6 +44,7 @@ class LoadOptions:
     fp8: bool = False
     fast: bool = False
     cache_gib: float | None = None
+    gpu_gib: float | None = None
     trust_code: bool = False
 
 

@@ -56,6 +56,17 @@ def test_a_decoder_alone_is_timed_without_the_parts_it_does_not_have():
     assert result.frames_per_second == pytest.approx(4000 / result.chunk_ms)
 
 
+def test_a_decoder_that_is_called_for_every_latent_is_counted_for_the_whole_chunk():
+    results = []
+    for limit in (None, 1000.0):
+        system = _system()
+        system.gpu_gib = limit
+        results.append(bench(system, height=128, width=128, chunks=2))
+    plain, limited = ({part.name: part.teraflops for part in result.parts} for result in results)
+    assert limited == pytest.approx(plain, rel=1e-3)  # kernels are joined for each call
+    assert sum(part.milliseconds for part in results[1].parts) == pytest.approx(results[1].chunk_ms)
+
+
 def test_warm_runs_a_stream_and_measures_nothing(capsys):
     assert main(["bench", "--warm", "--size", "128x128", "--device", "cpu"]) == 0
     out = capsys.readouterr().out

@@ -268,7 +268,7 @@ def test_an_unwritable_folder_is_named(model, clip, tmp_path, capfd):
     [
         (
             torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has"),
-            "out of memory (CUDA out of",
+            "out of memory (CUDA out of memory): try --gpu-gib with less than the GPU has, a smaller --scale",
         ),
         (MemoryError(), "out of memory: try a smaller --scale"),
         (RuntimeError("[enforce] DefaultCPUAllocator: can't allocate memory"), "out of memory ([enforce] Default"),

@@ -1,37 +1,11 @@
 """What is alive at the peak of a chunk, counted in bytes of tensors as they come and go."""
 
-import weakref
-
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from flashvsr.decoders import TinyConditionalDecoder, TinyDecoderState
 from flashvsr.models import VideoDiT, dit_blocks
-
-
-class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of storages made inside of it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.sizes: dict[int, int] = {}
-        self.peak = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self._note((args, kwargs), new=False)
-        out = function(*args, **(kwargs or {}))
-        self._note(out, new=True)
-        self.peak = max(self.peak, sum(self.sizes.values()))
-        return out
-
-    def _note(self, tensors, new: bool) -> None:
-        for tensor in tree_leaves(tensors):
-            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage()._cdata not in self.sizes:
-                storage = tensor.untyped_storage()
-                self.sizes[storage._cdata] = storage.nbytes() if new else 0
-                weakref.finalize(storage, self.sizes.pop, storage._cdata)
+from flashvsr.models.memory import LiveBytes
 
 
 def _dit() -> VideoDiT:

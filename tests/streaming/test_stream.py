@@ -427,3 +427,21 @@ def test_a_step_that_returns_too_few_frames_is_named():
 
     with pytest.raises(ValueError, match=r"\[1, 3, 20, 128, 128\], expected \[1, 3, 21, 128, 128\]"):
         run(Short(), clip(1, 16, 16), 1)
+
+
+def test_a_system_that_wants_it_gives_frames_in_parts_always_and_none_may_be_missing():
+    class InParts(StandIn):
+        in_parts = True
+        missing = 0
+
+        def step(self, lr, noise, state, on_frames):
+            frames, state = super().step(lr, noise, state)
+            for part in frames[:, :, self.missing :].split(4, 2):
+                on_frames(part)
+            return frames[:, :, :0], state
+
+    system, video = InParts(0.1), clip(33, 18, 20)
+    assert torch.equal(run(system, video, 33), run(StandIn(0.1), video, 33))
+    system.missing = 1
+    with pytest.raises(ValueError, match="step gave on_frames 20 frames, expected 21"):
+        run(system, video, 33)

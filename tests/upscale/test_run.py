@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from flashvsr import upscale_file
-from flashvsr.upscale import EncodeOptions, LoadOptions, ResumeError
+from flashvsr.upscale import EncodeOptions, LoadOptions, ResumeError, explain
 from flashvsr.video import VideoError, VideoReader
 from tests.upscale.standin import StandIn, audio_packets, read_frames, same_video, write_clip
 
@@ -90,6 +90,18 @@ def test_an_interrupted_run_goes_on_to_the_same_file(clip, whole, tmp_path, step
     assert same_video(output, whole)
     assert audio_packets(output) == audio_packets(clip)
     assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]
+
+
+def test_a_gpu_that_runs_out_of_memory_leaves_a_run_that_goes_on_with_less(clip, whole, tmp_path):
+    output = tmp_path / "out.mp4"
+    model = StandIn(error=torch.OutOfMemoryError("CUDA out of memory"), steps=4)
+    with pytest.raises(torch.OutOfMemoryError) as info:
+        upscale_file(clip, output, model=model, segment_seconds=0.5, quiet=True)
+    assert "--gpu-gib" in explain(info.value)
+    assert any("--resume goes on from there" in note for note in info.value.__notes__)
+    less = LoadOptions(gpu_gib=6)
+    upscale_file(clip, output, model=StandIn(), segment_seconds=0.5, resume=True, quiet=True, loading=less)
+    assert same_video(output, whole)
 
 
 @pytest.mark.parametrize("name", ["out", "out/a%03d.png"])

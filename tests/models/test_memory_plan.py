@@ -1,0 +1,199 @@
+"""A stream within a limit of memory: what it takes is known before, frames stay the same, what cannot be is said."""
+
+import importlib.util
+import math
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+import flashvsr
+from flashvsr.attention import LocalSparseAttention
+from flashvsr.cli import main
+from flashvsr.decoders import TinyConditionalDecoder
+from flashvsr.models import FlashVSR, LRProjection, VideoDiT, memory_plan
+from flashvsr.models.builders import lr_projection_1b, tiny_conditional_decoder_1b, video_dit_1b
+from flashvsr.models.memory import GIB, MemoryNeeds, Moment, estimate_needs, transformer_bytes
+from flashvsr.models.memory_plan import check_limit, keep_on_host, plan_memory
+from tests.small_folder import save_small_system
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "live_bytes.py"
+BLOCKS = 5
+
+
+def _system(**options) -> FlashVSR:
+    torch.manual_seed(0)
+    attention = partial(LocalSparseAttention, history=2, sparse_ratio=0.5, window_hw=(3, 3))
+    dit = VideoDiT(32, BLOCKS, 2, 64, text_dim=8, attention=attention)
+    decoder = TinyConditionalDecoder(channels=(8, 8, 8, 8), **options)
+    return FlashVSR(LRProjection(hidden=(8, 12), dim=32), dit, decoder, torch.randn(1, 5, 8)).requires_grad_(False)
+
+
+def _video(frames: int, side: int = 32) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(0, 256, (frames, 3, side, side), dtype=torch.uint8, generator=generator)
+
+
+def _full_size() -> FlashVSR:
+    with torch.device("meta"):
+        parts = lr_projection_1b(), video_dit_1b(), tiny_conditional_decoder_1b(), torch.empty(1, 512, 4096)
+        return FlashVSR(*parts).to(torch.bfloat16).requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def full_size() -> FlashVSR:
+    return _full_size()
+
+
+@pytest.mark.parametrize(
+    ("away", "latents_per_pass"),
+    [((0, 0), 1), ((3, 0), 2), ((BLOCKS, 0), 1), ((BLOCKS, 3), 1), ((BLOCKS, BLOCKS), 2)],
+)
+def test_whatever_lies_on_the_host_no_bit_of_a_frame_changes(away, latents_per_pass, monkeypatch):
+    monkeypatch.setattr(memory_plan, "RESERVE_GIB", 0.0)
+    video, plain, limited = _video(33), *(_system(latents_per_pass=latents_per_pass) for _ in range(2))
+    expected = plain.upscale(video)
+    limited.gpu_gib = estimate_needs(limited, 128, 128).peak(*away) / GIB
+    keep_on_host(limited.dit, torch.device("cpu"))
+    stream = limited.stream(height=32, width=32)
+    begun = stream.push(video[:25])
+    placed = limited.dit.host_blocks.away if limited.dit.host_blocks else 0
+    assert (limited._plan.layers_away, limited._plan.blocks_away, placed) == (*away, away[1])
+    assert stream._state.dit.cache._away == away[0]
+    resumed = limited.stream(height=32, width=32, state=stream.state_dict())
+    for rest in (stream, resumed):
+        assert torch.equal(torch.cat([begun, rest.push(video[25:]), rest.finish()]), expected)
+
+
+def test_a_limited_stream_never_has_the_frames_of_a_whole_chunk():
+    system, seen = _system(), []
+    system.gpu_gib = 1000.0
+    system.color.register_forward_hook(lambda module, inputs, frames: seen.append(frames.shape[2]))
+    assert len(system.upscale(_video(29))) == 29
+    assert seen == [1, 4, 4, 4, 4, 4, 4, 4]
+
+
+def test_less_memory_never_means_fewer_means():
+    moments = Moment("a", GIB), Moment("b", GIB // 2, 2, 9)
+    needs = MemoryNeeds((128, 128), 100 * 2**20, 30, 90 * 2**20, 150 * 2**20, moments)
+    least = memory_plan.RESERVE_GIB + needs.peak(30, 30) / GIB
+    plans = [plan_memory(needs, least + step / 20) for step in range(200)]
+    means = [(plan.layers_away, plan.blocks_away) for plan in plans]
+    assert means == sorted(means, reverse=True)
+    assert {0, 30} < {layers for layers, _ in means}
+    assert means[0] == (30, 30)
+    assert means[-1] == (0, 0)
+    assert all(plan.estimated_gib <= plan.gib for plan in plans)
+    for plan in plans:  # what is asked of the cache is what it does
+        room = math.inf if plan.cache_gib is None else plan.cache_gib
+        away = 0 if 30 * needs.layer <= room * GIB else 30 - (int(room * GIB // needs.layer) - 2)
+        assert away == plan.layers_away
+
+
+def test_what_cannot_fit_is_refused_in_one_line_that_says_what_would(monkeypatch):
+    system = _system()
+    system.gpu_gib = 0.5
+    with pytest.raises(
+        ValueError, match=r"^128x256 needs at least 1\.\d GiB of the GPU, more than --gpu-gib 0\.5: "
+    ) as info:
+        system.stream(height=32, width=33)
+    assert "\n" not in str(info.value)
+    system.gpu_gib = float(str(info.value).split("at least ")[1].split()[0])
+    assert "memory" in system.paths() or system.stream(height=32, width=33)
+
+
+@pytest.mark.parametrize(("height", "width", "measured"), [(768, 1408, 9.95), (1152, 2048, 15.94)])
+def test_the_estimate_without_a_limit_is_what_an_h200_took(full_size, height, width, measured):
+    estimated = estimate_needs(full_size, height, width).peak(0, 0) / GIB
+    assert 0.85 < measured - estimated < 1.1  # the allocator's own
+    assert measured - estimated < memory_plan.RESERVE_GIB
+
+
+@pytest.mark.parametrize(("height", "width", "gib"), [(768, 1408, 6), (1152, 2048, 8), (2176, 3840, 12)])
+def test_the_full_size_model_fits_by_estimate(full_size, height, width, gib):
+    plan = plan_memory(estimate_needs(full_size, height, width), gib)
+    assert plan.layers_away > 20
+    assert f"of {gib} GiB, with keys and values of {plan.layers_away} layers" in str(plan)
+
+
+@pytest.mark.parametrize(("height", "width"), [(768, 1408), (2176, 3840)])
+def test_a_transformer_takes_no_more_than_is_counted_for_it(height, width, monkeypatch):
+    script = importlib.util.spec_from_file_location("live_bytes", SCRIPT)
+    live_bytes = importlib.util.module_from_spec(script)
+    script.loader.exec_module(live_bytes)
+    for module, name, stand_in in live_bytes.stand_ins():
+        monkeypatch.setattr(module, name, stand_in)
+    with torch.device("meta"):
+        dit = video_dit_1b(partial(LocalSparseAttention)).to(torch.bfloat16).requires_grad_(False)
+        dit.blocks = dit.blocks[:2]
+        state, prompt = None, torch.empty(1, 512, 4096, dtype=torch.bfloat16)
+        for frames in (6, 2, 2):
+            latents = torch.empty(1, 16, frames, height // 8, width // 8, dtype=torch.bfloat16)
+            tokens = frames * height * width // 256
+            lr_tokens = torch.empty(1, tokens, 1536, dtype=torch.bfloat16)
+            keys = tokens + (0 if state is None else state.cache.filled * state.cache.slot_tokens)
+            with torch.inference_mode(), live_bytes.LiveBytes() as live:
+                _, state = dit(latents, torch.ones(1), lr_tokens=lr_tokens, prompt=prompt, state=state)
+            kept = live.live if frames == 6 else 0  # keys and values, the prompt in the blocks
+            counted, bound = live.peak - kept + lr_tokens.nbytes, transformer_bytes(dit, tokens, keys)
+            assert 0.6 * bound < counted < bound
+
+
+def test_a_limit_that_cannot_be_kept_is_refused_before_anything_is_loaded(tmp_path, capsys):
+    save_small_system(tmp_path / "model")
+    cuda = [torch.device("cuda", index) for index in range(2)]
+    for refused, message in (
+        (lambda: check_limit(6, cuda, None), "gpu_gib=6 is for one GPU, and there are cuda:0, cuda:1: name one"),
+        (lambda: check_limit(6, cuda[:1], 4), "gpu_gib=6 decides where keys and values lie: leave out cache_gib=4"),
+        (lambda: check_limit(0, cuda[:1], None), "gpu_gib is a positive number of GiB, got 0"),
+        (lambda: check_limit(math.nan, cuda[:1], None), "gpu_gib is a positive number of GiB, got nan"),
+        (lambda: flashvsr.load(tmp_path / "model", gpu_gib=6, device="cpu"), "is for a GPU, and the device is cpu"),
+        (
+            lambda: flashvsr.load("nano", gpu_gib=6, device="cpu"),
+            "a decoder alone, without a transformer: leave out gpu",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            refused()
+    check_limit(6, cuda[:1], None)
+    bench = ["bench", "--model", str(tmp_path / "model"), "--size", "128x128", "--device", "cpu", "--gpu-gib", "6"]
+    assert main(bench) == 1
+    assert capsys.readouterr().err == "flashvsr: gpu_gib=6 is for a GPU, and the device is cpu: leave it out\n"
+
+
+def test_later_streams_leave_on_the_host_what_an_earlier_one_put_there(monkeypatch):
+    monkeypatch.setattr(memory_plan, "RESERVE_GIB", 0.0)
+    system, needs = _system(), [estimate_needs(_system(), side, side) for side in (128, 256)]
+    keep_on_host(system.dit, torch.device("cpu"))
+    system.gpu_gib = needs[1].peak(BLOCKS, 3) / GIB
+    assert needs[0].peak(0, 0) / GIB < system.gpu_gib
+    expected = {side: _system().upscale(_video(9, side)) for side in (32, 64)}
+    for side, away in ((32, 0), (64, 3), (32, 3)):
+        assert torch.equal(system.upscale(_video(9, side)), expected[side])
+        assert (system.dit.host_blocks.away if system.dit.host_blocks else 0) == away
+
+
+@pytest.mark.gpu
+@pytest.mark.slow  # the full-size model is written and loaded twice, in fresh processes: about two minutes
+def test_a_fresh_process_keeps_to_its_limit_on_a_gpu_and_gives_the_same_frames():
+    command = [sys.executable, str(SCRIPT.with_name("gpu_memory.py")), "--limits", "768x1408=6", "--chunks", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+
+
+@pytest.mark.gpu
+def test_weights_keys_and_values_on_the_host_change_no_bit_on_a_gpu(monkeypatch):
+    device = torch.device("cuda", torch.cuda.current_device())
+    monkeypatch.setattr(memory_plan, "RESERVE_GIB", 0.0)
+    video, limited = _video(49), _system()
+    expected = _system().to(device).upscale(video)
+    limited.gpu_gib = estimate_needs(limited, 128, 128).peak(BLOCKS, BLOCKS) / GIB
+    keep_on_host(limited.dit, device)
+    for part in (limited.projection, limited.decoder, limited.color):
+        part.to(device)
+    limited.prompt = limited.prompt.to(device)
+    assert torch.equal(limited.upscale(video), expected)
+    assert limited.dit.host_blocks.away == limited._plan.layers_away == BLOCKS
