@@ -1,6 +1,11 @@
 """Training objectives in plain PyTorch, and one LightningModule per stage in ``flashvsr.distill.lit``."""
 
-from flashvsr.distill.adversarial import PatchDiscriminator, hinge_discriminator_loss, hinge_generator_loss
+from flashvsr.distill.adversarial import (
+    FeatureDiscriminator,
+    PatchDiscriminator,
+    hinge_discriminator_loss,
+    hinge_generator_loss,
+)
 from flashvsr.distill.batches import draw_history
 from flashvsr.distill.dmd import dmd_loss
 from flashvsr.distill.flow_matching import Schedule, flow_matching_loss, packed_flow_matching_loss
@@ -8,6 +13,7 @@ from flashvsr.distill.one_step import OneStepObjective, decode_window, draw_wind
 from flashvsr.distill.reconstruction import ReconstructionLoss
 
 __all__ = [
+    "FeatureDiscriminator",
     "OneStepObjective",
     "PatchDiscriminator",
     "ReconstructionLoss",

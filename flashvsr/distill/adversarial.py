@@ -1,9 +1,12 @@
-"""The optional adversarial term: a small discriminator of pictures, and the hinge losses."""
+"""The optional adversarial term: discriminators of pictures, and the hinge losses."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
+import torch
 from torch import Tensor, nn
-from torch.nn.functional import relu
+from torch.nn.functional import adaptive_avg_pool2d, relu
 from torch.nn.utils.parametrizations import spectral_norm
 
 
@@ -28,6 +31,58 @@ class PatchDiscriminator(nn.Module):
         """Frames `[B, 3, T, H, W]` in [-1, 1] to `[B, patches]`."""
         scores = self.layers(frames.transpose(1, 2).flatten(0, 1))
         return scores.unflatten(0, (frames.shape[0], -1)).flatten(1)
+
+
+class FeatureDiscriminator(nn.Module):
+    """Says how real frames look by what a trained network sees in them: one small head for each of its layers.
+
+    The network is not trained, and in no checkpoint. Heads learn from far less data than a discriminator of pixels.
+
+    Args:
+        features: Pictures `[B, 3, H, W]` in [0, 1] to features `[B, C, h, w]` of several layers, from fine to coarse,
+            such as :class:`~flashvsr.evaluate.features.LiteTaps`; gradients pass through it.
+        channels: C of each layer.
+        width: Channels of a head.
+        every: Of how many frames one is looked at. A number that 4 does not divide meets all four frames of a latent.
+
+    Raises:
+        ValueError: If a number is below 1, or (when called) layers and `channels` do not fit.
+
+    Reference:
+        Projected GANs, https://arxiv.org/abs/2111.01007.
+    """
+
+    def __init__(
+        self, features: Callable[..., Sequence[Tensor]], channels: Sequence[int], width: int = 64, every: int = 1
+    ) -> None:
+        super().__init__()
+        if min(*channels, width, every) < 1:
+            raise ValueError(f"channels={list(channels)}, width={width} and every={every} count from 1")
+        self.features, self.channels, self.every = features, tuple(channels), every
+        self.heads = nn.ModuleList(
+            nn.Sequential(
+                spectral_norm(nn.Conv2d(count, width, 1)),
+                nn.LeakyReLU(0.2),
+                spectral_norm(nn.Conv2d(width, width, 3, padding=1)),
+                nn.LeakyReLU(0.2),
+                spectral_norm(nn.Conv2d(width, 1, 1)),
+            )
+            for count in self.channels
+        )
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Frames `[B, 3, T, H, W]` in [-1, 1] to `[B, patches]`: of each layer a score per place of the coarsest."""
+        seen = frames[:, :, :: self.every].transpose(1, 2).flatten(0, 1).add(1).mul(0.5)
+        layers = self.features(seen)
+        if tuple(layer.shape[1] for layer in layers) != self.channels:
+            raise ValueError(
+                f"the features have {[layer.shape[1] for layer in layers]} channels, expected {list(self.channels)}"
+            )
+        size = layers[-1].shape[2:]
+        scores = [
+            adaptive_avg_pool2d(head(layer), size) for head, layer in zip(self.heads, layers, strict=True)
+        ]  # as many of every layer
+        return torch.cat(scores, 1).unflatten(0, (frames.shape[0], -1)).flatten(1)
 
 
 def hinge_generator_loss(fake: Tensor) -> Tensor:

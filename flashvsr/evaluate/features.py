@@ -102,6 +102,19 @@ class LiteDistance:
             return network.distance(frames, truth).float()
 
 
+class LiteTaps:
+    """The layers of :class:`LiteFeatures` for a discriminator: gradients reach the pictures.
+
+    Made late, kept out of checkpoints and computed as in :class:`LiteDistance`.
+    """
+
+    def __call__(self, frames: Tensor) -> list[Tensor]:
+        """`[B, 3, H, W]` in [0, 1] to features of 32, 16, 24, 40 and 112 channels, as :meth:`LiteFeatures.taps`."""
+        network = lite_features(str(frames.device))
+        with torch.autocast(frames.device.type, torch.bfloat16, enabled=frames.is_cuda):
+            return network.taps(frames)
+
+
 @cache
 def lite_features(device: str) -> LiteFeatures:
     """The network on a device, made once; gradients pass through it later, also if it is made in inference mode."""
