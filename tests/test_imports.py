@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "__init__": EVERYTHING,
     "__main__": {"cli"},
 }
-LIGHTNING_FILES = ("lit.py", "lit_conditional.py", "lit_one_step.py")
+LIGHTNING_FILES = ("lit.py", "lit_compile.py", "lit_conditional.py", "lit_one_step.py")
 HEAVY = ("lightning", "omegaconf", "webdataset", "torchvision", "xformers")
 
 

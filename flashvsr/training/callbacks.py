@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections import deque
+from contextlib import ExitStack
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
+from torch.utils.flop_counter import FlopCounterMode
 
 _OWN = frozenset(vars(nn.Module()))  # attributes of every module: tensors, children and hooks
 
@@ -98,22 +100,54 @@ def _copy_of_tensors(module: nn.Module) -> nn.Module:
 class Throughput(Callback):
     """Log ``train/samples_per_s`` and ``train/frames_per_s``, of all processes, waiting for data included.
 
+    With `peak_tflops` also ``train/mfu``, the utilisation of one device: operations of matrix products, convolutions
+    and attention in a step, those of frozen networks too, over what the device could do meanwhile. They are counted in
+    the first steps, which run slowly and not compiled. Of kernels in Triton none are seen.
+
     Args:
         window: Batches over which is averaged.
+        peak_tflops: Dense matrix products of a device in the precision of the training, 10^12 operations per second;
+            None counts nothing.
+        counted: Steps whose operations are counted: as many as it takes until they repeat.
 
     Raises:
-        ValueError: If `window` is below 1.
+        ValueError: If a number is out of range.
+
+    Reference:
+        Model FLOPs utilisation, PaLM, https://arxiv.org/abs/2204.02311, appendix B.
     """
 
-    def __init__(self, window: int = 20) -> None:
-        if window < 1:
-            raise ValueError(f"window is at least 1, got {window}")
+    def __init__(self, window: int = 20, peak_tflops: float | None = None, counted: int = 5) -> None:
+        if min(window, counted) < 1 or (peak_tflops is not None and peak_tflops <= 0):
+            raise ValueError(
+                f"window={window} and counted={counted} are at least 1, peak_tflops={peak_tflops} positive or None"
+            )
         self._ends: deque[tuple[float, int, int]] = deque(maxlen=window + 1)
+        self.peak_tflops, self.counted = peak_tflops, counted
+        self._operations: list[int] = []  # of each counted step
+        self._counting = ExitStack()
+
+    @property
+    def operations(self) -> float:
+        """Operations of a step, the mean of the counted ones."""
+        return sum(self._operations) / max(len(self._operations), 1)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Begin to count the operations of a step."""
+        if self.peak_tflops is not None and len(self._operations) < self.counted:
+            self._counting.enter_context(torch.compiler.set_stance("force_eager"))
+            counter = self._counting.enter_context(FlopCounterMode(display=False))
+            self._counting.callback(lambda: self._operations.append(counter.get_total_flops()))
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Stop counting."""
+        self._counting.close()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count the clips ``hr`` and the images of the batch."""
+        self._counting.close()
         samples = frames = 0
         for part in (batch, batch.get("image")):
             if part is not None:
@@ -126,6 +160,9 @@ class Throughput(Callback):
         for index, name in ((1, "samples"), (2, "frames")):
             done = sum(end[index] for end in list(self._ends)[1:])
             pl_module.log(f"train/{name}_per_s", done / seconds, batch_size=samples)
+        if self.peak_tflops is not None:
+            rate = self.operations * (len(self._ends) - 1) / (self._ends[-1][0] - self._ends[0][0])
+            pl_module.log("train/mfu", rate / (1e12 * self.peak_tflops), batch_size=samples)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the time of a validation out."""

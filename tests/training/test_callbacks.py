@@ -10,8 +10,9 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import nn
+from torch.utils.data import DataLoader
 
-from flashvsr.training.callbacks import LastCheckpoint, WeightAverage
+from flashvsr.training.callbacks import LastCheckpoint, Throughput, WeightAverage
 from flashvsr.training.sharding import freeze
 
 
@@ -107,3 +108,37 @@ def test_a_folder_that_was_copied_there_is_replaced_too(tmp_path):
     _save(tmp_path, 2, "folder")
     assert _read(tmp_path / "last.ckpt") == "2"
     assert len(list(tmp_path.iterdir())) == 2
+
+
+class _Layer(LightningModule):
+    """One layer on clips of 16 numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(16, 8)
+
+    def training_step(self, batch, batch_idx):
+        return self.layer(batch["hr"].flatten(1)).square().mean()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def test_the_utilisation_counts_the_products_of_both_passes(tmp_path):
+    throughput = Throughput(window=2, peak_tflops=1e-6, counted=2)
+    clips = [{"hr": torch.randn(4, 1, 2, 8)}] * 4
+    trainer = Trainer(
+        accelerator="cpu", max_epochs=1, callbacks=[throughput], logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
+    )  # fmt: skip
+    trainer.fit(_Layer(), DataLoader(clips, batch_size=None))
+    forward = 2 * 4 * 16 * 8
+    assert throughput.operations == 2 * forward  # and as many for the weights; the input needs no gradient
+    rate = trainer.logged_metrics["train/samples_per_s"] / 4  # steps per second
+    torch.testing.assert_close(trainer.logged_metrics["train/mfu"], 2 * forward * rate / 1e6)
+
+
+def test_a_throughput_that_makes_no_sense_is_refused():
+    for wrong in ({"window": 0}, {"counted": 0}, {"peak_tflops": 0.0}):
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))}=0"):
+            Throughput(**wrong)
