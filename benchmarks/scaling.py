@@ -53,7 +53,7 @@ CASES: dict[str, dict[str, Any]] = {
 """Frames, rows and columns of the footage; batches to warm up, batches of each window that is timed."""
 TINY_CASE = {"footage": (17, 128, 128), "warm": 5, "window": 5, "windows": 2}
 TINY = {
-    NANO: {"data.frames": "9", "data.crop": "128", "data.epoch.pool": "2"},
+    NANO: {"data.frames": "9", "data.crop": "128", "data.epoch.pool": "2", "data.loader.memory.processes": "1"},
     WAN: {"data.frames": "17", "data.crop": "128", "model.dit.rank": "4"},
 }
 DIT, PROJECTION = "flashvsr.models.VideoDiT", "flashvsr.models.LRProjection"
@@ -78,18 +78,18 @@ def save_random(folder: Path, parts: Mapping[str, Part], device: str, **options:
 def make_nano(work: Path, device: str, tiny: bool) -> None:
     """What the stages before ``nano/stage3_one_step`` leave, untrained."""
     runs = work / "runs/nano"
-    vae, decoder = part_of("nano/vae", "vae"), part_of("nano/decoder", "decoder")
+    encoder, decoder = part_of("nano/autoencoder", "encoder"), part_of("nano/decoder", "decoder")
     dit, projection = (part_of("nano/stage1_joint", name) for name in ("dit", "projection"))
     if tiny:
-        vae = vae | {"init_args": {"encoder_channels": [8, 8, 8], "channels": [8, 8, 8, 8]}}
+        encoder = encoder | {"init_args": {"channels": [8, 8, 8]}}
         decoder = decoder | {"init_args": decoder["init_args"] | {"channels": [8, 8, 8, 8]}}
         dit = dit | {"init_args": dit["init_args"] | {"dim": 64, "heads": 1, "layers": 1, "ffn_dim": 64}}
         projection = projection | {"init_args": {"hidden": [8, 16], "dim": 64}}
     sparse = part_of("nano/stage2_sparse_causal", "dit")["init_args"]["overrides"]
-    both = {"projection": projection, "dit": dit, "vae": vae}
+    both = {"projection": projection, "dit": dit}
     save_random(runs / "stage1", both, device, steps=20)
     save_random(runs / "stage2", both | {"dit": merge_arguments(dit, {"init_args": sparse})}, device, steps=20)
-    save_random(runs / "decoder", {"decoder": decoder, "vae": vae}, device, color="none")
+    save_random(runs / "autoencoder", {"encoder": encoder, "decoder": decoder}, device, color="none")
 
 
 def make_wan(work: Path, device: str, tiny: bool) -> None:

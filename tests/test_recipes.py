@@ -151,9 +151,9 @@ def test_settings_of_the_data_are_overridden_one_by_one_and_interpolated(tmp_pat
     more.write_text('data: {init_args: {epoch: {pool: "${.echo}"}, loader: {prefetch: "${..batch_size}"}}}')
     overrides = {"data.epoch.echo": 3, "data.batch_size": 5, "data.photos.motion.pan": 2.0}
     said = parse(RECIPES / "nano" / "stage1_joint.yaml", more, **overrides)["data"]["init_args"]
-    assert said["epoch"] == {"batches": 60, "echo": 3, "pool": 3, "turn": False, "shards_at_once": None}
-    assert (said["loader"]["workers"], said["loader"]["prefetch"]) == (14, 5)
-    assert (said["photos"]["fraction"], said["photos"]["motion"]["pan"]) == (0.6, 2.0)
+    assert said["epoch"] == {"batches": 100, "echo": 3, "pool": 3, "turn": False, "shards_at_once": None}
+    assert (said["loader"]["workers"], said["loader"]["prefetch"]) == (2, 5)
+    assert (said["photos"]["fraction"], said["photos"]["motion"]["pan"]) == (0.5, 2.0)
 
 
 def test_an_unknown_setting_of_the_data_is_named_in_a_few_lines(capsys):
@@ -191,7 +191,7 @@ def _component(folder: str, name: str, *, overrides: dict | None = None, dtype: 
 
 def _nano_component(folder: str, name: str, *, overrides: dict | None = None, dtype: str = "fp32") -> nn.Module:
     """`flashvsr.models.component` without files: the network of that name that a nano recipe trains."""
-    recipe = {"vae": "vae", "decoder": "decoder"}.get(name, "stage1_joint")
+    recipe = {"vae": "vae", "decoder": "decoder", "encoder": "autoencoder"}.get(name, "stage1_joint")
     part = parse(RECIPES / "nano" / f"{recipe}.yaml")["model"]["init_args"][name]
     return build(part["class_path"], {**part.get("init_args", {}), **(overrides or {})})
 
@@ -208,9 +208,11 @@ def test_every_recipe_of_nano_and_every_ablation_builds_its_stage(stage, monkeyp
         assert model.dit.history == int(stage.removeprefix("history_"))
 
 
-@pytest.mark.parametrize("stage", ["stage1_joint", "stage2_sparse_causal", "decoder"])
-def test_the_folder_that_a_stage_completes_is_the_one_that_it_reads(stage):
-    said = parse(RECIPES / "nano" / f"{stage}.yaml", **{"model.vae.init_args.folder": "elsewhere"})
+@pytest.mark.parametrize(
+    ("stage", "part"), [("stage1_joint", "encoder"), ("stage2_sparse_causal", "encoder"), ("decoder", "vae")]
+)
+def test_the_folder_that_a_stage_completes_is_the_one_that_it_reads(stage, part):
+    said = parse(RECIPES / "nano" / f"{stage}.yaml", **{f"model.{part}.init_args.folder": "elsewhere"})
     assert said["trainer"]["callbacks"][-1]["init_args"]["base"] == "elsewhere"
 
 
@@ -276,40 +278,50 @@ def steps_of_optimizers(stage):
     return [max(steps) for steps in states]
 
 
-@pytest.mark.slow  # five trainings of two steps each, of nano at its real size, about half a minute
+@pytest.mark.slow  # four trainings of two steps each, of nano at its real size, about half a minute
 def test_nano_trains_from_shards_stage_after_stage_and_the_last_one_streams(shards, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for recipe in STAGES:
-        overrides = {"model.validation_steps": "2"} if recipe in ("stage1_joint", "stage2_sparse_causal") else {}
+    stages = ("autoencoder", "stage1_joint", "stage2_sparse_causal", "stage3_one_step")
+    for recipe in stages:
+        overrides = {"data.loader.memory.processes": "0"}
+        overrides |= {"model.validation_steps": "2"} if recipe in ("stage1_joint", "stage2_sparse_causal") else {}
         if recipe == "stage3_one_step":
-            overrides = {"model.optimization.generator_every": "1", "trainer.max_steps": "4"}
+            overrides |= {"model.optimization.generator_every": "1", "trainer.max_steps": "6"}
             overrides["model.optimization.generator_scheduler.init_args.warmup"] = "1"
         else:
             overrides["model.scheduler.init_args.warmup"] = "1"
-        if recipe == "stage1_joint":
-            overrides["data.photos.images_per_batch"] = "1"
         assert fit(RECIPES / "nano" / f"{recipe}.yaml", shards, **overrides) == 0
         stage = recipe.partition("_")[0]
         assert all(steps >= 2 for steps in steps_of_optimizers(stage))
-        assert len(steps_of_optimizers(stage)) == (2 if recipe == "stage3_one_step" else 1)
-    assert {read_model_folder(f"runs/nano/{stage.partition('_')[0]}").color for stage in STAGES} == {"none"}
+        assert len(steps_of_optimizers(stage)) == (3 if recipe == "stage3_one_step" else 1)
+    assert {read_model_folder(f"runs/nano/{stage.partition('_')[0]}").color for stage in stages} == {"none"}
+    teacher = read_model_folder("runs/nano/stage1")
+    assert (teacher.steps, teacher.shift, teacher.solver) == (20, 1.0, "heun")
     system = flashvsr.load("runs/nano/stage3", device="cpu")
     assert system.upscale(torch.zeros(3, 3, 32, 32, dtype=torch.uint8)).shape == (3, 3, 128, 128)
     parameters = sum(parameter.numel() for parameter in system.parameters())
     assert parameters <= 8_000_000
 
 
-@pytest.mark.slow  # two trainings at nano's real size
-def test_the_control_and_the_reconstruction_alone_train_without_any_stage_before_them(shards, tmp_path, monkeypatch):
+@pytest.mark.slow  # three trainings at nano's real size
+def test_the_controls_and_the_reconstruction_alone_train_without_transformers_before_them(
+    shards, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
+    warmup = "model.optimization.generator_scheduler.init_args.warmup"
     for ablation, overrides in (
         ("control", {"model.scheduler.init_args.warmup": "1"}),
-        ("reconstruction_only", {"model.optimization.generator_scheduler.init_args.warmup": "1"}),
+        ("reconstruction_only", {"data.loader.memory.processes": "0", warmup: "1"}),
+        (
+            "stage3_control",
+            {"model.decoder.init_args.folder": "nano", "data.loader.memory.processes": "0", warmup: "1"},
+        ),
     ):
         more = ("-c", str(RECIPES / "ablations" / f"{ablation}.yaml"))
         assert fit(base_of(ablation), shards, *more, **overrides) == 0
     assert set(read_model_folder("runs/nano/decoder_control").components) == {"decoder"}
     assert read_model_folder("runs/nano/decoder_control").color == "none"
+    assert set(read_model_folder("runs/nano/stage3_control").components) == {"decoder"}
     system = flashvsr.load("runs/nano/reconstruction_only", device="cpu")
     assert system.color.method == "none"
     assert system.upscale(torch.zeros(1, 3, 32, 32, dtype=torch.uint8)).shape == (1, 3, 128, 128)

@@ -41,7 +41,7 @@ def nano_stages(shards, tmp_path_factory):
     folder = tmp_path_factory.mktemp("stages")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        for recipe in ("vae", "stage1_joint", "stage2_sparse_causal", "decoder"):
+        for recipe in ("vae", "autoencoder", "stage1_joint", "stage2_sparse_causal"):
             assert main(toy_arguments(f"nano/{recipe}", shards)) == 0
     return folder
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from flashvsr.decoders.lit import Reconstruction, latent_size, log_parts, log_validation
-from flashvsr.training.batches import Batch, batch_psnr, split_kinds, target_frames
+from flashvsr.training.batches import Batch, batch_psnr, deviation_and_kurtosis, split_kinds, target_frames
 from flashvsr.training.gradients import log_gradient_norms
 from flashvsr.training.optimizers import MakeOptimizer, MakeScheduler, configure_optimizer
 from flashvsr.training.seeded import seeded_normal, seeded_uniform
@@ -106,9 +106,7 @@ class ConditionalAutoencoderStage(LightningModule):
         alone, _ = self.decoder(hr.new_zeros(hr.shape[0], *latent_size(encoder, hr)), lr, None)
         log_validation(self, self.reconstruction, sr, hr)
         gain = batch_psnr(sr, hr) - batch_psnr(alone, hr)
-        spread = latents.float() - latents.float().mean((0, 2, 3, 4), keepdim=True)
-        kurtosis = spread.pow(4).mean((0, 2, 3, 4)) / spread.square().mean((0, 2, 3, 4)).square().clamp_min(1e-12)
-        for name, value in (("latents_db", gain.mean()), ("kurtosis", kurtosis.mean())):
+        for name, value in (("latents_db", gain.mean()), ("kurtosis", deviation_and_kurtosis(latents)[1])):
             self.log(f"val/{name}", value, batch_size=hr.shape[0], sync_dist=True)
         return {"lr": lr, "sr": sr.float().clamp(-1, 1), "hr": hr}
 

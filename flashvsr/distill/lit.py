@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from flashvsr.distill.batches import draw_history, project, read_prompt, sample_clips, target_latents
+from flashvsr.distill.batches import check_targets, draw_history, project, read_prompt, sample_clips, target_latents
 from flashvsr.distill.flow_matching import Schedule, bind_conditions, flow_matching_loss, packed_flow_matching_loss
 from flashvsr.distill.lit_one_step import OneStepOptimization, OneStepStage
 from flashvsr.training.batches import Batch, split_kinds
@@ -31,17 +31,19 @@ class JointStage(LightningModule):
     Args:
         dit: Transformer with full attention.
         projection: LR projection.
-        vae: Gives the targets; frozen and not in checkpoints.
+        vae: Gives the targets; frozen and not in checkpoints. None with an `encoder`.
         schedule: A :class:`~flashvsr.models.FlowSchedule`.
         optimizer: Makes the optimizer of everything in `dit` and `projection` that has ``requires_grad``.
         scheduler: Makes the schedule of its learning rate, stepped after every step; None keeps the rate.
         prompt: Text embedding `[1, L, text_dim]` or a file of it; None for a model without.
         image_weight: Of the loss of an image, where a clip counts 1.
+        encoder: Gives the targets in place of a VAE, and sees the LR frames too, as a
+            :class:`~flashvsr.decoders.ConditionalEncoder`; frozen and not in checkpoints.
         decoder: Decodes samples in validation; None takes the VAE. Frozen.
-        validation_steps: Euler steps in validation.
+        validation_steps: Of the schedule's sampler in validation.
 
     Raises:
-        ValueError: If nothing is to be trained.
+        ValueError: If nothing is to be trained, or unless one network gives the targets and one decodes them.
 
     Reference:
         FlashVSR, https://arxiv.org/abs/2510.12747, stage 1.
@@ -53,52 +55,66 @@ class JointStage(LightningModule):
         self,
         dit: nn.Module,
         projection: nn.Module,
-        vae: nn.Module,
+        vae: nn.Module | None,
         schedule: Schedule,
         optimizer: MakeOptimizer,
         *,
         scheduler: MakeScheduler | None = None,
         prompt: Tensor | str | Path | None = None,
         image_weight: float = 1.0,
+        encoder: nn.Module | None = None,
         decoder: nn.Module | None = None,
         validation_steps: int = 20,
     ) -> None:
         super().__init__()
-        self.dit, self.projection, self.vae, self.decoder = dit, projection, vae, decoder
+        check_targets(vae, encoder, decoder)
+        self.dit, self.projection, self.vae, self.encoder, self.decoder = dit, projection, vae, encoder, decoder
         self.schedule, self.optimizer, self.scheduler = schedule, optimizer, scheduler
         self.image_weight, self.validation_steps = image_weight, validation_steps
         self.register_buffer("prompt", read_prompt(prompt), persistent=False)
-        freeze(self, ("vae", "decoder"))
+        freeze(self, ("vae", "encoder", "decoder"))
         collect_trainable(self._networks())
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch: the weighted mean over its samples."""
         step = self.trainer.fit_loop.total_batch_idx
-        x0: list[Tensor] = []
-        noise: list[Tensor] = []
-        tokens: list[Tensor] = []
-        sigmas, weights = [], []
-        for kind, part in split_kinds(batch):
-            latents = target_latents(self.vae, part)
-            x0 += latents.unbind()
-            noise += seeded_normal(part["seed"], f"{kind} noise", step, size=latents.shape[1:]).unbind()
-            tokens += project(self.projection, part["lr"]).unbind()
-            sigmas.append(self.schedule.sigma(seeded_uniform(part["seed"], f"{kind} sigma", step)))
-            weights += [1.0 if kind == "video" else self.image_weight] * latents.shape[0]
+        drawn = [self._draw(kind, part, step) for kind, part in split_kinds(batch)]
+        counts = [len(x0) for x0, *_ in drawn]
+        if len(drawn) == 1:  # of one size: no need to pack them
+            x0, noise, sigma, tokens = drawn[0]
+            losses = flow_matching_loss(bind_conditions(self.dit, tokens, self.prompt), x0, noise, sigma, self.schedule)
+        else:
+            losses = self._packed_losses(drawn)
+        weights = [
+            weight for weight, count in zip((1.0, self.image_weight), counts, strict=False) for _ in range(count)
+        ]
+        weighted = [loss * weight for loss, weight in zip(losses.unbind(), weights, strict=True)]
+        loss = torch.stack(weighted).sum() / sum(weights)
+        self.log("train/flow", loss.detach(), batch_size=sum(counts))
+        return loss
+
+    def _draw(self, kind: str, part: Batch, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Latents of the truth, noise, noise levels and tokens of the LR frames."""
+        x0 = target_latents(self, part)
+        noise = seeded_normal(part["seed"], f"{kind} noise", step, size=x0.shape[1:])
+        sigma = self.schedule.sigma(seeded_uniform(part["seed"], f"{kind} sigma", step))
+        return x0, noise, sigma, project(self.projection, part["lr"])
+
+    def _packed_losses(self, drawn: list[tuple[Tensor, Tensor, Tensor, Tensor]]) -> Tensor:
+        """Losses of clips and images in one sequence."""
+        x0, noise, sigma, tokens = zip(*drawn, strict=True)
+        given = [sample for part in tokens for sample in part.unbind()]
 
         def predict(noisy: list[Tensor], timesteps: Tensor) -> list[Tensor]:
             dit: Any = self.dit  # any transformer that takes packed samples; a module promises nothing
-            return dit.forward_packed(noisy, timesteps, tokens, prompt=self.prompt)
+            return dit.forward_packed(noisy, timesteps, given, prompt=self.prompt)
 
-        losses = packed_flow_matching_loss(predict, x0, noise, torch.cat(sigmas), self.schedule)
-        weighted = [loss * weight for loss, weight in zip(losses.unbind(), weights, strict=True)]
-        loss = torch.stack(weighted).sum() / sum(weights)
-        self.log("train/flow", loss.detach(), batch_size=len(x0))
-        return loss
+        samples = [[sample for part in parts for sample in part.unbind()] for parts in (x0, noise)]
+        return packed_flow_matching_loss(predict, *samples, torch.cat(sigma), self.schedule)
 
     def prepare(self, batch: Batch) -> Batch:
         """Latents of the truth: a data module that repeats clips keeps them."""
-        return {"latents": target_latents(self.vae, batch)}
+        return {"latents": target_latents(self, batch)}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Sample the clips of a batch; images are passed over."""
@@ -128,7 +144,7 @@ class SparseCausalStage(LightningModule):
     Args:
         dit: Transformer with sparse attention, and the weights of stage 1.
         projection: LR projection of stage 1.
-        vae: Gives the targets; frozen and not in checkpoints.
+        vae: Gives the targets; frozen and not in checkpoints. None with an `encoder`.
         schedule: A :class:`~flashvsr.models.FlowSchedule`.
         optimizer: Makes the optimizer of everything in `dit` and `projection` that has ``requires_grad``.
         scheduler: Makes the schedule of its learning rate; None keeps the rate.
@@ -136,11 +152,13 @@ class SparseCausalStage(LightningModule):
         random_history: Whether steps see random lengths of the past (:func:`~flashvsr.distill.draw_history`), or
             always the transformer's own.
         seed: Of those lengths, the same in all processes.
+        encoder: Gives the targets in place of a VAE, and sees the LR frames too, as a
+            :class:`~flashvsr.decoders.ConditionalEncoder`; frozen and not in checkpoints.
         decoder: Decodes samples in validation; None takes the VAE. Frozen.
-        validation_steps: Euler steps in validation, with the transformer's own history.
+        validation_steps: Of the schedule's sampler in validation, with the transformer's own history.
 
     Raises:
-        ValueError: If nothing is to be trained.
+        ValueError: If nothing is to be trained, or unless one network gives the targets and one decodes them.
 
     Reference:
         FlashVSR, https://arxiv.org/abs/2510.12747, stage 2, and its released code.
@@ -152,7 +170,7 @@ class SparseCausalStage(LightningModule):
         self,
         dit: nn.Module,
         projection: nn.Module,
-        vae: nn.Module,
+        vae: nn.Module | None,
         schedule: Schedule,
         optimizer: MakeOptimizer,
         *,
@@ -160,21 +178,23 @@ class SparseCausalStage(LightningModule):
         prompt: Tensor | str | Path | None = None,
         random_history: bool = True,
         seed: int = 0,
+        encoder: nn.Module | None = None,
         decoder: nn.Module | None = None,
         validation_steps: int = 20,
     ) -> None:
         super().__init__()
-        self.dit, self.projection, self.vae, self.decoder = dit, projection, vae, decoder
+        check_targets(vae, encoder, decoder)
+        self.dit, self.projection, self.vae, self.encoder, self.decoder = dit, projection, vae, encoder, decoder
         self.schedule, self.optimizer, self.scheduler = schedule, optimizer, scheduler
         self.random_history, self.seed, self.validation_steps = random_history, seed, validation_steps
         self.register_buffer("prompt", read_prompt(prompt), persistent=False)
-        freeze(self, ("vae", "decoder"))
+        freeze(self, ("vae", "encoder", "decoder"))
         collect_trainable(self._networks())
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch: the mean over its samples."""
         step = self.trainer.fit_loop.total_batch_idx
-        x0 = target_latents(self.vae, batch)
+        x0 = target_latents(self, batch)
         tokens = project(self.projection, batch["lr"])
         noise = seeded_normal(batch["seed"], "video noise", step, size=x0.shape[1:])
         sigma = self.schedule.sigma(seeded_uniform(batch["seed"], "video sigma", step))
@@ -187,7 +207,7 @@ class SparseCausalStage(LightningModule):
 
     def prepare(self, batch: Batch) -> Batch:
         """Latents of the truth: a data module that repeats clips keeps them."""
-        return {"latents": target_latents(self.vae, batch)}
+        return {"latents": target_latents(self, batch)}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Sample the clips of a batch."""

@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from flashvsr.distill.adversarial import hinge_discriminator_loss, hinge_generator_loss
-from flashvsr.distill.batches import project, read_prompt, sample_clips, target_latents
+from flashvsr.distill.batches import latent_shape, project, read_prompt, sample_clips, target_latents
 from flashvsr.distill.flow_matching import Predict, bind_conditions
 from flashvsr.distill.one_step import OneStepObjective, Window
 from flashvsr.training.batches import Batch, target_frames
@@ -69,7 +69,8 @@ class OneStepStage(LightningModule):
 
     Args:
         dit: Generator: sparse attention, and the weights of stage 2. Its parameters with ``requires_grad`` are trained.
-        projection: LR projection of stage 2, trained likewise.
+            None for the control: the decoder alone, on latents of zero, with the same losses on its frames.
+        projection: LR projection of stage 2, trained likewise; None without a transformer.
         decoder: Any decoder; trained by the reconstruction loss if `train_decoder`, else frozen.
         objective: What the generator is trained for: losses, their weights, and the noise schedule.
         optimization: How: optimizers, their schedules, how often each is stepped.
@@ -77,6 +78,8 @@ class OneStepStage(LightningModule):
             None with ``dmd_weight=0``.
         score_projection: LR projection of stage 1, frozen; the fake score gets a copy too.
         vae: Latents of the truth, for `latent_weight`; frozen.
+        encoder: Makes them in place of a VAE, and sees the LR frames too, as a
+            :class:`~flashvsr.decoders.ConditionalEncoder`; frozen.
         discriminator: Frames to scores `[B, patches]`, for `adversarial_weight`; None for none.
         prompt: Text embedding `[1, L, text_dim]` or a file of it; None for models without.
         train_decoder: Whether the decoder is trained too; ``"latents"`` for the weights of its latents alone, where
@@ -96,8 +99,8 @@ class OneStepStage(LightningModule):
 
     def __init__(
         self,
-        dit: nn.Module,
-        projection: nn.Module,
+        dit: nn.Module | None,
+        projection: nn.Module | None,
         decoder: nn.Module,
         objective: OneStepObjective,
         optimization: OneStepOptimization,
@@ -105,6 +108,7 @@ class OneStepStage(LightningModule):
         score: nn.Module | None = None,
         score_projection: nn.Module | None = None,
         vae: nn.Module | None = None,
+        encoder: nn.Module | None = None,
         discriminator: nn.Module | None = None,
         prompt: Tensor | str | Path | None = None,
         train_decoder: bool | Literal["latents"] = False,
@@ -112,7 +116,7 @@ class OneStepStage(LightningModule):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.dit, self.projection, self.decoder, self.vae = dit, projection, decoder, vae
+        self.dit, self.projection, self.decoder, self.vae, self.encoder = dit, projection, decoder, vae, encoder
         self.objective, self.optimization = objective, optimization
         self.schedule, self.reconstruction = objective.schedule, objective.reconstruction
         self.score, self.score_projection = (score, score_projection) if objective.dmd_weight else (None, None)
@@ -121,7 +125,7 @@ class OneStepStage(LightningModule):
         self.train_decoder, self.seed = train_decoder, seed
         self.register_buffer("prompt", read_prompt(prompt), persistent=False)
         self._check_parts()
-        frozen = ["vae", "score", "score_projection"]
+        frozen = ["vae", "encoder", "score", "score_projection"]
         frozen += ["reconstruction"] if isinstance(self.reconstruction, nn.Module) else []
         frozen += [] if train_decoder else ["decoder"]
         freeze(self, frozen)
@@ -152,9 +156,7 @@ class OneStepStage(LightningModule):
 
     def prepare(self, batch: Batch) -> Batch:
         """Latents of the truth, where the loss compares with them: a data module that repeats clips keeps them."""
-        if self.vae is None or not self.objective.latent_weight:
-            return {}
-        return {"latents": target_latents(self.vae, batch)}
+        return {"latents": target_latents(self, batch)} if self.objective.latent_weight else {}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Make the clips of a batch in one step."""
@@ -183,10 +185,21 @@ class OneStepStage(LightningModule):
     def _check_parts(self) -> None:
         """Refuse a weight without the networks and the optimizer that it asks for."""
         said = self.optimization
+        if (self.dit is None) != (self.projection is None):
+            raise ValueError("a transformer and its projection belong together: give both, or neither for the control")
+        if self.dit is None and (self.objective.dmd_weight or self.objective.latent_weight):
+            raise ValueError(
+                "without a transformer there are no latents to be trained: set dmd_weight and latent_weight to 0, got "
+                f"{self.objective.dmd_weight} and {self.objective.latent_weight}"
+            )
+        if self.dit is None and self.train_decoder is not True:
+            raise ValueError(f"without a transformer only the decoder can learn: train_decoder={self.train_decoder!r}")
+        if self.vae is not None and self.encoder is not None:
+            raise ValueError("latents of the truth come from a vae or from an encoder: give one of them")
         scores = (self.score, self.score_projection, said.fake_optimizer)
         needs = {
             "dmd_weight": ("score, score_projection and fake_optimizer", *scores),
-            "latent_weight": ("vae", self.vae),
+            "latent_weight": ("vae or encoder", self.vae if self.encoder is None else self.encoder),
             "adversarial_weight": (
                 "discriminator and discriminator_optimizer",
                 self.discriminator,
@@ -200,7 +213,9 @@ class OneStepStage(LightningModule):
 
     def _networks(self) -> dict[str, Networks]:
         """What each optimizer trains, in the order of the optimizers."""
-        generator = {"dit": self.dit, "projection": self.projection}
+        generator: Networks = {}
+        if self.dit is not None and self.projection is not None:
+            generator |= {"dit": self.dit, "projection": self.projection}
         if self.train_decoder:
             generator["decoder"] = self.decoder
         all_of = {"generator": generator}
@@ -211,9 +226,11 @@ class OneStepStage(LightningModule):
         return all_of
 
     def _generate(self, batch: Batch, step: int) -> Tensor:
-        """Latents of the clips of a batch, in one step from their noise of this step."""
-        lr = batch["lr"]
-        cells = (cast(int, self.dit.channels), (lr.shape[2] - 1) // 4, lr.shape[3] // 8, lr.shape[4] // 8)
+        """Latents of the clips of a batch, in one step from their noise of this step; zeros without a transformer."""
+        lr, (shown, _) = batch["lr"], target_frames(batch)
+        if self.dit is None:
+            return lr.new_zeros(latent_shape(cast(int, self.decoder.latent_channels), shown))
+        cells = latent_shape(cast(int, self.dit.channels), shown)[1:]
         noise = seeded_normal(batch["seed"], "generator", step, size=cells).to(lr.dtype)
         return self.objective.generate(self._bind(self.dit, self.projection, lr), noise)
 
@@ -247,8 +264,8 @@ class OneStepStage(LightningModule):
                 real = self._bind(self.score, self.score_projection, batch["lr"])
                 fake = self._bind(self.fake_score, self.fake_projection, batch["lr"])
             losses["dmd"] = objective.dmd_weight, objective.matching_loss(x, real, fake, batch["seed"], step)
-        if objective.latent_weight and self.vae is not None:
-            losses["latent"] = objective.latent_weight, objective.latent_loss(x, target_latents(self.vae, batch))
+        if objective.latent_weight:
+            losses["latent"] = objective.latent_weight, objective.latent_loss(x, target_latents(self, batch))
         return losses
 
     def _picture_losses(self, sr: Tensor, hr: Tensor, window: Window) -> dict[str, tuple[float, Tensor]]:

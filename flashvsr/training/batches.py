@@ -1,4 +1,4 @@
-"""What every stage takes of a batch: clips and images, the frames that have targets; and the PSNR it logs of them.
+"""What every stage takes of a batch: clips and images, the frames that have targets; and the figures it logs.
 
 A batch is ``{"hr", "lr": [B, 3, T, H, W] in [-1, 1], "seed": [B] int64}``, and optionally ``"image"``, another such
 dict with T = 1.
@@ -38,6 +38,18 @@ def target_frames(batch: Batch) -> tuple[Tensor, Tensor]:
     if frames < AHEAD + 1 or frames % 4 != 1:
         raise ValueError(f"a clip holds 4n + 1 frames, at least {AHEAD + 1}, and an image 1; got {frames}")
     return lr[:, :, :-AHEAD], hr[:, :, :-AHEAD]
+
+
+def deviation_and_kurtosis(latents: Tensor) -> tuple[Tensor, Tensor]:
+    """How far latents `[B, C, T, h, w]` are spread, and in what shape: 0-d tensors, means over channels.
+
+    Returns:
+        Standard deviation, and kurtosis: 3 for a normal distribution, more for one of many zeros and few large values.
+    """
+    around = latents.float() - latents.float().mean((0, 2, 3, 4), keepdim=True)
+    variance = around.square().mean((0, 2, 3, 4))
+    kurtosis = around.pow(4).mean((0, 2, 3, 4)) / variance.square().clamp_min(1e-12)
+    return variance.sqrt().mean(), kurtosis.mean()
 
 
 def batch_psnr(sr: Tensor, hr: Tensor) -> Tensor:

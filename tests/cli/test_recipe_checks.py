@@ -28,6 +28,8 @@ def refused(capsys, recipe, *more):
         arguments = [f"--model.{name}={FOLDERS % name}" for name in ("dit", "projection")]
     else:
         arguments = []
+    if recipe.startswith("stage"):
+        arguments += ["--model.encoder=null"] + (["--model.decoder=null"] if recipe != "stage3_one_step" else [])
     if recipe != "vae":
         arguments += A_VAE
     arguments += ["--trainer.callbacks=null", "--trainer.accelerator=cpu", "--trainer.precision=32-true"]
@@ -71,6 +73,7 @@ def test_a_size_that_a_stage_does_not_take_is_named_with_those_that_would_do(rec
     ("recipe", "folder", "maker"),
     [
         ("nano/decoder", "runs/nano/vae", "nano/vae"),
+        ("nano/stage1_joint", "runs/nano/autoencoder", "nano/autoencoder"),
         ("nano/stage2_sparse_causal", "runs/nano/stage1", "nano/stage1_joint"),
         ("nano/stage3_one_step", "runs/nano/stage2", "nano/stage2_sparse_causal"),
     ],

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from flashvsr.distill import OneStepObjective, PatchDiscriminator
 from flashvsr.distill.lit import OneStepOptimization
 from flashvsr.training import WarmupCosine, collect_trainable
-from tests.distill.toy_stages import batch, make_stage, sample
+from tests.distill.toy_stages import ToyEncoder, batch, make_stage, sample, toy_decoder
 
 STAGES = ("joint", "sparse", "one_step")
 
@@ -85,6 +85,67 @@ def test_latents_that_come_with_a_batch_are_not_encoded_again(name, tmp_path):
     _fit(again, [given], tmp_path)
     assert _changed(stage, before)
     assert not _changed(again, _snapshot(stage))
+
+
+@pytest.mark.parametrize("name", ["joint", "sparse", "one_step"])
+def test_an_encoder_in_place_of_the_vae_sees_the_lr_frames_and_stays_as_it_is(name, tmp_path):
+    encoder = ToyEncoder()
+    stage = make_stage(name, vae=None, encoder=encoder, **({} if name == "one_step" else {"decoder": toy_decoder()}))
+    given, before = batch([0, 1], images=name == "joint"), _snapshot(stage)
+    expected = encoder.encode(given["hr"][:, :, :13], given["lr"][:, :, :13])
+    assert torch.equal(stage.prepare(given)["latents"], expected)
+    trainer = _fit(stage, [given], tmp_path)
+    assert not _changed(stage, before) & {"encoder"} and not any(k.startswith("encoder") for k in stage.state_dict())
+    trainer.validate(stage, DataLoader([batch([0])], batch_size=None), verbose=False)
+    assert 0 < trainer.callback_metrics["val/deviation"] < 100 and trainer.callback_metrics["val/kurtosis"] > 1
+
+
+def test_clips_without_images_are_not_packed_and_give_the_loss_of_packed_ones(tmp_path):
+    stage, losses = make_stage("joint"), []
+    stage.trainer = SimpleNamespace(fit_loop=SimpleNamespace(total_batch_idx=3))
+    stage.log = lambda *_, **__: None
+    given = batch([0, 1])
+    losses.append(stage.training_step(given, 0))
+    drawn = stage._draw("video", given, 3)
+    losses.append(stage._packed_losses([drawn]).mean())
+    torch.testing.assert_close(*losses)
+    stage.dit.forward_packed = None  # would raise
+    stage.training_step(given, 0)
+
+
+def test_the_control_trains_the_decoder_alone_on_latents_of_zero_and_its_discriminator(tmp_path):
+    adam, seen = partial(torch.optim.Adam, lr=1e-3), []
+    alone = {"dmd_weight": 0.0, "latent_weight": 0.0, "score": None, "score_projection": None, "vae": None}
+    against = {"discriminator": PatchDiscriminator(4), "discriminator_optimizer": adam, "adversarial_weight": 0.1}
+    stage = make_stage("one_step", dit=None, projection=None, **alone, **against)
+    stage.decoder.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    before = _snapshot(stage)
+    trainer = _fit(stage, [batch([0]), batch([1])], tmp_path)
+    assert _changed(stage, before) == {"decoder", "discriminator"}
+    assert trainer.global_step == 4 and not any(latents.any() for latents in seen)
+    trainer.validate(stage, DataLoader([batch([0])], batch_size=None), verbose=False)
+    assert torch.isfinite(trainer.callback_metrics["val/psnr"])
+
+
+def test_parts_that_do_not_belong_together_are_refused():
+    for wrong, said in (
+        ({"vae": None}, "from a vae or from an encoder"),
+        ({"encoder": ToyEncoder()}, "from a vae or from an encoder"),
+        ({"vae": None, "encoder": ToyEncoder()}, "an encoder decodes nothing"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            make_stage("joint", **wrong)
+    for wrong, said in (
+        ({"dit": None}, "a transformer and its projection belong together"),
+        ({"dit": None, "projection": None}, "set dmd_weight and latent_weight to 0"),
+        (
+            {"dit": None, "projection": None, "dmd_weight": 0.0, "latent_weight": 0.0, "train_decoder": False},
+            "only the",
+        ),
+        ({"encoder": ToyEncoder()}, "from a vae or from an encoder"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            make_stage("one_step", **wrong)
 
 
 def test_without_a_loss_on_latents_the_one_step_stage_prepares_none():

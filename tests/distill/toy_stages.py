@@ -39,6 +39,13 @@ class ToyVAE(nn.Module):
         return self.decode(latents)
 
 
+class ToyEncoder(ToyVAE):
+    """Sees what the LR frames lack."""
+
+    def encode(self, hr: Tensor, lr: Tensor) -> Tensor:  # type: ignore[override]  # another interface, on purpose
+        return super().encode(hr - lr)[0]
+
+
 def toy_dit(sparse: bool, text_dim: int | None = None) -> VideoDiT:
     attention = (
         partial(LocalSparseAttention, window_hw=(3, 3), sparse_ratio=0.5, history=2)
@@ -81,7 +88,7 @@ def make_stage(name: str, text_dim: int | None = None, residual: bool = False, *
     prompt = torch.randn(1, 3, text_dim) if text_dim else None
     if name in ("joint", "sparse", "sparse_lora"):
         stage = JointStage if name == "joint" else SparseCausalStage
-        networks = toy_dit(name != "joint", text_dim), toy_projection(), ToyVAE()
+        networks = toy_dit(name != "joint", text_dim), toy_projection(), arguments.pop("vae", ToyVAE())
         if name == "sparse_lora":
             with_lora(networks[0], rank=2)
         return stage(*networks, schedule, sgd, **{"prompt": prompt, "validation_steps": 2, **arguments})
@@ -91,9 +98,9 @@ def make_stage(name: str, text_dim: int | None = None, residual: bool = False, *
         {field.name: given.pop(field.name) for field in fields(kind) if field.name in given}
         for kind in (OneStepObjective, OneStepOptimization)
     )
+    networks = given.pop("dit", toy_dit(True, text_dim)), given.pop("projection", toy_projection())
     return OneStepStage(
-        toy_dit(True, text_dim),
-        toy_projection(),
+        *networks,
         toy_decoder(residual),
         OneStepObjective(schedule, ReconstructionLoss(perceptual="fft"), **objective),
         OneStepOptimization(**optimization),
