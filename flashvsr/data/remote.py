@@ -140,12 +140,20 @@ def retried(url: str, attempt: Callable[[], _Made], options: RemoteOptions) -> _
 
 
 def _is_final(error: Exception) -> bool:
-    status = getattr(error, "status", None)
-    if isinstance(status, int) and 400 <= status < 500:
+    status = _status(error)
+    if status is not None and 400 <= status < 500:
         return status not in _TEMPORARY
     if isinstance(error, OSError) and error.errno in _FULL:
         return True
     return isinstance(error, FileNotFoundError | PermissionError | ImportError | ValueError | TypeError)
+
+
+def _status(error: Exception) -> int | None:
+    """The HTTP status of an error of aiohttp, of Google's package, or of Hugging Face's; None when it has none."""
+    for source, name in ((error, "status"), (error, "code"), (getattr(error, "response", None), "status_code")):
+        if isinstance(status := getattr(source, name, None), int):
+            return status
+    return None
 
 
 def _part(url: str, first: int, last: int, options: RemoteOptions) -> bytes:
