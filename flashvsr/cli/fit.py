@@ -22,6 +22,7 @@ from flashvsr.cli.recipe_checks import (
     check_checkpoint,
     check_clips,
     check_run,
+    check_samples,
     prepare_components,
     try_optimizers,
 )
@@ -119,6 +120,7 @@ class RecipeCLI(LightningCLI):
             check_clips(self.model, self.config.data)
             if not trainer.fast_dev_run:
                 check_run(trainer, self.model, self.config.ckpt_path)
+            check_samples(trainer, self.datamodule)
             if len(self.said.recipes) > 1 and trainer.is_global_zero:
                 self._tell_changes()
         self.started = Started()
@@ -158,7 +160,8 @@ def run_recipe(command: str, arguments: Sequence[str]) -> int:
         arguments: As on the command line, after the name of the command.
 
     Returns:
-        0 when all went well, 1 for an error before any work, 130 when interrupted, 143 after SIGTERM.
+        0 when all went well, 1 for an error before any work and for shards that cannot be read, 130 when interrupted,
+        143 after SIGTERM.
 
     Raises:
         SystemExit: Status 2 for a recipe or an argument that makes no sense, 0 after ``--help`` and ``--print_config``.
@@ -168,7 +171,7 @@ def run_recipe(command: str, arguments: Sequence[str]) -> int:
         cli = RecipeCLI(command, arguments)
         cli.start()
     except REFUSALS as error:
-        if cli is not None and cli.started.yes:
+        if cli is not None and cli.started.yes and not isinstance(error, ShardError):
             raise
         print(f"flashvsr {command}: error: {shorten(str(error))}", file=sys.stderr)
         return 1

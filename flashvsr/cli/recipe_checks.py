@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from jsonargparse import Namespace
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
@@ -24,6 +24,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from flashvsr.cli.recipe_diff import changes
 from flashvsr.cli.recipe_errors import shorten
 from flashvsr.cli.recipes import made_by
+from flashvsr.data.lit import ShardDataModule
 from flashvsr.decoders.lit import AutoencoderStage, DecoderStage
 from flashvsr.distill.lit_one_step import OneStepStage
 from flashvsr.models.class_paths import check_allowed
@@ -246,6 +247,22 @@ def check_run(trainer: Trainer, model: LightningModule, ckpt_path: str | None) -
     saved = Path(trainer.log_dir or ".") / "config.yaml"
     if ckpt_path is None and saved.is_file():
         raise FileExistsError(f"{saved} is that of another run: go on with it (--ckpt_path last) or log elsewhere")
+
+
+def check_samples(trainer: Trainer, data: LightningDataModule | None) -> None:
+    """Open the shards of a recipe, and check that they hold what it asks for; the training then has them open.
+
+    Args:
+        trainer: Of the run.
+        data: What gives the batches; other data than shards are left to the training.
+
+    Raises:
+        ShardError: If shards cannot be read, or lack videos or photographs that are asked for.
+        ValueError: If an option does not work with shards.
+    """
+    if isinstance(data, ShardDataModule):
+        data.trainer = trainer
+        data.setup("fit")
 
 
 def check_checkpoint(path: Path) -> None:

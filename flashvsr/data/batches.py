@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
 from flashvsr.data.sampling import BatchPlan, EpochPlan
 from flashvsr.data.settings import LoaderOptions
+from flashvsr.data.tar_samples import ShardError
 from flashvsr.streaming import resize_bicubic
 
 
@@ -69,12 +70,8 @@ class BatchLoader:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         made = iter(self.loader)
-        try:
-            for first in made:
-                yield join([first, *islice(made, self.clips - 1)])
-        except Exception:
-            self._stop_workers()
-            raise
+        for first in made:
+            yield join([first, *islice(made, self.clips - 1)])
 
     @property
     def _iterator(self) -> Any:
@@ -85,8 +82,25 @@ class BatchLoader:
     def _iterator(self, iterator: Any) -> None:
         self.loader._iterator = iterator
 
+
+class WorkerLoader(DataLoader):
+    """A data loader that ends its workers when one fails, and hands on what one says of shards without its traceback.
+
+    An error keeps the workers alive, and who collects that garbage, a fork perhaps, may hang.
+    """
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # Lightning asks for no more
+        try:
+            yield from super().__iter__()
+        except ShardError as error:
+            self._stop_workers()
+            told = str(error).rpartition(f"{ShardError.__module__}.{ShardError.__name__}: ")[2].strip()
+            raise ShardError(told) from None
+        except Exception:
+            self._stop_workers()
+            raise
+
     def _stop_workers(self) -> None:
-        """End the workers now: an error keeps them alive, and who collects that garbage, a fork perhaps, may hang."""
         if self._iterator is not None:
             self._iterator._shutdown_workers()
             self._iterator = None
@@ -105,7 +119,7 @@ def plan_loader(
         spawn: Start them anew, for a device cannot be used in a fork.
     """
     workers = options.workers if workers is None else workers
-    return DataLoader(
+    return WorkerLoader(
         dataset,
         batch_size=None,
         sampler=plans,

@@ -109,29 +109,22 @@ class ShardDataModule(L.LightningDataModule):
         if stage in (None, "fit") and "train" not in self._found:
             both = zip(self._crop, self._image_crop if self._photos.images_per_batch else self._crop, strict=True)
             rows, columns = map(max, both)
-            self._found["train"] = self._open(self._train, (rows, columns))
+            found = self._open(self._train, (rows, columns))
+            found.photo_fraction(self._photos)  # or refuses
+            self._found["train"] = found
         if self._val is not None and "val" not in self._found:
             self._found["val"] = self._open(self._val, self._val_crop)
 
     def train_dataloader(self) -> BatchLoader | EchoLoader:
         """Batches of this process, from the position of the state on."""
         found = self._split("train")
-        videos, photos = found.videos, found.photos
-        fraction = self._photos.fraction
-        if fraction is None:
-            fraction = len(photos) / (len(videos) + len(photos))
-        if (fraction < 1 and not videos) or ((fraction > 0 or self._photos.images_per_batch) and not photos):
-            raise ShardError(
-                f"photos: fraction={fraction:g} and images_per_batch={self._photos.images_per_batch} ask for what the"
-                f" shards lack: they hold {len(videos)} videos and {len(photos)} photographs"
-            )
         rank, world = self._place()
         plan = EpochPlan(
-            (len(videos), len(photos)),
+            (len(found.videos), len(found.photos)),
             batch_size=self._batch_size,
             images=self._photos.images_per_batch,
             batches=self._epoch.batches,
-            photo_fraction=fraction,
+            photo_fraction=found.photo_fraction(self._photos),
             seed=self._seed,
             rank=rank,
             world=world,

@@ -13,7 +13,7 @@ from typing import Any
 
 from flashvsr.data.remote import filesystem, find, is_remote, read_range
 from flashvsr.data.sampling import ShardOrder
-from flashvsr.data.settings import RemoteOptions
+from flashvsr.data.settings import PhotoOptions, RemoteOptions
 from flashvsr.data.shard_cache import ShardCache
 from flashvsr.data.shard_index import IndexFiles, read_contents
 from flashvsr.data.tar_samples import BLOCK, Entry, ShardError
@@ -165,6 +165,22 @@ class UsableSamples:
     videos: list[Entry]
     photos: list[Entry]
     lines: list[str]
+
+    def photo_fraction(self, asked: PhotoOptions) -> float:
+        """Fraction of the clips that are made from photographs.
+
+        Raises:
+            ShardError: If there are no videos or no photographs where some are asked for.
+        """
+        videos, photos, images = len(self.videos), len(self.photos), asked.images_per_batch
+        fraction = photos / (videos + photos) if asked.fraction is None else asked.fraction
+        if (fraction < 1 and not videos) or ((fraction > 0 or images) and not photos):
+            raise ShardError(
+                f"data.photos: fraction={fraction:g} and images_per_batch={images} ask for what the shards lack: they"
+                f" hold {videos} videos and {photos} photographs\n"
+                "give data.train shards that hold both, or set data.photos.fraction and data.photos.images_per_batch"
+            )
+        return fraction
 
     def order(self, at_once: int | None) -> ShardOrder | None:
         """The order in which a run reads them with so many shards mixed; None where all are."""

@@ -7,16 +7,19 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import lightning.pytorch  # noqa: F401 - its logger keeps the standard error of now, not that of the first test
 import pytest
 import torch
+from lightning.pytorch import Trainer
 
 from flashvsr.cli import main
 from flashvsr.cli.recipe_errors import shorten
 from flashvsr.models.folder import read_model_folder
 from flashvsr.models.loading import component
+from tests.data.test_shards import write_tar
 
 TOYS = str(Path(__file__).parent)
 sys.path.insert(0, TOYS)
@@ -143,7 +146,6 @@ def test_a_checkpoint_is_written_before_the_first_step_and_as_often_as_asked(rec
     assert losses(1) == whole[kept:]
 
 
-@pytest.mark.slow  # a process of its own imports Lightning
 def test_a_run_killed_in_the_middle_of_training_goes_on_to_the_same_losses_and_weights(recipe, whole_run):
     whole, weights = whole_run
     command = [sys.executable, "-m", "flashvsr", *recipe(), "--model.kill_at=5"]  # two steps into the second epoch
@@ -154,6 +156,35 @@ def test_a_run_killed_in_the_middle_of_training_goes_on_to_the_same_losses_and_w
     assert losses(len(list(Path("logs/toy").iterdir())) - 1) == whole[3:]
     resumed = component("made", "decoder").state_dict()
     assert all(torch.equal(value, resumed[name]) for name, value in weights.items())
+
+
+@pytest.mark.slow  # two processes that import Lightning, twice
+def test_ctrl_c_that_reaches_two_processes_at_once_leaves_one_whole_checkpoint_to_go_on_from(recipe):
+    """As a terminal sends it: to the launcher and to the process that it has started."""
+    two = ["--trainer.devices=2", "--trainer.strategy=ddp_find_unused_parameters_true", "--trainer.max_steps"]
+    command = [sys.executable, "-m", "flashvsr", *recipe(), *two]
+    environment = {**os.environ, "PYTHONPATH": TOYS, "OMP_NUM_THREADS": "1"}
+    checkpoint = Path("checkpoints/last.ckpt")
+    with Path("said").open("w") as said:
+        run = subprocess.Popen(
+            [*command, "100000"], env=environment, stdout=subprocess.PIPE, stderr=said, start_new_session=True
+        )
+        deadline = time.monotonic() + 300
+        while not checkpoint.exists() or not step_of(checkpoint):  # the first one is written before the first step
+            assert run.poll() is None and time.monotonic() < deadline, Path("said").read_text()
+            time.sleep(0.05)
+        os.killpg(run.pid, signal.SIGINT)
+        run.communicate(timeout=120)  # until both have let go of the pipe
+    assert run.returncode == 130, Path("said").read_text()
+    assert [path.name for path in checkpoint.parent.iterdir()] == ["last.ckpt"]
+    step = step_of(checkpoint)
+    assert 0 < step == len(losses()) < 100000
+    subprocess.run([*command, str(step + 4), "--ckpt_path=last"], env=environment, check=True, timeout=300)
+    assert step_of(checkpoint) == step + 4 and len(losses(1)) == 4
+
+
+def step_of(checkpoint):
+    return torch.load(checkpoint, weights_only=True)["global_step"]
 
 
 def test_ctrl_c_leaves_the_averaged_weights_in_the_model_folder(recipe):
@@ -341,9 +372,28 @@ def test_overfit_batches_is_refused_with_shards_and_works_with_other_data(recipe
     assert main([*recipe(), "--trainer.overfit_batches=1"]) == 0
 
 
+def test_photographs_that_the_shards_lack_are_told_before_the_training_starts(recipe, capsys, monkeypatch):
+    write_tar("videos.tar", {"x.mp4": b"v", "x.json": b'{"width": 64, "height": 64, "frames": 9, "fps": "25"}'})
+    shards = (
+        "{class_path: flashvsr.data.lit.ShardDataModule, init_args: {train: videos.tar, crop: 64, photos:"
+        " {images_per_batch: 1}, degradation: {class_path: flashvsr.data.degrade.BatchDegradation}}}"
+    )
+    toy = "{class_path: toy_stage.ToyData, init_args: {epoch_batches: 3}}"
+    monkeypatch.setattr(Trainer, "fit", lambda *unused, **options: pytest.fail("the training was started"))
+    assert main(recipe((toy, shards))) == 1
+    assert "hold 1 videos and 0 photographs" in capsys.readouterr().err
+
+
 def test_an_error_in_the_middle_of_training_keeps_its_traceback(recipe):
     with pytest.raises(ValueError, match="no such data"):
         main([*recipe(), "--data.broken=batch"])
+
+
+def test_shards_that_cannot_be_read_in_the_middle_of_training_are_a_short_error(recipe, capsys):
+    assert main([*recipe(), "--data.broken=shards"]) == 1
+    said = capsys.readouterr().err
+    assert said.endswith("flashvsr fit: error: cannot read https://host/a.tar: 403\ncheck the address\n")
+    assert "Traceback" not in said
 
 
 def test_print_config_prints_and_trains_nothing(recipe, capsys):

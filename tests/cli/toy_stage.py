@@ -13,6 +13,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
+from flashvsr.data.tar_samples import ShardError
+
 
 class ToyStage(LightningModule):
     """A decoder learns to give back noise; two optimizers by hand if so asked."""
@@ -63,7 +65,7 @@ class ToyStage(LightningModule):
 
 
 class ToyData(LightningDataModule):
-    """`epoch_batches` batches, the same in every epoch; `broken` at "setup", or at a "batch"."""
+    """`epoch_batches` batches, the same in every epoch; `broken` at "setup", at a "batch", or for its "shards"."""
 
     def __init__(self, epoch_batches: int = 3, broken: str | None = None) -> None:
         super().__init__()
@@ -82,6 +84,8 @@ class ToyData(LightningDataModule):
     def on_after_batch_transfer(self, batch, dataloader_idx):
         if self.broken == "batch":
             raise ValueError("no such data")
+        if self.broken == "shards":
+            raise ShardError("cannot read https://host/a.tar: 403\ncheck the address")
         self.taken += self.trainer.training
         return batch
 

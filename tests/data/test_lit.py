@@ -228,7 +228,7 @@ def test_no_photographs_for_images_is_an_error(shards, tmp_path, write_clip):
     clip = write_clip(tmp_path / "a.mp4", [Fraction(0), Fraction(1, 25)], info)
     make_shards([clip], tmp_path / "videos", ShardRules())
     with pytest.raises(ShardError, match="1 videos and 0 photographs"):
-        module(tmp_path / "videos", images_per_batch=1).train_dataloader()
+        module(tmp_path / "videos", images_per_batch=1).setup("fit")
     assert batches(module(tmp_path / "videos"))[0]["hr"].shape[2] == 9  # two frames, reflected
 
 

@@ -132,9 +132,10 @@ def test_cut_connections_and_restarts_change_nothing(shards, server, urls, monke
 def test_a_shard_that_fails_for_good_stops_the_training_and_is_never_left_out(shards, server, urls, workers):
     gone = sorted(shards.glob("*.tar"))[-1].name
     server.fault = lambda name, number: 403 if name == gone else None
-    with pytest.raises(ShardError, match=rf"cannot read {server.url}/{gone}: .*403"):
+    with pytest.raises(ShardError, match=rf"cannot read {server.url}/{gone}: .*403") as raised:
         batches(module(urls, batches=20, workers=workers))
     assert multiprocessing.active_children() == []  # also while the error is held
+    assert len(str(raised.value).splitlines()) == 2  # what a worker said, without its traceback
 
 
 def test_processes_that_share_a_folder_fetch_each_shard_once(shards, server, urls):
