@@ -99,7 +99,9 @@ def test_the_metadata_says_who_what_where_and_for_which_systems(packages):
     (metadata,) = (name for name in names_in(wheel) if name.endswith(".dist-info/METADATA"))
     said = Parser().parsestr(zipfile.ZipFile(wheel).read(metadata).decode())
     assert said["Author"] and said["Summary"] and said.get_all("Project-URL")
-    assert "Operating System :: POSIX :: Linux" in said.get_all("Classifier")
+    assert {"Operating System :: POSIX :: Linux", "Typing :: Typed"} <= set(said.get_all("Classifier"))
+    assert said["License-Expression"] == "Apache-2.0"
+    assert said.get_all("License-File") == ["LICENSE", "flashvsr/weights/nano/CREDITS.md"]
     assert said["Description-Content-Type"] == "text/markdown"
     assert not re.findall(r"\]\((?!https?://)", said.get_payload()), "an index has no files that links could lead to"
 
