@@ -29,7 +29,12 @@ class Damage:
         self._demuxer, self._rate = demuxer, rate
         self._damaged_at: Fraction | None = None
         self._missing = 0  # frames that the times have room for
+        self._entered = False
         self.frames, self.time = 0, Fraction(0)
+
+    def enter(self) -> None:
+        """The next frame may be any of the file: none are missing before it."""
+        self._entered = True
 
     def note_packet(self, packet: Any) -> None:
         """Take note of a packet of the picture before it is decoded."""
@@ -38,9 +43,9 @@ class Damage:
 
     def note_frame(self, time: Fraction) -> None:
         """Take note of a frame that was decoded, and of its time in seconds since the first."""
-        if self.frames and self._rate:
+        if self.frames and self._rate and not self._entered:
             self._missing += max(0, round((time - self.time) * self._rate) - 1)
-        self.frames, self.time = self.frames + 1, time
+        self.frames, self.time, self._entered = self.frames + 1, time, False
 
     def at_the_end(self) -> list[str]:
         """Warnings, one line each, when all is read. A live stream promises no end and has none.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from fractions import Fraction
+from math import floor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from flashvsr.video.timing import Joins
 _NO_TIMESTAMPS = 0x80  # AVFMT_NOTIMESTAMPS: raw H.264, HEVC and the like
 _AS_NAMED = {"pattern_type": "none"}  # a picture called a%d.png is not a series
 _CLOCK_RESTARTS = 0x200  # AVFMT_TS_DISCONT: MPEG transport and program streams, Ogg and the like
+_EXACT = ("mov", "matroska")  # containers with an index of key frames, and a time for each frame
 _OVERHEAD = 100  # bytes between two packets of Matroska at most, unless something is skipped there
 
 
@@ -34,6 +36,7 @@ class Demuxer:
         container: As PyAV opened it.
         stream: The picture.
         raw: Whether packets have no times.
+        enters: Whether it can be read from its middle, with the times that it has when it is read from the beginning.
         joins: What puts joined recordings on one clock.
         seen_end: Latest end of any packet so far, on the file's clock, in seconds.
         gaps: Whether bytes of Matroska lie between packets that are of none.
@@ -55,7 +58,10 @@ class Demuxer:
             raise
         flags = self.container.format.flags
         self.raw = bool(flags & _NO_TIMESTAMPS)
-        self.joins = Joins(restarts=self.live or bool(flags & _CLOCK_RESTARTS))
+        self._restarts = self.live or bool(flags & _CLOCK_RESTARTS)
+        self.joins = Joins(restarts=self._restarts)
+        exact = self.container.format.name.split(",")[0] in _EXACT and self.stream.codec_context.name != "theora"
+        self.enters = exact and not self.live and not is_pipe(source)
         self.seen_end = Fraction(0)
         self.gaps = False
         self._read_end: int | None = None  # where the last packet ends, in bytes
@@ -78,6 +84,11 @@ class Demuxer:
                 packet.pts = None if packet.pts is None else packet.pts + ticks
                 packet.dts = None if packet.dts is None else packet.dts + ticks
             yield packet
+
+    def enter(self, time: Fraction) -> None:
+        """Go on at the last key frame that is decoded before this time of the file's own clock, in seconds."""
+        self.container.seek(floor(time / self.stream.time_base), stream=self.stream)
+        self.joins, self._read_end = Joins(restarts=self._restarts), None
 
     def other_streams(self) -> list[Any]:
         """The tracks beside the picture, without the texts of MP4's chapters."""

@@ -25,6 +25,7 @@ from flashvsr.video.timing import Clock
 from flashvsr.video.tracks import TrackQueue, describe_track
 from flashvsr.video.trim import WHOLE, Trim
 
+_MOST_AHEAD = 20  # frames by which an encoder reorders at most
 _INTERLEAVED = 10  # seconds by which sound lies behind its picture in a file at most
 
 
@@ -36,12 +37,19 @@ class FileSource:
     Args:
         demuxer: The open file; it is closed with this.
         fps: Frame rate for streams without timestamps.
+        begin: As for `VideoReader`.
         trim: The part that is wanted.
         deinterlace: As for `VideoReader`.
     """
 
     def __init__(
-        self, demuxer: Demuxer, *, fps: Fraction | None = None, trim: Trim = WHOLE, deinterlace: Deinterlace = "off"
+        self,
+        demuxer: Demuxer,
+        *,
+        fps: Fraction | None = None,
+        begin: Fraction = Fraction(0),
+        trim: Trim = WHOLE,
+        deinterlace: Deinterlace = "off",
     ) -> None:
         self.warnings: list[str] = []
         self.name = demuxer.name
@@ -60,8 +68,10 @@ class FileSource:
             self._decoded = self._decode()
             first = self._first_frame()
             self._plan, self._frames = self._planned(first, deinterlace)
+            self._wanted = deinterlace
+            self.enters = demuxer.enters and self._plan.mode == "off"
             self.info = self._describe(first)
-            self._first = self._enter()
+            self._first = self._enter(begin)
             self._warn(first)
             self._to_rgb = ToRGB(
                 resolve_colors(self.info.colors, first.width, first.height),
@@ -126,7 +136,10 @@ class FileSource:
         timed = self._timed(frames)
         if chosen.mode != "off":
             return chosen, deinterlace(timed, chosen, self.name)
-        return chosen, watch(timed, self.name, self.warnings) if wanted == "auto" else timed
+        return chosen, self._watched(timed, wanted)
+
+    def _watched(self, frames: Iterator[Timed], wanted: Deinterlace) -> Iterator[Timed]:
+        return watch(frames, self.name, self.warnings) if wanted == "auto" else frames
 
     def _warn(self, first: av.VideoFrame) -> None:
         """Say what the result will lack, or have wrong."""
@@ -151,14 +164,14 @@ class FileSource:
             self._shown = frame.duration
             yield Timed(frame, time)
 
-    def _enter(self) -> Timed | None:
-        """The first frame that is wanted; those before are dropped, and other tracks are cut."""
+    def _enter(self, begin: Fraction) -> Timed | None:
+        """The first frame that is wanted; those before are left out, and other tracks are cut."""
         trim, origin = self._trim, self.tracks.origin
         if trim == WHOLE:
-            return next(self._frames)
+            return self._go_to(begin) if begin else next(self._frames)
         if trim.start:
             self.tracks.cut(origin + trim.start, None)  # what comes before is not to be kept meanwhile
-        timed = next((timed for timed in self._frames if timed.time >= trim.start), None)
+        timed = self._go_to(trim.start) if begin else self._next(trim.start)
         if timed is None:
             raise VideoError(trim.too_late(self.name, self._damage.time))
         self._began = timed.time
@@ -170,7 +183,33 @@ class FileSource:
             rest = self.info.frames - round(self._began * rate)
             asked = rest if trim.end is None else round((trim.end - self._began) * rate)
             self.info = replace(self.info, frames=max(1, min(rest, asked)))
-        return timed
+        return self._go_to(self._began + begin) if begin else timed
+
+    def _next(self, time: Fraction) -> Timed | None:
+        """The next frame that is shown at this time or later, in seconds since the first frame of the file."""
+        return next((timed for timed in self._frames if timed.time >= time), None)
+
+    def _go_to(self, time: Fraction) -> Timed | None:
+        """The same, in a file that `enters` from the key frame before it.
+
+        Where that is only known by when it is decoded, it may be shown later; so one well before is taken, and an
+        earlier one when what can be decoded from there begins too late.
+        """
+        back = max(Fraction(1), Fraction(_MOST_AHEAD) / (self._rate or 25))
+        while self.enters:
+            with self._plainly():
+                self._demuxer.enter(self._origin + max(Fraction(0), time - back))
+            self._clock.enter(round(self._origin / self._clock.time_base))
+            self._damage.enter()
+            self._decoder = PictureDecoder(self._demuxer)
+            self._frames = self._watched(self._timed(self._decode()), self._wanted)
+            first = next(self._frames, None)
+            if first is not None and first.time <= time:
+                return first if first.time == time else self._next(time)
+            if back > time:
+                return first
+            back *= 4
+        return self._next(time)
 
     def _is_past(self, time: Fraction) -> bool:
         return self._trim.end is not None and time >= self._trim.end

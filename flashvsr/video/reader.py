@@ -36,6 +36,9 @@ class VideoReader:
             ``"frames/%05d.png"``; or ``"example:"``, a clip rendered by code.
         fps: Frame rate for what has no timestamps: raw H.264/HEVC and images. None: the rate that the stream
             states, else 25, with a line in ``warnings``. Files that have timestamps keep them (with a warning).
+        begin: Seconds since the first frame of the part that is wanted, where to begin to read: the first frame shown
+            then or later is the first one given. Where the file ``enters``, those before are not even decoded; else
+            they are decoded and dropped. The times of the rest are unchanged.
         skip: Frames to decode and drop first (a resumed run); the times of the rest are unchanged.
         trim: The part that is wanted. Its first frame is frame 0, at time 0; sound, subtitles and chapters are cut with
             it, at the ends of packets. What comes before is decoded and dropped; a picture is taken whole.
@@ -47,6 +50,7 @@ class VideoReader:
     Attributes:
         info: What is known about the video.
         warnings: One line each, for the user; may grow while reading.
+        enters: Whether frames can be read from the middle, without all that come before.
         tracks: Packets of audio and subtitle tracks for a `VideoWriter`; None for images and the example.
 
     Raises:
@@ -56,6 +60,7 @@ class VideoReader:
 
     info: VideoInfo
     warnings: list[str]
+    enters: bool
     tracks: TrackQueue | None
 
     def __init__(
@@ -63,6 +68,7 @@ class VideoReader:
         source: str | Path,
         *,
         fps: Fraction | None = None,
+        begin: Fraction = Fraction(0),
         skip: int = 0,
         trim: Trim = WHOLE,
         deinterlace: Deinterlace = "off",
@@ -71,8 +77,11 @@ class VideoReader:
             raise VideoError(f"frame rate {fps} is not possible\nexpected a positive number such as 25 or 30000/1001")
         if skip < 0:
             raise ValueError(f"skip={skip} is negative: expected the number of frames to drop")
-        self._source = _open(str(source), fps, trim, deinterlace)
+        self._source = _open(str(source), fps, begin, trim, deinterlace)
+        if begin and not isinstance(self._source, FileSource):
+            raise ValueError(f"begin={begin} is for video files, which {source} is not: use skip")
         self._skip = skip
+        self.enters = isinstance(self._source, FileSource) and self._source.enters
         self.info = self._source.info
         self.warnings = self._source.warnings
         self.tracks = self._source.tracks
@@ -99,7 +108,7 @@ class VideoReader:
 
 
 def _open(
-    source: str, fps: Fraction | None, trim: Trim, deinterlace: Deinterlace
+    source: str, fps: Fraction | None, begin: Fraction, trim: Trim, deinterlace: Deinterlace
 ) -> FileSource | ImageSource | ExampleSource:
     if source == EXAMPLE:
         return ExampleSource(trim)
@@ -107,4 +116,4 @@ def _open(
         is_picture(source) or (not Path(source).is_file() and (Path(source).is_dir() or is_pattern(source)))
     ):
         return ImageSource(source, fps=fps, trim=trim)
-    return FileSource(Demuxer(source), fps=fps, trim=trim, deinterlace=deinterlace)
+    return FileSource(Demuxer(source), fps=fps, begin=begin, trim=trim, deinterlace=deinterlace)

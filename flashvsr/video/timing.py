@@ -111,6 +111,10 @@ class Clock:
         self._origin: int | None = None
         self._last: int | None = None
 
+    def enter(self, origin: int) -> None:
+        """The next frame may be any of a file whose first one has the timestamp ``origin``."""
+        self._origin, self._last = origin, -1
+
     def tick(self, pts: int | None) -> int:
         """The tick of the next frame, from its timestamp in ``time_base`` units (None: it has none)."""
         if self._last is None or self._origin is None:
