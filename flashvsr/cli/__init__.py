@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parsers[chosen].description = command.__doc__
         command.add_arguments(parsers[chosen])
     args = parser.parse_args(arguments)
-    _let_segments_grow(getattr(args, "device", ""))
+    _let_segments_grow("" if getattr(args, "segments", None) else getattr(args, "device", ""))
     if getattr(args, "trust_code", False):
         import_from_working_directory()
     try:

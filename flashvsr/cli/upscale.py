@@ -166,6 +166,12 @@ def _add_run_arguments(group: argparse._ArgumentGroup) -> None:
         "--no-resume", dest="snapshots", action="store_false", help="keep no snapshots; a killed run starts over"
     )
     add("--segment-seconds", type=float, default=60, metavar="S", help="video between two snapshots (default: 60)")
+    add(
+        "--segments",
+        metavar="N|K/N",
+        help="split the video at scene cuts and upscale N segments at once, on the devices of --device in turn; K/N:"
+        " only the Kth, on one of several machines that share OUTPUT.partial",
+    )
     shown = group.add_mutually_exclusive_group()
     shown.add_argument("--quiet", action="store_true", help="print nothing but errors")
     shown.add_argument("--json", action="store_true", help="print progress and errors on stdout, a JSON object a line")
@@ -206,6 +212,7 @@ def _run(args: argparse.Namespace, events: Events | None) -> int:
         "overwrite": args.overwrite,
         "resume": args.resume,
         "segment_seconds": args.segment_seconds if args.snapshots else None,
+        "segments": args.segments,
         "quiet": args.quiet or args.json,
     }
     if events is not None:
@@ -214,6 +221,8 @@ def _run(args: argparse.Namespace, events: Events | None) -> int:
         if stream := next((name for name in (*args.input, args.output) if is_address(name) or is_device(name)), None):
             raise ValueError(f"{stream} is a stream, which has no end to resume from: use flashvsr live")
         files = find_files(args.input, args.output, glob=args.glob, format=args.format)
+        if files is not None and args.segments is not None:
+            raise ValueError("--segments is for one video; this is a list of files")
         if files is not None:
             if events is not None:
                 events.files = len(files)
@@ -239,6 +248,7 @@ def _run_list(args: argparse.Namespace, options: dict[str, Any], events: Events 
 
     if events is not None:
         options |= {"on_start": events.start_pair, "on_end": events.end_pair}
+    options.pop("segments")
     outcomes = upscale_files(args.input, args.output, glob=args.glob, skip_done=args.skip_done, **options)
     good = [outcome for outcome in outcomes if outcome.status in ("done", "skipped")]
     failed = len(good) < len(outcomes)

@@ -8,6 +8,7 @@
 * ``FileOutcome``, ``summary``: what became of each, and all of them in a table
 * ``upscale_live``, ``LiveOptions``, ``LiveResult``: a stream from the network or a device, frame by frame
 * ``explain``: an error in words
+* ``SegmentError``: segments of a video that failed
 * ``ResumeError``: what an earlier run left behind does not fit
 """
 
@@ -18,6 +19,7 @@ from flashvsr.upscale.listing import FilePair, find_files
 from flashvsr.upscale.live import LiveResult, upscale_live
 from flashvsr.upscale.options import ClipOptions, EncodeOptions, LiveOptions, LoadOptions
 from flashvsr.upscale.run import UpscaleResult, upscale_file
+from flashvsr.upscale.segments import SegmentError
 
 __all__ = [
     "ClipOptions",
@@ -28,6 +30,7 @@ __all__ = [
     "LiveResult",
     "LoadOptions",
     "ResumeError",
+    "SegmentError",
     "UpscaleResult",
     "explain",
     "find_files",

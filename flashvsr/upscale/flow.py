@@ -13,6 +13,7 @@ import torch
 
 from flashvsr.upscale.encode import Cut, Piece, encode_segments, encode_whole
 from flashvsr.upscale.journal import Boundary, Journal
+from flashvsr.upscale.parts import WHOLE_CLIP, Part
 from flashvsr.upscale.pipeline import read_ahead, write_behind
 from flashvsr.upscale.scenes import Scenes
 from flashvsr.video import Marked, VideoFrame, VideoReader, VideoWriter, fill_transparent
@@ -60,8 +61,9 @@ def flow_segments(
     segment_seconds: float,
     on_progress: Callable[[int], None],
     on_snapshot: Callable[[Boundary, int], None],
+    part: Part = WHOLE_CLIP,
 ) -> int:
-    """Upscale what is left of a video into segments of a partial folder.
+    """Upscale what is left of a video, or of a part of it, into segments of a partial folder.
 
     Args:
         reader: Gives the frames from the first on that is in no closed segment; closed at the end.
@@ -72,6 +74,7 @@ def flow_segments(
         segment_seconds: Length of a segment, in video time.
         on_progress: Told how many frames are finished, now and then.
         on_snapshot: Told where each snapshot is and its size in bytes, from another thread.
+        part: What is upscaled.
 
     Returns:
         Frames in all segments.
@@ -79,9 +82,10 @@ def flow_segments(
     start = journal.record.boundary
     first = open_segment()  # here, so that an unknown codec fails before the first chunk is computed
     encode = partial(encode_segments, journal=journal, open_segment=open_segment, first=first, on_snapshot=on_snapshot)
+    read = partial(_read, reader, scenes, device, first[1].alpha, part=part, from_the_first=not start.frames_in)
     with (
         write_behind(encode, size=WRITE_BEHIND) as put,
-        read_ahead(partial(_read, reader, scenes, device, first[1].alpha), size=READ_AHEAD) as frames,
+        read_ahead(read, size=READ_AHEAD) as frames,
     ):
         end = upscale_frames(frames, scenes, put, start=start, segment_seconds=segment_seconds, on_progress=on_progress)
         put(Cut(replace(end, last_duration=reader.last_duration), state=None))
@@ -157,15 +161,24 @@ def upscale_frames(
 
 
 def _read(
-    reader: VideoReader, scenes: Scenes, device: torch.device, alpha: bool, put: Callable[[Marked], None]
+    reader: VideoReader,
+    scenes: Scenes,
+    device: torch.device,
+    alpha: bool,
+    put: Callable[[Marked], None],
+    *,
+    part: Part = WHOLE_CLIP,
+    from_the_first: bool = True,
 ) -> None:
     """Hand frames over on the model's device: a stream gives frames back where it got them, to be fetched meanwhile.
 
     With ``alpha`` their opacity goes along, and the colours of what is not seen make way for those of what is.
     """
     with reader:
-        for marked in scenes.mark(reader):
+        for marked in scenes.mark(part.of(reader, from_the_first=from_the_first, source=reader.info.source)):
             frame = marked.frame
+            if part.is_over(frame):
+                return
             kept = frame.alpha if alpha else None
             pixels = frame.pixels if kept is None else fill_transparent(frame.pixels, kept)
             put(marked._replace(frame=VideoFrame(pixels.to(device), frame.time, kept)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import partial
@@ -20,6 +20,7 @@ from flashvsr.upscale.fingerprint import asked_for
 from flashvsr.upscale.flow import flow_segments, flow_whole
 from flashvsr.upscale.journal import Boundary, Journal, Record, ResumeError, has_journal
 from flashvsr.upscale.options import ClipOptions, EncodeOptions, LoadOptions
+from flashvsr.upscale.parts import WHOLE_CLIP, Part
 from flashvsr.upscale.pipeline import read_ahead
 from flashvsr.upscale.progress import Reporter, size
 from flashvsr.upscale.scenes import Scenes
@@ -27,6 +28,7 @@ from flashvsr.upscale.softness import SoftnessMeter
 from flashvsr.upscale.target import Target
 from flashvsr.video import VideoReader, VideoWriter, is_pipe, segment_suffix
 
+WARNING = "warning: "
 ALREADY_SHRUNK = 2  # up to this enlargement the model gets half of the input's rows, so a soft input is no matter
 
 
@@ -66,6 +68,10 @@ class Job:
     fps_reached: float = 0.0
     warnings: list[str] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        if self.segment_seconds is not None and not self.segment_seconds > 0:
+            raise ValueError(f"the length of a segment must be positive, got {self.segment_seconds} s")
+
     @property
     def resumable(self) -> bool:
         """Whether another run could go on from what this one leaves behind."""
@@ -74,8 +80,6 @@ class Job:
 
     def check(self, *, resume: bool, overwrite: bool) -> bool:
         """Refuse what cannot work, before anything is opened; True if there is a partial folder to go on from."""
-        if self.segment_seconds is not None and not self.segment_seconds > 0:
-            raise ValueError(f"the length of a segment must be positive, got {self.segment_seconds} s")
         if resume and not self.resumable and self.target.kind != "picture":  # which is begun again
             none_kept = self.segment_seconds is None
             reason = "there are no snapshots" if none_kept else "stdin, stdout and pipes pass only once"
@@ -99,37 +103,55 @@ class Job:
         for line in lines:
             if line not in self.warnings:
                 self.warnings.append(line)
-                self.report.line(f"warning: {line}")
+                self.report.line(f"{WARNING}{line}")
 
     def run(self, *, goes_on: bool) -> None:
         """Do it, and fill in what came of it."""
         # A new run opens its input first: a bad file should fail before a model is loaded.
-        reader = None if goes_on else self._open_reader(skip=0)
+        reader = None if goes_on else self.open_reader()
         system = self._load()
         if reader is not None and self.target.kind == "pipe":
             self._flow_whole(reader, system, "-")
             return
-        with self._open_journal(system, goes_on) as journal:
+        with self._open_journal(self.target.partial, system, goes_on) as journal:
             self.frames = journal.record.boundary.frames_out
-            joined = journal.joined(self.target.suffix)
             if journal.record.stage == "running":
-                reader = reader or self._open_reader(skip=journal.record.boundary.frames_out)
+                reader = reader or self.open_reader(skip=journal.record.boundary.frames_out)
                 if journal.record.resumable and self.segment_seconds is not None:
                     self._flow_segments(reader, system, journal, self.segment_seconds)
                 else:
+                    joined = journal.joined(self.target.suffix)
                     self._flow_whole(reader, system, joined)
                     journal.mark_joined(joined)
-            if journal.record.stage == "written":
-                self.warn(join(journal, self.target, self.source, format=self.encoding.format, trim=self.clip.trim))
-            self.target.place(joined, self.frames)
+            self.finish(journal)
 
-    def _open_reader(self, skip: int) -> VideoReader:
+    def run_part(self, part: Part, folder: Path) -> None:
+        """Upscale a part of the video into closed segments in a folder of its own, going on where it was left."""
+        begun = has_journal(folder)
+        if begun and Record.read(folder).stage == "written":
+            self.frames = Record.read(folder).boundary.frames_out
+            return
+        system = self._load()
+        folder.mkdir(exist_ok=True)
+        with closing(self._open_journal(folder, system, begun)) as journal:
+            self.frames = journal.record.boundary.frames_out
+            reader = self.open_reader(begin=part.begin, skip=self.frames)
+            self._flow_segments(reader, system, journal, float(self.segment_seconds or 0), part)
+
+    def finish(self, journal: Journal) -> None:
+        """Join what is in closed segments, unless that is done, and give the result its name."""
+        if journal.record.stage == "written":
+            self.warn(join(journal, self.target, self.source, format=self.encoding.format, trim=self.clip.trim))
+        self.target.place(journal.joined(self.target.suffix), self.frames)
+
+    def open_reader(self, *, begin: Fraction = Fraction(0), skip: int = 0) -> VideoReader:
+        """Open the input at a time, in seconds since the clip's first frame, or after so many frames."""
         # In a thread of its own: a read from a pipe without a writer cannot be interrupted.
         trim = self.clip.trim
 
         def produce(put: Callable[[VideoReader], None]) -> None:
             fps, deinterlace = self.encoding.fps, self.encoding.deinterlace
-            put(VideoReader(self.source, fps=fps, skip=skip, trim=trim, deinterlace=deinterlace))
+            put(VideoReader(self.source, fps=fps, begin=begin, skip=skip, trim=trim, deinterlace=deinterlace))
 
         with read_ahead(produce, size=1) as opened:
             reader = next(opened)
@@ -143,11 +165,9 @@ class Job:
 
         return load(self.model, **vars(self.loading))
 
-    def _open_journal(self, system: StreamingModel, goes_on: bool) -> Journal:
-        folder = self.target.partial
-        if not self.resumable:
-            return Journal.create(folder, {}, resumable=False)
-        settings = {
+    def settings(self) -> dict[str, Any]:
+        """Everything that shapes the frames and is known before the model is loaded."""
+        return {
             "version of flashvsr": __version__,
             **asked_for(
                 self.source,
@@ -158,10 +178,14 @@ class Job:
                 scale=self.scale,
                 seed=self.seed,
             ),
-            "device": _device(system).type,
-            "dtype": str(getattr(system, "dtype", self.loading.dtype)),
             "length of a segment": None if self.segment_seconds is None else float(self.segment_seconds),
         }
+
+    def _open_journal(self, folder: Path, system: StreamingModel, goes_on: bool) -> Journal:
+        if not self.resumable:
+            return Journal.create(folder, {}, resumable=False)
+        dtype = str(getattr(system, "dtype", self.loading.dtype))
+        settings = {**self.settings(), "device": _device(system).type, "dtype": dtype}
         return Journal.resume(folder, settings) if goes_on else Journal.create(folder, settings)
 
     def _open_scenes(self, reader: VideoReader, system: StreamingModel, state: dict[str, Any] | None) -> Scenes:
@@ -198,17 +222,18 @@ class Job:
             target = Path(target) / self.target.image_pattern
         writer = self._open_writer(reader, target, copy_tracks_from=reader)
         self.warn(writer.warnings)
-        with self._measure():
+        with self.measure():
             self.frames = flow_whole(
                 reader, scenes, writer, device=_device(system), on_progress=self._progress_of(reader)
             )
         self.warn([*reader.warnings, *writer.warnings])
 
-    def _flow_segments(
-        self, reader: VideoReader, system: StreamingModel, journal: Journal, segment_seconds: float
-    ) -> None:
-        scenes = self._open_scenes(reader, system, journal.load_state())
-        # What the final container does not take must fail now, not when hours later the segments are joined.
+    def try_output(self, reader: VideoReader, journal: Journal) -> VideoWriter:
+        """What the final container does not take must fail now, not when hours later the segments are joined.
+
+        Returns:
+            A writer of it, aborted, whose codec and warnings hold.
+        """
         trial = self._open_writer(reader, journal.joined(self.target.suffix), copy_tracks_from=reader)
         trial.abort()
         if reader.tracks is not None:
@@ -219,6 +244,18 @@ class Job:
             with self._open_writer(reader, path, codec=trial.codec, format="auto") as writer:
                 writer.write(torch.zeros(3, writer.height, writer.width), Fraction(0))
             try_join(path, journal.joined(self.target.suffix), format=self.encoding.format)
+        return trial
+
+    def _flow_segments(
+        self,
+        reader: VideoReader,
+        system: StreamingModel,
+        journal: Journal,
+        segment_seconds: float,
+        part: Part = WHOLE_CLIP,
+    ) -> None:
+        scenes = self._open_scenes(reader, system, journal.load_state() or part.state)
+        trial = self.try_output(reader, journal)
 
         def open_segment() -> tuple[Path, VideoWriter]:
             if not self.target.is_images:
@@ -227,7 +264,7 @@ class Job:
             path, number = journal.new_segment(""), journal.record.boundary.frames_out + 1
             return path, self._open_writer(reader, path / self.target.image_pattern, first_number=number)
 
-        with self._measure():
+        with self.measure():
             self.frames = flow_segments(
                 reader,
                 scenes,
@@ -236,7 +273,8 @@ class Job:
                 device=_device(system),
                 segment_seconds=segment_seconds,
                 on_progress=self._progress_of(reader),
-                on_snapshot=self._report_snapshot,
+                on_snapshot=self._report_snapshot if part is WHOLE_CLIP else lambda boundary, count: None,
+                part=part,
             )
         self.warn([*reader.warnings, *trial.warnings])
 
@@ -255,7 +293,8 @@ class Job:
         self.report.line(f"snapshot of {size(count)} in {where}; --no-resume turns it off")
 
     @contextmanager
-    def _measure(self) -> Iterator[None]:
+    def measure(self) -> Iterator[None]:
+        """Take the time of the body, in which frames are finished."""
         before, began = self.frames, time.monotonic()
         yield
         self.fps_reached = (self.frames - before) / (time.monotonic() - began)

@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
@@ -29,12 +29,17 @@ FRESH = "journal.new"  # written first, then renamed
 LOCK = "lock"
 SEGMENT = "segment-"
 JOINED = "joined"  # stem of the finished result before it gets its name
-OURS = re.compile(rf"journal\.(json|new)|lock|{SEGMENT}\d{{9}}(\.\w+)?|state-\d{{9}}\.pt|{JOINED}(\..+)?")
+PARTS = "parts"  # folder of a run in parts: one with a journal of its own for each
+OURS = re.compile(rf"journal\.(json|new)|lock|{SEGMENT}\d{{9}}(\.\w+)?|state-\d{{9}}\.pt|{JOINED}(\..+)?|{PARTS}")
 START_OVER = "go back to what it was made with, or start over with --overwrite"
 
 
 class ResumeError(ValueError):
     """A partial folder that cannot be used: another run's, made by other settings, or damaged."""
+
+
+class InUseError(ResumeError):
+    """A partial folder that another run is using at the moment."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,7 @@ class Record:
     Attributes:
         settings: Everything that shapes the frames, by the name a person knows it under; as JSON keeps it.
         resumable: Whether snapshots are kept. Without them the folder is only a place to work in.
-        segments: Names of the closed segments, in order.
+        segments: The closed segments, in order: their paths in the folder.
         boundary: Where the last closed segment ends.
         snapshot: Name of the file with the stream's state at the boundary; None at the start and at the end.
         stage: ``"running"``, ``"written"`` (every frame is in a closed segment) or ``"joined"`` (the result is put
@@ -110,6 +115,15 @@ class Record:
         fresh.replace(folder / JOURNAL)
         _flush(folder)
 
+    def check(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        """Refuse to go on under other settings.
+
+        Raises:
+            ResumeError: If there are any; each is named.
+        """
+        if differences := self.differences(settings):
+            raise ResumeError(f"{folder} was made with another {', another '.join(differences)}: {START_OVER}")
+
     def differences(self, settings: Mapping[str, Any]) -> list[str]:
         """Each setting that is not the same here and there, with both values."""
         return [
@@ -143,14 +157,34 @@ class Journal:
             ResumeError: If another run is using the folder, or it holds something that no run has put there.
             OSError: If it cannot be written.
         """
-        folder.mkdir(exist_ok=True)
-        names = {path.name for path in folder.iterdir()} - {LOCK, FRESH}
-        if names and JOURNAL not in names:
-            raise ResumeError(f"{folder} holds {min(names)} and no journal, so it is not ours: move it away")
-        journal = cls(folder, Record(dict(settings), resumable), _locked(folder))
+        journal = cls(folder, Record(dict(settings), resumable), _ours(folder))
+        if busy := next(filter(_is_in_use, journal._parts()), None):
+            journal.close()
+            raise InUseError(f"{busy} is in use by another run: wait for it, or choose another output")
+        if (folder / PARTS).exists():
+            delete(folder / PARTS)
         journal.record.write(folder)
         journal._sweep()
         return journal
+
+    @classmethod
+    def share(cls, folder: Path, settings: Mapping[str, Any]) -> Self:
+        """Start a partial folder unless there is one, which stays as it is: for several that begin at once.
+
+        Raises:
+            ResumeError: As for `create`, and if it was made with other settings.
+            OSError: If it cannot be written.
+        """
+        lock = _ours(folder)
+        try:
+            if has_journal(folder):
+                Record.read(folder).check(folder, settings)
+            else:
+                Record(dict(settings)).write(folder)
+        except BaseException:
+            lock.close()
+            raise
+        return cls(folder, Record.read(folder), lock)
 
     @classmethod
     def resume(cls, folder: Path, settings: Mapping[str, Any]) -> Self:
@@ -165,8 +199,7 @@ class Journal:
             record = Record.read(folder)
             if not record.resumable:
                 raise ResumeError(f"{folder} was made without snapshots, nothing can be resumed: {START_OVER}")
-            if differences := record.differences(settings):
-                raise ResumeError(f"{folder} was made with another {', another '.join(differences)}: {START_OVER}")
+            record.check(folder, settings)
         except ResumeError:
             lock.close()
             raise
@@ -178,15 +211,19 @@ class Journal:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        self._lock.close()
+        self.close()
         if error is None:
             self._remove()
-        elif self.record.resumable and self.record.segments:
-            kept = f"{self.record.boundary.frames_out} frames are kept in {self.folder}"
+        elif self.record.resumable and (frames := self._kept()) is not None:
+            kept = f"{frames} frames are kept in {self.folder}"
             error.add_note(f"{kept}: the same command with --resume goes on from there")
         else:
             with suppress(OSError):  # the error on its way out matters more
                 self._remove()
+
+    def close(self) -> None:
+        """Let others use the folder; everything in it stays."""
+        self._lock.close()
 
     def new_segment(self, suffix: str) -> Path:
         """Where the next segment is to be written; it does not count before `close_segment`."""
@@ -214,6 +251,32 @@ class Journal:
     def finish(self, segment: Path, boundary: Boundary) -> None:
         """Make the last segment count: every frame is on the disk now, and the snapshot is no longer needed."""
         self._append(segment, boundary, snapshot=None, stage="written")
+
+    def gather(self, parts: Sequence[Path]) -> None:
+        """Make the closed segments of all parts count as those of this run.
+
+        Args:
+            parts: Their folders, in order; each with every frame of its part in closed segments.
+
+        Raises:
+            ResumeError: If two were made with other settings, as on another kind of device.
+        """
+        records = [Record.read(part) for part in parts]
+        for part, record in zip(parts, records, strict=True):
+            record.check(part, records[0].settings)
+        self._update(
+            segments=tuple(
+                f"{PARTS}/{part.name}/{name}"
+                for part, record in zip(parts, records, strict=True)
+                for name in record.segments
+            ),
+            boundary=Boundary(
+                sum(record.boundary.frames_in for record in records),
+                sum(record.boundary.frames_out for record in records),
+                last_duration=records[-1].boundary.last_duration,
+            ),
+            stage="written",
+        )
 
     def mark_joined(self, joined: Path) -> None:
         """Say that the result is put together; after this only its renaming is left."""
@@ -254,6 +317,16 @@ class Journal:
         record.write(self.folder)
         self.record = record
 
+    def _kept(self) -> int | None:
+        """Frames in closed segments, those of parts included; None when nothing is lost with the folder."""
+        if self.record.segments:
+            return self.record.boundary.frames_out
+        frames = sum(Record.read(part).boundary.frames_out for part in self._parts())
+        return frames if frames or any(map(_is_in_use, self._parts())) else None
+
+    def _parts(self) -> list[Path]:
+        return [path for path in (self.folder / PARTS).glob("*") if has_journal(path)]
+
     def _remove(self) -> None:
         """Delete the folder, the journal last: as long as anything is left, it says that the result has its name."""
         for path in self._ours():
@@ -268,8 +341,8 @@ class Journal:
         return [path for path in self.folder.iterdir() if OURS.fullmatch(path.name)]
 
     def _sweep(self) -> None:
-        """Delete what the journal does not name; a result that is being put together stays."""
-        named = {JOURNAL, LOCK, self.record.snapshot, *self.record.segments}
+        """Delete what the journal does not name; parts and a result that is being put together stay."""
+        named = {JOURNAL, LOCK, PARTS, self.record.snapshot, *self.record.segments}
         for path in self._ours():
             if path.name not in named and (self.record.stage == "running" or path.stem != JOINED):
                 delete(path)
@@ -280,12 +353,30 @@ def has_journal(folder: Path) -> bool:
     return (folder / JOURNAL).exists()
 
 
+def _is_in_use(folder: Path) -> bool:
+    """Whether a run has locked this folder."""
+    try:
+        _locked(folder).close()
+    except InUseError:
+        return True
+    return False
+
+
 def delete(path: Path) -> None:
     """Delete a file or a folder with all it holds."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink()
+
+
+def _ours(folder: Path) -> BinaryIO:
+    """Make and lock a partial folder, unless it holds something that no run has put there."""
+    folder.mkdir(exist_ok=True)
+    names = {path.name for path in folder.iterdir()} - {LOCK, FRESH}
+    if names and JOURNAL not in names:
+        raise ResumeError(f"{folder} holds {min(names)} and no journal, so it is not ours: move it away")
+    return _locked(folder)
 
 
 def _locked(folder: Path) -> BinaryIO:
@@ -302,7 +393,7 @@ def _locked(folder: Path) -> BinaryIO:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):  # of Linux and macOS, and of Windows
         lock.close()
-        raise ResumeError(f"{folder} is in use by another run: wait for it, or choose another output") from None
+        raise InUseError(f"{folder} is in use by another run: wait for it, or choose another output") from None
     return lock
 
 

@@ -11,6 +11,7 @@ from flashvsr.streaming import StreamingModel
 from flashvsr.upscale.job import Job
 from flashvsr.upscale.options import ClipOptions, EncodeOptions, LoadOptions
 from flashvsr.upscale.progress import duration, frame_count, reporter
+from flashvsr.upscale.segments import SegmentedRun, Segments
 from flashvsr.upscale.target import Target
 
 
@@ -46,6 +47,7 @@ def upscale_file(
     overwrite: bool = False,
     resume: bool = False,
     segment_seconds: float | None = 60,
+    segments: int | str | None = None,
     quiet: bool = False,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> UpscaleResult:
@@ -71,6 +73,11 @@ def upscale_file(
         resume: Go on from the partial folder, if there is one.
         segment_seconds: Length of video between two snapshots, which ``resume`` needs. None keeps none, which saves the
             disk space; a killed run then starts over.
+        segments: Split the video at the scene cuts nearest to equal lengths, and upscale so many segments at the same
+            time, each in a process of its own; ``loading.device`` lists the devices that they take in turn. The model
+            starts anew at every cut anyway, so the frames are the same. ``"2/4"`` upscales only the second of four, and
+            keeps it in the partial folder, which several machines may share; ``resume=True`` with ``4`` then upscales
+            what is left, and joins them. A model that is a system upscales them one after the other in this process.
         quiet: Show nothing. Otherwise a bar on stderr when that is a terminal, else a line about every ten seconds.
         progress: Called with the frames finished and the estimated total (None: unknown) as they come.
 
@@ -83,6 +90,7 @@ def upscale_file(
         FileNotFoundError: If the folder for the output does not exist.
         ResumeError: If the partial folder is another run's or in use, or a pipe is to be resumed.
         ValueError: If an option makes no sense, input and output are the same, or frames are smaller than 16 pixels.
+        SegmentError: If segments fail. The others are finished and kept.
         torch.OutOfMemoryError: If the GPU's memory does not suffice.
         KeyboardInterrupt: When interrupted. What can be resumed is kept; a note on the error says where.
     """
@@ -101,8 +109,13 @@ def upscale_file(
             report=report,
             progress=progress,
         )
-        job.run(goes_on=job.check(resume=resume, overwrite=overwrite))
+        name = "stdout" if job.target.kind == "pipe" else str(output)
+        if segments is None:
+            job.run(goes_on=job.check(resume=resume, overwrite=overwrite))
+        else:
+            split = Segments.parse(segments)
+            SegmentedRun(job, split).run(resume=resume, overwrite=overwrite)
+            name = name if split.only is None else f"segment {segments} of {name}"
         seconds = time.monotonic() - began
-        name = "stdout" if job.target.kind == "pipe" else output
         report.line(f"{name}: {frame_count(job.frames)} in {duration(seconds)}, {job.fps_reached:.2f} fps")
     return UpscaleResult(str(output), job.frames, seconds, job.fps_reached, job.warnings)
