@@ -75,7 +75,7 @@ def quantize_values(
     heads, blocks, first_blocks, largest,
     PIECES: tl.constexpr, BLOCK: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip
-    """Write a block of values `[D, BLOCK]` in 8-bit floats with a scale per channel, if some query keeps it."""
+    """Write a block of values `[D, BLOCK]` in 8-bit floats with a scale, if some query keeps it."""
     group = tl.program_id(1)
     b, h, block = (group // heads).to(tl.int64), (group % heads).to(tl.int64), tl.program_id(0)
     place = group.to(tl.int64) * blocks + block
@@ -84,9 +84,10 @@ def quantize_values(
         value2 += b * value2_b + h * value2_h
         tile = load_key_tile(value, value_n, value2, value2_n, first_blocks, block, 0, PIECES, BLOCK, BLOCK, D)
         wide = tile.to(tl.float32)
-        scale = tl.maximum(tl.max(tl.abs(wide), 0), SMALLEST_SCALE) / largest + 0.0 * tl.sum(wide, 0)
-        tl.store(scales + place * D + tl.arange(0, D), scale)
-        store_tile(out + place * BLOCK * D, BLOCK, 0, tl.trans(wide / scale[None, :]), D, BLOCK)
+        scale = tl.maximum(tl.max(tl.max(tl.abs(wide), 1), 0), SMALLEST_SCALE) / largest
+        scale += 0.0 * tl.sum(tl.sum(wide, 1), 0)  # as above
+        tl.store(scales + place, scale)
+        store_tile(out + place * BLOCK * D, BLOCK, 0, tl.trans(wide / scale), D, BLOCK)
 
 
 @triton.jit
@@ -118,7 +119,7 @@ def attend_8bit(
     key_scale += wide_group * columns
     if FP8_VALUES:
         value += wide_group * columns * BLOCK * D
-        value_scale += wide_group * columns * D
+        value_scale += wide_group * columns
     else:
         value += b * value_b + h * value_h
         value2 += b * value2_b + h * value2_h
@@ -144,7 +145,7 @@ def attend_8bit(
         if FP8_VALUES:
             v = load_values(value, block, offset, BLOCK, COLUMNS, D)
             added = tl.dot(weights.to(v.dtype), v)  # summed apart: within fp8 products sums have few bits
-            acc = acc * shrink[:, None] + added * tl.load(value_scale + block * D + tl.arange(0, D))[None, :]
+            acc = acc * shrink[:, None] + added * tl.load(value_scale + block)
         else:
             v = load_key_tile(value, value_n, value2, value2_n, first_blocks, block, offset, PIECES, BLOCK, COLUMNS, D)
             acc = tl.dot(weights.to(v.dtype), v, acc * shrink[:, None], input_precision="ieee")

@@ -29,7 +29,7 @@ class Quantized(NamedTuple):
     key: Tensor  # [B, heads, M, D] int8
     key_scale: Tensor  # [B, heads, M/block_size] fp32
     values: tuple[Tensor, Tensor]  # [B, heads, M/block_size, D, block_size] in 8 bits twice, or the pieces as they came
-    value_scale: Tensor | None  # [B, heads, M/block_size, D] fp32
+    value_scale: Tensor | None  # [B, heads, M/block_size] fp32
 
 
 def quantize(operands: Operands, block_mask: Tensor, value_dtype: torch.dtype | None) -> Quantized:
@@ -68,7 +68,7 @@ def quantize(operands: Operands, block_mask: Tensor, value_dtype: torch.dtype | 
         if value_dtype is None:
             return Quantized(q, q_scale, k, k_scale, (first, second), None)
         v = new(batch, heads, blocks, head_dim, block_size, dtype=value_dtype)
-        v_scale = new(batch, heads, blocks, head_dim, dtype=torch.float32)
+        v_scale = torch.empty_like(k_scale)
         strides = [stride for x in (first, second) for stride in x.stride()[:3]]
         largest = torch.finfo(value_dtype).max
         kernels.quantize_values[grid](first, second, mask, v, v_scale, *strides, *sizes, largest, **constants)

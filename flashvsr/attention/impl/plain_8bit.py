@@ -1,8 +1,8 @@
 """Block-sparse attention in 8 bits, in plain PyTorch: this file defines what the kernels of `triton_8bit` compute.
 
 Queries and keys become int8 with one scale per block and head, after the mean of the keys was taken off: that adds the
-same number to all scores of a query, which the softmax ignores, and leaves much smaller numbers to round. Values become
-e4m3 with one scale per block and channel, and so do the softmax's weights, or both stay in the dtype of the input.
+same number to all scores of a query, which the softmax ignores, and leaves much smaller numbers to round. Values and
+the softmax's weights become e4m3, values with one scale per block and head, or both stay in the dtype of the input.
 Sums, scales and the softmax are in fp32. For inference only.
 
 Weights are counted from the largest score of their query, rounded up to a whole power of two, so that the order in
@@ -108,7 +108,7 @@ def quantize_blocks(x: Tensor, block_size: int) -> tuple[Tensor, Tensor]:
 
 
 def round_values(value: Tensor, block_size: int) -> Tensor:
-    """Round to e4m3 with one scale per block and channel, whose largest magnitude is then 448.
+    """Round to e4m3 with one scale per block, whose largest magnitude is then 448.
 
     Args:
         value: `[B, heads, M, D]`.
@@ -118,7 +118,7 @@ def round_values(value: Tensor, block_size: int) -> Tensor:
         The rounded values `[B, heads, M, D]` in fp32.
     """
     blocks = value.float().unflatten(2, (-1, block_size))
-    scale = blocks.abs().amax(3, keepdim=True).clamp_min(SMALLEST_SCALE) / torch.finfo(FP8).max
+    scale = blocks.abs().amax((3, 4), keepdim=True).clamp_min(SMALLEST_SCALE) / torch.finfo(FP8).max
     return ((blocks / scale).to(FP8).float() * scale).flatten(2, 3)
 
 
