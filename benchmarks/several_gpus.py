@@ -1,11 +1,14 @@
-"""One stream of the full-size model on one GPU and on several, in turn: frames per second, memory, the same frames.
+"""One stream of the full-size model, on one GPU and on several, exact and fast: frames per second, memory, digests.
 
 Every case is a process of its own with random weights from one seed, so that memory is that of a fresh process. Frames
-are compared by their digest, over the first ten chunks.
+are compared by their digest, over the first ten chunks; those of other modes than exact are only like themselves.
 
     python benchmarks/several_gpus.py --devices cuda:0 cuda:0,cuda:1 --out several_gpus.json
     python benchmarks/several_gpus.py --devices cuda:0 --sizes 768x1408      # one GPU, with another Triton, say
     python benchmarks/several_gpus.py --devices cuda:0,cuda:1 --edges 0 17 30
+    python benchmarks/several_gpus.py --devices cuda:0 --modes exact fast --out fast.json     # fast mode, one GPU
+    python benchmarks/several_gpus.py --devices cuda:0 --sizes 768x1408 --modes exact fp8 ratio triton_8bit \
+        triton_int8 fast fast_but_attention --out fast_parts.json                             # what each part gives
 """
 
 from __future__ import annotations
@@ -16,12 +19,15 @@ import json
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from dataclasses import asdict
 from datetime import datetime
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
+from fast_errors import MODES, use_mode
 
 from flashvsr import __version__
 from flashvsr.bench import bench
@@ -33,7 +39,7 @@ CHUNKS = {"768x1408": 40, "1152x2048": 24, "2176x3840": 8}
 COMPARED = 10
 
 
-def random_system(devices: list[torch.device], edges: list[int] | None) -> FlashVSR:
+def random_system(devices: list[torch.device], edges: list[int] | None, mode: str) -> FlashVSR:
     """The full-size model in bf16 with random weights, the same ones wherever its parts lie in the end."""
     torch.manual_seed(0)
     torch.cuda.manual_seed_all(0)
@@ -43,6 +49,7 @@ def random_system(devices: list[torch.device], edges: list[int] | None) -> Flash
         system = FlashVSR(*parts).requires_grad_(False).eval()
     torch.set_default_dtype(torch.float32)
     system.dit.cache_gib = CACHE_GIB
+    use_mode(system, mode)
     return system if len(devices) == 1 else spread(system, devices, edges=edges)
 
 
@@ -74,16 +81,17 @@ def wall_rate(system: FlashVSR, height: int, width: int, chunks: int) -> float:
     return chunks * geometry.next_frames / (time.perf_counter() - began)
 
 
-def measure(size: str, device: str, edges: list[int] | None, compare: bool) -> dict[str, Any]:
+def measure(size: str, device: str, mode: str, edges: list[int] | None, compare: bool) -> dict[str, Any]:
     """One case, in this process."""
     height, width = (int(part) for part in size.split("x"))
-    system = random_system(choose_devices(device), edges)
+    system = random_system(choose_devices(device), edges, mode)
     chunks = CHUNKS.get(size, 12)
     result = bench(system, height=height, width=width, chunks=chunks)
     print(result.table(), flush=True)
     wall = wall_rate(system, height, width, chunks)
     digest = digest_frames(system, height, width, COMPARED) if compare else None
-    return {"size": size, "devices": device, "wall_frames_per_second": wall, "digest": digest, **asdict(result)}
+    case = {"size": size, "devices": device, "mode": mode, "wall_frames_per_second": wall, "digest": digest}
+    return {**case, **asdict(result)}
 
 
 def versions() -> dict[str, str]:
@@ -99,10 +107,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", default=list(CHUNKS), metavar="HxW")
     parser.add_argument("--devices", nargs="+", default=["cuda:0", "cuda:*"], help="as for flashvsr bench --device")
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=["exact"], help="ways to run (default: exact)")
     parser.add_argument("--edges", nargs="+", type=int, help="first block of each device, and 30 (default: estimated)")
     parser.add_argument("--no-digest", action="store_true", help="do not compare frames")
     parser.add_argument("--out", type=Path, help="write the figures to this JSON file")
-    parser.add_argument("--case", nargs=2, metavar=("SIZE", "DEVICE"), help=argparse.SUPPRESS)
+    parser.add_argument("--case", nargs=3, metavar=("SIZE", "DEVICE", "MODE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.case:
         case = measure(*arguments.case, arguments.edges, not arguments.no_digest)
@@ -110,26 +119,29 @@ def main() -> int:
         return 0
     cases: list[dict[str, Any]] = []
     failed, part = False, Path(f"{arguments.out or 'several_gpus.json'}.part")
-    for size in arguments.sizes:
-        for device in arguments.devices:
-            command = [sys.executable, __file__, "--case", size, device, "--out", str(part)]
-            command += ["--no-digest"] if arguments.no_digest else []
-            command += ["--edges", *map(str, arguments.edges)] if arguments.edges and "," in device else []
-            if subprocess.run(command, check=False).returncode:
-                failed = True
-                continue
-            cases.append(json.loads(part.read_text()))
-            part.unlink()
-            if arguments.out:
-                arguments.out.write_text(json.dumps({**versions(), "cases": cases}, indent=1) + "\n")
-    print("\n| size | devices | frames/s | by the wall clock | peak GiB | frames |\n|---|---|---|---|---|---|")
+    for size, device, mode in product(arguments.sizes, arguments.devices, arguments.modes):
+        command = [sys.executable, __file__, "--case", size, device, mode, "--out", str(part)]
+        command += ["--no-digest"] if arguments.no_digest else []
+        command += ["--edges", *map(str, arguments.edges)] if arguments.edges and "," in device else []
+        if subprocess.run(command, check=False).returncode:
+            failed = True
+            continue
+        cases.append(json.loads(part.read_text()))
+        part.unlink()
+        if arguments.out:
+            arguments.out.write_text(json.dumps({**versions(), "cases": cases}, indent=1) + "\n")
+    print("\n| size | devices | mode | frames/s | by the wall clock | peak GiB | frames |")
+    print("|---|---|---|---|---|---|---|")
     for case in cases:
         peaks = " and ".join(f"{peak:.2f}" for peak in case["peaks_gib"])
         print(
-            f"| {case['size']} | {case['devices']} | {case['frames_per_second']:.2f} "
+            f"| {case['size']} | {case['devices']} | {case['mode']} | {case['frames_per_second']:.2f} "
             f"| {case['wall_frames_per_second']:.2f} | {peaks} | {case['digest']} |"
         )
-    differing = [size for size in arguments.sizes if len({c["digest"] for c in cases if c["size"] == size}) > 1]
+    digests: dict[str, set[str]] = defaultdict(set)
+    for case in cases:
+        digests[f"{case['size']} ({case['mode']})"].add(case["digest"])
+    differing = [what for what, found in digests.items() if len(found) > 1]
     if differing:
         print(f"frames differ at {', '.join(differing)}", file=sys.stderr)
     return int(failed or bool(differing))
