@@ -114,10 +114,9 @@ def test_a_refusal_of_a_bucket_is_told_at_once_and_what_may_pass_is_tried_again(
 @pytest.fixture
 def s3(tmp_path, monkeypatch):
     """A client of a local server that speaks S3; the environment sends everything for S3 to it."""
-    pytest.importorskip("s3fs", reason="pip install s3fs: shards at s3:// were not read with S3's own protocol")
-    moto = pytest.importorskip(
-        "moto.server", reason="pip install 'moto[s3,server]': no server that speaks S3 was tried"
-    )
+    missing = "needs s3fs and moto[s3,server]: shards were not read with S3's own protocol"
+    pytest.importorskip("s3fs", reason=missing)
+    moto = pytest.importorskip("moto.server", reason=missing)
     import boto3
 
     server = moto.ThreadedMotoServer("127.0.0.1", 0)
