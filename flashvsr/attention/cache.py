@@ -42,6 +42,8 @@ class KVCache:
         device: Where they live.
         device_gib: Memory for keys and values on the device; layers beyond it lie in host memory. None for all on the
             device.
+        spare: Host memory that an earlier cache left and this one leaves, see
+            :class:`~flashvsr.kernels.host_layers.HostLayers`.
 
     Raises:
         ValueError: If a size is not positive, `history` is negative, `slot_tokens` is not whole blocks, or
@@ -60,6 +62,7 @@ class KVCache:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         device_gib: float | None = None,
+        spare: list[Tensor] | None = None,
     ) -> None:
         if min(layers, history + 1, slot_tokens, heads, head_dim, batch) < 1 or slot_tokens % BLOCK_SIZE:
             raise ValueError(
@@ -77,7 +80,8 @@ class KVCache:
             self.keys = torch.empty(layers - self._away, *shape, dtype=dtype, device=device)
             self.values = torch.empty_like(self.keys)
             self.key_means = torch.empty(layers, batch, blocks, heads, head_dim, dtype=dtype, device=device)
-            self._host = HostLayers(self._away, shape, dtype=dtype, device=self.keys.device) if self._away else None
+            where: Any = {"dtype": dtype, "device": self.keys.device, "spare": spare}
+            self._host = HostLayers(self._away, shape, **where) if self._away else None
 
     @property
     def filled(self) -> int:

@@ -26,14 +26,22 @@ class HostLayers:
         shape: Of the keys of one layer, `[B, tokens, heads, D]`.
         dtype: Of keys and values.
         device: Where they are used.
+        spare: Memory of an earlier object that is taken if it fits, and where this one leaves its own: to lock memory
+            takes seconds. None for none.
     """
 
-    def __init__(self, layers: int, shape: tuple[int, ...], *, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self,
+        layers: int,
+        shape: tuple[int, ...],
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        spare: list[Tensor] | None = None,
+    ) -> None:
         cuda = device.type == "cuda"
-        self.device = device
-        self.pairs = torch.empty(layers, 2, *shape, dtype=dtype, device="cpu")
-        if cuda:
-            pin(self.pairs, device, "keys and values")
+        self.device, self._spare = device, spare
+        self.pairs = _take_spare(spare, (layers, 2, *shape), dtype, device)
         self._staged: Tensor | None = None  # the layer in use and the next one, while a chunk is on its way
         self._fetched: tuple[int, int] | None = None  # the layer that was asked for last, and how many of its tokens
         self._leaving: list[Tensor] = []  # keys and values that are on their way to the host, all of one layer
@@ -42,6 +50,8 @@ class HostLayers:
         self._outward: Any = torch.cuda.Stream(device) if cuda else None
         self._arrived: list[Any] = [torch.cuda.Event() if cuda else None for _ in range(STAGED)]
         self._written: list[Any] = [torch.cuda.Event() if cuda else None for _ in range(layers)]
+        if spare is not None:
+            weakref.finalize(self, spare.append, self.pairs).atexit = False
         if cuda:  # memory on the device that is freed with this object is not reused before its copies have ended
             weakref.finalize(self, join_streams, device, (self._inward, self._outward)).atexit = False
 
@@ -114,7 +124,8 @@ class HostLayers:
     def clone(self) -> HostLayers:
         """An independent copy, between two chunks."""
         self.settle()
-        other = HostLayers(len(self.pairs), tuple(self.pairs.shape[2:]), dtype=self.pairs.dtype, device=self.device)
+        sizes = len(self.pairs), tuple(self.pairs.shape[2:])
+        other = HostLayers(*sizes, dtype=self.pairs.dtype, device=self.device, spare=self._spare)
         other.pairs.copy_(self.pairs)
         return other
 
@@ -124,6 +135,22 @@ class HostLayers:
             torch.cuda.current_stream(self.device).wait_event(self._written[self._left])
         self._leaving.clear()
         self._left = None
+
+
+def _take_spare(spare: list[Tensor] | None, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Memory of that shape: what is left over, or new, which on a GPU's behalf is locked."""
+    cuda = device.type == "cuda"
+    left = spare.pop() if spare else None
+    if spare:
+        spare.clear()
+    if left is not None and (left.shape, left.dtype) == (shape, dtype) and (not cuda or left.is_pinned()):
+        if cuda:
+            torch.cuda.synchronize(device)  # copies to it may be on their way
+        return left
+    pairs = torch.empty(shape, dtype=dtype, device="cpu")
+    if cuda:
+        pin(pairs, device, "keys and values")
+    return pairs
 
 
 def join_streams(device: torch.device, streams: Sequence[Any]) -> None:

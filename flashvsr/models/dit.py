@@ -107,6 +107,7 @@ class VideoDiT(nn.Module):
         self.history = self._shared("history") if self.order == "block" else 0
         self.cache_gib: float | None = None
         self.host_blocks: HostBlocks | None = None
+        self._spare: list[Tensor] = []  # host memory for keys and values, from one stream to the next
         self.cuts: tuple[int, ...] = ()
 
     def forward(
@@ -357,6 +358,7 @@ class VideoDiT(nn.Module):
     def _new_cache(self, stages: Sequence[Stage], grid: TokenGrid, x: Tensor) -> KVCache | StagedCache:
         sizes = (self.history, grid.tokens // grid.slots, self.heads, self.head_dim)
         options: dict[str, Any] = {"batch": x.shape[0], "dtype": x.dtype, "device_gib": self.cache_gib}
+        options["spare"] = self._spare if len(stages) == 1 else None
         return join_caches([KVCache(s.stop - s.first, *sizes, device=s.device, **options) for s in stages])
 
     def _velocity(self, x: Tensor, grid: TokenGrid, latents: Tensor, timestep: Tensor) -> Tensor:

@@ -48,6 +48,7 @@ class HostBlocks:
         self._order: dict[int, int] = {}  # which of those in host memory a block is
         self._tensors: list[list[Tensor]] = []
         self._host: list[Tensor] = []
+        self._own: list[list[Tensor]] = []  # what the tensors are but within `lend`
         cuda = device.type == "cuda"
         for number, block in enumerate(blocks):
             if (number + 1) * away // len(blocks) == number * away // len(blocks):
@@ -55,11 +56,13 @@ class HostBlocks:
                 continue
             self._order[number] = len(self._host)
             self._tensors.append(_tensors(block))
-            self._host.append(_move_to_host(block, self.block_bytes, device))
+            packed, own = _move_to_host(block, self.block_bytes, device)
+            self._host.append(packed)
+            self._own.append(own)
         with torch.inference_mode(False):
             self._places = torch.empty(min(STAGED, away), self.block_bytes, dtype=torch.uint8, device=device)
+            self._views = [_views(place, self._tensors[0]) for place in self._places]
         self.device = self._places.device  # with its index
-        self._views = [_views(place, self._tensors[0]) for place in self._places]
         self._holds: list[int | None] = [None] * len(self._places)
         self._inward: Any = torch.cuda.Stream(device) if cuda else None
         self._arrived: list[Any] = [torch.cuda.Event() if cuda else None for _ in self._places]
@@ -83,12 +86,11 @@ class HostBlocks:
         following = (index + 1) % self.away
         if following not in self._holds:
             self._bring(following, 1 - place)
-        own = [tensor.data for tensor in self._tensors[index]]
         try:
             _set(self._tensors[index], self._views[place])
             yield
         finally:
-            _set(self._tensors[index], own)
+            _set(self._tensors[index], self._own[index])
 
     def _bring(self, index: int, place: int) -> int:
         """Start to copy weights to a place on the device, once what is there is used; return the place."""
@@ -115,8 +117,8 @@ def _rounded(tensor: Tensor) -> int:
     return -(-tensor.nbytes // ALIGNMENT) * ALIGNMENT
 
 
-def _move_to_host(block: nn.Module, size: int, device: torch.device) -> Tensor:
-    """Put the weights of a block side by side in host memory, where they stay; return that memory."""
+def _move_to_host(block: nn.Module, size: int, device: torch.device) -> tuple[Tensor, list[Tensor]]:
+    """Put the weights of a block side by side in host memory, where they stay; return that memory, and them in it."""
     with torch.inference_mode(False), torch.no_grad():
         packed = torch.empty(size, dtype=torch.uint8)
         if device.type == "cuda":
@@ -126,7 +128,7 @@ def _move_to_host(block: nn.Module, size: int, device: torch.device) -> Tensor:
         for view, tensor in zip(views, tensors, strict=True):
             view.copy_(tensor)
         _set(tensors, views)
-    return packed
+    return packed, views
 
 
 def _views(packed: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -202,6 +202,23 @@ def test_layers_in_host_memory_change_no_velocity_and_their_saved_states_fit_any
         assert torch.equal(_run(dit, latents[:, :, 10:], branch)[0], expected[:, :, 10:])
 
 
+@torch.inference_mode()
+def test_the_next_stream_takes_the_host_memory_of_the_one_before_and_nothing_of_what_it_holds():
+    attention = partial(LocalSparseAttention, sparse_ratio=0.03, window_hw=(3, 3))
+    dit, latents = VideoDiT(32, 5, 2, 64, channels=4, text_dim=None, attention=attention), _latents(10)
+    expected, _ = _run(dit, latents)
+    dit.cache_gib = 2 * (2 * 3 * 6 * 128 * 32 * 4) / 2**30
+    first, state = _run(dit, latents)
+    branch = state.clone()
+    place = state.cache._host.pairs.data_ptr()
+    assert branch.cache._host.pairs.data_ptr() != place
+    del state
+    second, state = _run(dit, latents)
+    assert state.cache._host.pairs.data_ptr() == place
+    assert torch.equal(first, expected)
+    assert torch.equal(second, expected)
+
+
 def test_two_interleaved_streams_do_not_touch_each_other():
     dit, one, two = _small(), _latents(10), _latents(10).flip(2)
     expected = [_run(dit, latents)[0] for latents in (one, two)]
