@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from flashvsr.decoders.color import ColorMatch
-from flashvsr.streaming import Geometry, Stream, upscale
+from flashvsr.models.memory import estimate_decoder_needs
+from flashvsr.models.memory_plan import plan_memory
+from flashvsr.streaming import Canvas, Geometry, Stream, upscale
 
 GEOMETRY = Geometry(
     first_frames=1, next_frames=4, first_latents=1, next_latents=1, multiple=8, lookahead=0, latent_channels=0
@@ -32,6 +34,8 @@ class DecoderSystem(nn.Module):
 
     Attributes:
         geometry: How the stream is cut; its noise has no channels.
+        gpu_gib: GiB of its device that a stream may take: one that takes more is refused when it is opened. None for no
+            limit.
     """
 
     decoder: Any  # with `state_type`, which type checkers do not see through nn.Module
@@ -41,6 +45,7 @@ class DecoderSystem(nn.Module):
         self.decoder = decoder
         self.color = ColorMatch(color)
         self.geometry = GEOMETRY
+        self.gpu_gib: float | None = None
 
     @property
     def device(self) -> torch.device:
@@ -148,7 +153,11 @@ class DecoderSystem(nn.Module):
 
         Returns:
             The stream, with ``push`` and ``finish``.
+
+        Raises:
+            ValueError: If it takes more than :attr:`gpu_gib`.
         """
+        self._check_room(height, width, scale)
         return Stream(self, height=height, width=width, scale=scale, seed=seed, noise=noise, state=state)
 
     def upscale(self, video: Tensor, *, scale: float = 4, seed: int = 0, noise: Tensor | None = None) -> Tensor:
@@ -163,4 +172,11 @@ class DecoderSystem(nn.Module):
         Returns:
             `[T, 3, round(scale*h), round(scale*w)]`, same dtype and range.
         """
+        if video.ndim == 4:
+            self._check_room(video.shape[2], video.shape[3], scale)
         return upscale(self, video, scale=scale, seed=seed, noise=noise)
+
+    def _check_room(self, height: int, width: int, scale: float | tuple[int, int]) -> None:
+        if self.gpu_gib is not None:
+            size = Canvas(height, width, scale, self.geometry.multiple, torch.device("cpu")).padded_size
+            plan_memory(estimate_decoder_needs(self, *size), self.gpu_gib)

@@ -107,22 +107,24 @@ def load(
             f"{folder.path} is a model of {folder.steps} sampling steps and cannot stream; `flashvsr evaluate` runs it "
             "on whole clips"
         )
+    if gpu_gib is not None:
+        check_limit(gpu_gib, devices, cache_gib)
+        limit_allocator(device, gpu_gib)
     color = folder.color if color == "auto" else color
     if "dit" not in folder.components and "decoder" in folder.components and decoder == "tiny":
         if len(devices) > 1:
             raise ValueError(f"{folder.path} is a decoder alone, which runs on one GPU: name one, not {len(devices)}")
         scaled = None if detail == 1 else detail
-        unused = {"impl": impl, "sparse_ratio": sparse_ratio, "cache_gib": cache_gib, "gpu_gib": gpu_gib}
+        unused = {"impl": impl, "sparse_ratio": sparse_ratio, "cache_gib": cache_gib}
         _check_unused(folder, **unused, fp8=fp8, fast=fast, detail=scaled)
         alone = folder.component("decoder").build(device=device, dtype=dtype, trust_code=trust_code)
         if isinstance(alone, LATENTS_ONLY):
             raise ValueError(f"{folder.path} has no transformer, and its decoder does not see the LR frames")
-        return DecoderSystem(alone, color=color).requires_grad_(False).eval()
+        small = DecoderSystem(alone, color=color).requires_grad_(False).eval()
+        small.gpu_gib = gpu_gib
+        return small
     if fast:  # before weights are read
         check_fast(device, dtype, impl=impl)
-    if gpu_gib is not None:
-        check_limit(gpu_gib, devices, cache_gib)
-        limit_allocator(device, gpu_gib)
     parts = {name: folder.component(name) for name in ("projection", "dit", DECODERS[decoder])}
     places = {"dit": torch.device("cpu") if gpu_gib is not None else device}
     built = {

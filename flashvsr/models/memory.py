@@ -18,6 +18,7 @@ from flashvsr.models.dit_blocks import PIECE_TOKENS
 from flashvsr.models.host_blocks import packed_bytes
 
 if TYPE_CHECKING:
+    from flashvsr.models.decoder_system import DecoderSystem
     from flashvsr.models.system import FlashVSR
 
 GIB = 2**30
@@ -25,6 +26,8 @@ GIB = 2**30
 ROWS = 7
 """Tensors of a chunk's tokens that are alive within an attention layer: those of the LR frames, of the block and of its
 norm, queries, keys, values, and the result."""
+
+CHUNKS = ("first chunk", "steady chunk")
 
 COLOR_FRAMES = 6
 """Frames in fp32 that colour correction makes at a time."""
@@ -148,7 +151,7 @@ def _moments(system: FlashVSR, height: int, width: int, slot_tokens: int) -> lis
     past_projection = past_decoder = ahead = None
     frame, moments = 3 * height * width, list[Moment]()
     with torch.device("meta"), LiveBytes() as live:
-        for chunk, name in enumerate(("first chunk", "steady chunk")):
+        for chunk, name in enumerate(CHUNKS):
             latents, shown = len(geometry.latents(chunk)), geometry.output_frames(chunk)
             out = torch.empty(shown * frame, dtype=torch.uint8)
             lr = torch.empty(1, 3, geometry.lr_frames(chunk), height, width, dtype=system.pixel_dtype)
@@ -170,6 +173,35 @@ def _moments(system: FlashVSR, height: int, width: int, slot_tokens: int) -> lis
             ahead = lr[:, :, -geometry.lookahead :].clone()
             del out, lr, seen
     return moments
+
+
+def estimate_decoder_needs(system: DecoderSystem, height: int, width: int) -> MemoryNeeds:
+    """Count what a stream of a decoder alone takes, as :func:`estimate_needs` does; none of it could lie elsewhere.
+
+    Args:
+        system: Anywhere.
+        height: Rows of the padded output.
+        width: Columns of the padded output.
+
+    Returns:
+        The needs of a stream of one sample.
+    """
+    geometry, decoder, past = system.geometry, _meta(system.decoder), None
+    frame, moments = 3 * height * width, list[Moment]()
+    cells = (height // geometry.latent_stride, width // geometry.latent_stride)
+    with torch.inference_mode(), torch.device("meta"), LiveBytes() as live:
+        for chunk, name in enumerate(CHUNKS):
+            count = geometry.lr_frames(chunk)
+            out = torch.empty(count * frame, dtype=torch.uint8)
+            lr = torch.empty(1, 3, count, height, width, dtype=system.pixel_dtype)
+            latents = torch.empty(1, system.decoder.latent_channels, 1, *cells, dtype=system.dtype)
+            frames, past = decoder(latents, lr, past)
+            moments.append(Moment(f"decoder, {name}", live.peak))
+            live.peak = 0
+            moments.append(Moment(f"colour, {name}", live.live + COLOR_FRAMES * 4 * frame))
+            del out, lr, latents, frames
+    weights = sum(x.nbytes for x in [*system.parameters(), *system.buffers()])
+    return MemoryNeeds((height, width), weights, 0, 0, 0, tuple(moments))
 
 
 def _meta(module: nn.Module) -> Any:

@@ -14,9 +14,17 @@ import flashvsr
 from flashvsr.attention import LocalSparseAttention
 from flashvsr.cli import main
 from flashvsr.decoders import TinyConditionalDecoder
-from flashvsr.models import FlashVSR, LRProjection, VideoDiT, memory_plan
+from flashvsr.models import DecoderSystem, FlashVSR, LRProjection, VideoDiT, memory_plan
 from flashvsr.models.builders import lr_projection_1b, tiny_conditional_decoder_1b, video_dit_1b
-from flashvsr.models.memory import GIB, MemoryNeeds, Moment, estimate_needs, transformer_bytes
+from flashvsr.models.memory import (
+    GIB,
+    LiveBytes,
+    MemoryNeeds,
+    Moment,
+    estimate_decoder_needs,
+    estimate_needs,
+    transformer_bytes,
+)
 from flashvsr.models.memory_plan import check_limit, keep_on_host, plan_memory
 from tests.small_folder import save_small_system
 
@@ -151,10 +159,7 @@ def test_a_limit_that_cannot_be_kept_is_refused_before_anything_is_loaded(tmp_pa
         (lambda: check_limit(0, cuda[:1], None), "gpu_gib is a positive number of GiB, got 0"),
         (lambda: check_limit(math.nan, cuda[:1], None), "gpu_gib is a positive number of GiB, got nan"),
         (lambda: flashvsr.load(tmp_path / "model", gpu_gib=6, device="cpu"), "is for a GPU, and the device is cpu"),
-        (
-            lambda: flashvsr.load("nano", gpu_gib=6, device="cpu"),
-            "a decoder alone, without a transformer: leave out gpu",
-        ),
+        (lambda: flashvsr.load("nano", gpu_gib=6, device="cpu"), "is for a GPU, and the device is cpu: leave it out"),
     ):
         with pytest.raises(ValueError, match=message):
             refused()
@@ -162,6 +167,25 @@ def test_a_limit_that_cannot_be_kept_is_refused_before_anything_is_loaded(tmp_pa
     bench = ["bench", "--model", str(tmp_path / "model"), "--size", "128x128", "--device", "cpu", "--gpu-gib", "6"]
     assert main(bench) == 1
     assert capsys.readouterr().err == "flashvsr: gpu_gib=6 is for a GPU, and the device is cpu: leave it out\n"
+
+
+def test_a_decoder_alone_is_counted_and_refused_where_it_does_not_fit():
+    decoder = TinyConditionalDecoder(channels=(16, 16, 8, 8), residual=True)
+    system = DecoderSystem(decoder).requires_grad_(False)
+    counted = estimate_decoder_needs(system, 256, 384).peak(0, 0) - sum(x.nbytes for x in system.parameters())
+    lr, state, peaks = torch.rand(1, 3, 5, 256, 384), None, []
+    for frames in (lr[:, :, :1], lr[:, :, 1:]):
+        with torch.inference_mode(), LiveBytes() as live:
+            _, state = system.step(frames, None, state)
+        peaks.append(live.peak + frames.nbytes)
+    assert 0.8 * counted < max(peaks) < counted + 2**20  # a CPU takes smaller bands, and the public frames came besides
+    system.gpu_gib = memory_plan.RESERVE_GIB
+    with pytest.raises(ValueError, match=r"^256x384 needs at least 1\.\d GiB of the GPU, more than --gpu-gib 1\.25"):
+        system.stream(height=64, width=96)
+    with pytest.raises(ValueError, match="256x384 needs at least"):
+        system.upscale(torch.rand(1, 3, 64, 96))
+    system.gpu_gib += 0.25
+    assert system.upscale(torch.rand(1, 3, 64, 96)).shape == (1, 3, 256, 384)
 
 
 def test_later_streams_leave_on_the_host_what_an_earlier_one_put_there(monkeypatch):
