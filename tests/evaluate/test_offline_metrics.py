@@ -67,6 +67,37 @@ def test_the_features_do_not_depend_on_the_batch(clip):
     assert network.patches(unit[:1]).shape == (3 * 4, 1280)
 
 
+def test_the_taps_are_those_of_the_whole_network_and_the_distance_is_the_formula_on_them(clip):
+    unit = clip[:1, :, :64, :96].float() / 255
+    worse = gaussian_blur(unit, 9, 2.0)
+    lite = lite_features("cpu")
+    ours, theirs = lite.taps(worse), lite.taps(unit)
+    assert [x.shape[2:] for x in ours] == [(32, 48), (32, 48), (16, 24), (8, 12), (4, 6)]
+    x = ours[-1]
+    for block in lite._network._blocks[11:]:
+        x = block(x)
+    x = lite._network._swish(lite._network._bn1(lite._network._conv_head(x)))
+    torch.testing.assert_close(x, lite._network.extract_features((worse * 255 - 127) / 128))
+    expected = 0.0
+    for a, b in zip(ours, theirs, strict=True):
+        a, b = a[0].double().numpy(), b[0].double().numpy()
+        a, b = (f / np.maximum(np.sqrt((f**2).sum(0)), 1e-12) for f in (a, b))
+        expected += ((a - b) ** 2).sum(0).mean()
+    assert float(lite.distance(worse, unit)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_colorvideovdp_is_what_its_package_gives_for_the_same_pictures(clip):
+    import pycvvdp
+
+    worse = gaussian_blur(clip[:1], 9, 1.5)
+    pictures = [frame[0].permute(1, 2, 0).numpy() for frame in (worse, clip)]
+    metric = pycvvdp.cvvdp(display_name="standard_fhd", device=torch.device("cpu"), quiet=True)
+    expected, _ = metric.predict(*pictures, dim_order="HWC")
+    figures, _ = _figures(clip[:1], {"worse": worse}, ("cvvdp",))
+    assert figures["worse"]["cvvdp"] == pytest.approx(float(expected), abs=1e-4)
+    assert 5 < float(expected) < 9.9
+
+
 def test_the_kernel_distance_is_the_formula_and_zero_on_average_for_one_distribution():
     ours, theirs = torch.tensor([[1.0], [2.0], [4.0]]), torch.tensor([[0.0], [3.0]])
     within_ours = 2 * ((1 * 2 + 1) ** 3 + (1 * 4 + 1) ** 3 + (2 * 4 + 1) ** 3) / 6
