@@ -17,6 +17,7 @@ from flashvsr import attention
 from flashvsr.attention import LocalSparseAttention, TokenGrid, block_means
 from flashvsr.cli import main
 from flashvsr.cli.fit import RecipeCLI, RecipeParser
+from flashvsr.evaluate import encoded_lr
 from flashvsr.models import VideoDiT, video_dit_1b
 from flashvsr.models.class_paths import build
 from flashvsr.models.folder import read_model_folder
@@ -144,6 +145,14 @@ def test_every_learning_rate_of_nano_falls_until_the_end_that_the_command_line_s
     model = parse(*files or [RECIPES / "nano" / f"{recipe}.yaml"], **{"trainer.max_steps": 40000})["model"]["init_args"]
     schedulers = [model.get("scheduler"), (model.get("optimization") or {}).get("generator_scheduler")]
     assert [one["init_args"]["steps"] for one in schedulers if one] == [40000]
+
+
+@pytest.mark.parametrize("recipe", ["nano/decoder", "nano/autoencoder", "nano/stage3_one_step"])
+def test_validation_on_the_sharp_set_is_two_options_of_the_command(recipe):
+    sharp = {"validation.degradation": "flashvsr.evaluate.encoded_lr", "val": "shards/sharp/*.tar"}
+    said = parse(RECIPES / f"{recipe}.yaml", **{f"data.init_args.{name}": value for name, value in sharp.items()})
+    assert said["data"]["init_args"]["validation"]["degradation"] is encoded_lr
+    assert said["data"]["init_args"]["val"] == "shards/sharp/*.tar"
 
 
 def test_settings_of_the_data_are_overridden_one_by_one_and_interpolated(tmp_path):

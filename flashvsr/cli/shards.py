@@ -27,6 +27,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--video-short-side", type=int, metavar="N", help="shrink videos to at most N pixels on the short side")
     add("--image-short-side", type=int, metavar="N", help="shrink images likewise")
     add(
+        "--downscale",
+        dest="shrink",
+        type=float,
+        default=1.0,
+        metavar="F",
+        help="shrink everything by F at least; 2 makes compressed footage sharp (default: 1)",
+    )
+    add(
         "--downscale-list",
         metavar="TSV",
         help="lines of file name, tab, factor: shrink these files by that factor at least",

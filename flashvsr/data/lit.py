@@ -50,7 +50,7 @@ class ShardDataModule(L.LightningDataModule):
         device_degradation: `[B,3,T,H,W]` uint8 and seeds `[B]` to `[B,3,T,H/4,W/4]` uint8, run on the device.
         epoch: Length of an epoch, and how often each batch is used.
         photos: Clips and images from photographs.
-        validation: Batch size and crop of the validation.
+        validation: Batch size, crop and degradation of the validation.
         loader: Worker processes and what they keep.
         seed: Of the run.
 
@@ -142,7 +142,9 @@ class ShardDataModule(L.LightningDataModule):
         found = self._split("val")
         counts = len(found.videos), len(found.photos)
         plans = FixedPlans(validation_plans(counts, self._validation.batch_size, *self._place()))
-        return plan_loader(self._dataset(found, crop=self._val_crop, augment=False), plans, self._loader_options)
+        degradation = self._validation.degradation or self._degradation
+        dataset = self._dataset(found, degradation, crop=self._val_crop, augment=False)
+        return plan_loader(dataset, plans, self._loader_options)
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Degrade on the device if so asked, and make the floats that the stages take."""
@@ -200,7 +202,9 @@ class ShardDataModule(L.LightningDataModule):
         self.setup(None if name == "train" else "validate")
         return self._found[name]
 
-    def _dataset(self, found: UsableSamples, *, crop: tuple[int, int], augment: bool) -> ClipDataset:
+    def _dataset(
+        self, found: UsableSamples, degradation: Callable[..., Any] | None, *, crop: tuple[int, int], augment: bool
+    ) -> ClipDataset:
         return ClipDataset(
             found.index,
             found.videos,
@@ -208,7 +212,7 @@ class ShardDataModule(L.LightningDataModule):
             frames=self._frames,
             crop=crop,
             image_crop=self._image_crop,
-            degradation=self._degradation,
+            degradation=degradation,
             motion=self._photos.motion,
             augment=augment,
             cache_mib=self._loader_options.cache_mib,
@@ -217,7 +221,7 @@ class ShardDataModule(L.LightningDataModule):
     def _train_loader(self, found: UsableSamples, plans: SingleClipPlans) -> DataLoader:
         options, memory = self._loader_options, self._loader_options.memory
         if memory is None:
-            return plan_loader(self._dataset(found, crop=self._crop, augment=True), plans, options)
+            return plan_loader(self._dataset(found, self._degradation, crop=self._crop, augment=True), plans, options)
         if self._footage is None:
             device = "cpu" if self.trainer is None else self.trainer.strategy.root_device
             if memory.processes:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from flashvsr.data.camera_motion import CameraMotion
 
@@ -78,6 +80,8 @@ class ValidationOptions:
     Attributes:
         batch_size: Clips per process.
         crop: Of the clips, from their centre; None: as in training.
+        degradation: `[T,3,H,W]` uint8 and a seed to `[T,3,H/4,W/4]` uint8, run in the workers: other means than those
+            of the training, such as `flashvsr.evaluate.encoded_lr`. None: as in training.
 
     Raises:
         ValueError: For a batch size below 1, or a crop that is no multiple of 8.
@@ -85,6 +89,7 @@ class ValidationOptions:
 
     batch_size: int = 1
     crop: Crop | None = None
+    degradation: Callable[..., Any] | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:

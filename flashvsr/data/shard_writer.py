@@ -38,6 +38,7 @@ class ShardRules:
     Attributes:
         video_short_side: Videos are shrunk to at most this many pixels on their short side; None keeps their size.
         image_short_side: The same of images.
+        shrink: Factor, 1 or more, by which everything is shrunk at least: 2 makes compressed footage sharp.
         downscale: File name or path (relative to its source folder) to the factor, 1 or more, by which it is shrunk
             at least.
         min_short_side: Samples that end up smaller are left out, and counted.
@@ -47,10 +48,14 @@ class ShardRules:
         image_quality: Of WebP, 1 to 100.
         max_mib: Size at which a shard is closed, in MiB.
         total_mib: Size of all shards that is never exceeded: more is an error, raised when it happens.
+
+    Raises:
+        ValueError: If `shrink` is below 1.
     """
 
     video_short_side: int | None = None
     image_short_side: int | None = None
+    shrink: float = 1.0
     downscale: dict[str, float] = field(default_factory=dict)
     min_short_side: int = 0
     clip_seconds: float | None = None
@@ -59,6 +64,10 @@ class ShardRules:
     image_quality: int = 92
     max_mib: float = 16
     total_mib: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.shrink >= 1:
+            raise ValueError(f"a factor of {self.shrink} enlarges: expected 1 or more")
 
 
 @dataclass(frozen=True)
@@ -247,7 +256,7 @@ def _sdr(pixels: Tensor, info: VideoInfo) -> Tensor:
 
 
 def _target_size(size: tuple[int, int], name: str, rules: ShardRules, short_side: int | None) -> tuple[int, int]:
-    factor = rules.downscale.get(name, rules.downscale.get(Path(name).name, 1.0))
+    factor = max(rules.shrink, rules.downscale.get(name, rules.downscale.get(Path(name).name, 1.0)))
     scale = min(1 / factor, 1.0)
     if short_side is not None:
         scale = min(scale, short_side / min(size))

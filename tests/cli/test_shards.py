@@ -35,6 +35,15 @@ def test_shards_are_made_and_shown(sources, tmp_path, capsys):
     assert "use --overwrite" in capsys.readouterr().err
 
 
+def test_everything_is_shrunk_when_asked(sources, tmp_path, capsys):
+    assert main(["shards", "make", str(sources), "--out", str(tmp_path / "out"), "--downscale", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "photo: 32x24, 1 frames" in out and "32x24, 5 frames" in out
+    assert main(["shards", "make", str(sources), "--out", str(tmp_path / "x"), "--downscale", "0.5"]) == 1
+    assert "a factor of 0.5 enlarges: expected 1 or more" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
 def test_broken_samples_are_shown_with_a_failing_status(sources, tmp_path, capsys):
     assert main(["shards", "make", str(sources), "--out", str(tmp_path / "out")]) == 0
     shard = tmp_path / "out" / "shard-00000.tar"

@@ -12,7 +12,7 @@ from torch.nn.functional import interpolate
 
 from flashvsr.data.batches import upsample
 from flashvsr.data.lit import ShardDataModule
-from flashvsr.data.settings import EpochOptions, LoaderOptions, PhotoOptions
+from flashvsr.data.settings import EpochOptions, LoaderOptions, PhotoOptions, ValidationOptions
 from flashvsr.data.tar_samples import ShardError
 from flashvsr.streaming import Canvas
 
@@ -184,6 +184,20 @@ def test_validation_is_the_same_every_time_and_shows_every_sample(shards):
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert len(first) == 7
     assert module(shards).val_dataloader() == []
+
+
+@pytest.mark.parametrize("where", ["workers", "device"])
+def test_the_validation_may_be_degraded_by_other_means_than_the_training(shards, where):
+    def darker(clip, seed):
+        return clip[..., ::4, ::4] // 2
+
+    options = {"validation": ValidationOptions(degradation=darker), "val": str(shards)}
+    options |= {"device_degradation": on_device} if where == "device" else {}
+    data = module(shards, **options)
+    batch = next(iter(data.val_dataloader()))
+    assert torch.equal(batch["lr"], batch["hr"][..., ::4, ::4] // 2)
+    assert torch.equal(data._degraded(batch)["lr"], batch["lr"])  # the device leaves it alone
+    assert all(same(a, b) for a, b in zip(batches(data), batches(module(shards)), strict=True))
 
 
 def test_a_broken_sample_is_replaced_named_and_counted(shards):

@@ -66,6 +66,16 @@ def test_videos_and_images_shrink_to_even_sizes_and_never_grow(sources, tmp_path
     assert sizes["photo_1"] == (64, 48)
 
 
+def test_everything_shrinks_at_least_by_the_factor_for_all(sources, tmp_path):
+    make_shards([sources], tmp_path / "a", ShardRules(shrink=2, image_short_side=40, downscale={"clip0.mp4": 4}))
+    sizes = {entry.key: (entry.width, entry.height) for entry in ShardIndex(tmp_path / "a").entries}
+    assert sizes["video__clip1-000"] == (64, 48)
+    assert sizes["video__clip0-000"] == (32, 24)
+    assert sizes["photo_0"] == (54, 40)
+    with pytest.raises(ValueError, match=r"a factor of 0\.5 enlarges"):
+        ShardRules(shrink=0.5)
+
+
 def test_long_videos_become_clips_that_together_hold_every_frame(sources, tmp_path):
     make_shards([sources], tmp_path / "a", ShardRules(clip_seconds=0.4))
     entries = {entry.key: entry.frames for entry in ShardIndex(tmp_path / "a").entries if "clip1" in entry.key}
