@@ -7,6 +7,10 @@ before the cut in a frame (1 - a) truth + a before, by least squares. Whole clip
 between the last frame of a chunk and the first of the next against that inside of chunks.
 
     python benchmarks/cuts.py --data FOLDER --out FILE
+
+Random weights of full size show whether the chunks alone make borders: nothing in them learned to hide one.
+
+    python benchmarks/cuts.py --data FOLDER --model random --joins 0 --skip-cuts --borders 4 --frames 40
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ from torch import Tensor
 
 from flashvsr import load
 from flashvsr.evaluate.warping import PairWarp
+from flashvsr.models import FlashVSR, lr_projection_1b, tiny_conditional_decoder_1b, video_dit_1b
 from flashvsr.streaming import resize_bicubic
 from flashvsr.upscale.scenes import Scenes
 from flashvsr.video import VideoFrame, VideoReader, mark_cuts
@@ -107,12 +112,12 @@ def judge_joins(system, clips: list[Path], joins: int, seed: int) -> list[dict]:
     return rows
 
 
-def judge_borders(system, clips: list[Path]) -> dict[str, list[float]]:
+def judge_borders(system, clips: list[Path], frames: int) -> dict[str, list[float]]:
     """Warping errors across chunk borders and inside, of clips upscaled as one stream."""
     geometry = system.geometry
     found: dict[str, list[float]] = {"border": [], "inside": [], "truth_border": [], "truth_inside": []}
     for path in clips:
-        truth = read_truth(path, 0, 24)
+        truth = read_truth(path, 0, frames)
         lr = resize_bicubic(truth, (truth.shape[2] // 4, truth.shape[3] // 4))
         result, truth = upscale(system, lr, look=False)[0].float() / 255, truth.float() / 255
         ends, chunk = set(), 0
@@ -128,6 +133,15 @@ def judge_borders(system, clips: list[Path]) -> dict[str, list[float]]:
             found[f"truth_{kind}"] += warp_errors(truth, truth, chosen)
         print(path.name, {kind: round(mean(errors), 3) for kind, errors in found.items() if errors}, flush=True)
     return found
+
+
+def random_system() -> FlashVSR:
+    """The full-size model in bf16 with random weights."""
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.bfloat16)
+    parts = lr_projection_1b(), video_dit_1b(), tiny_conditional_decoder_1b(), torch.randn(1, 512, 4096)
+    torch.set_default_dtype(torch.float32)
+    return FlashVSR(*parts).requires_grad_(False).eval()
 
 
 def find_cuts(path: Path) -> list[int]:
@@ -146,9 +160,10 @@ def main() -> None:
     """Look for cuts in all clips, judge joined ones, and chunk borders."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with video/ in it or below")
-    parser.add_argument("--model", default="nano")
+    parser.add_argument("--model", default="nano", help="as of `flashvsr upscale`, or random: of full size")
     parser.add_argument("--joins", type=int, default=20)
     parser.add_argument("--borders", type=int, default=12, help="clips for chunk borders")
+    parser.add_argument("--frames", type=int, default=24, help="of each of these")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--skip-cuts", action="store_true", help="do not look for cuts in whole clips")
     parser.add_argument("--out", type=Path)
@@ -160,13 +175,13 @@ def main() -> None:
         result["clips"] = len(clips)
         print(result["cuts_in_clips"], flush=True)
     calm = [path for path in clips if path.name not in result.get("cuts_in_clips", {})]
-    system = load(options.model)
+    system = random_system() if options.model == "random" else load(options.model)
     rows = judge_joins(system, calm, options.joins, options.seed)
     result["joins_found"] = sum(row["found"] for row in rows)
-    for measure in rows[0]["one"]:
+    for measure in rows[0]["one"] if rows else ():
         result[measure] = {name: _told([row[name][measure] for row in rows]) for name in ("one", "anew")}
         result[measure]["anew_minus_one"] = _told([row["anew"][measure] - row["one"][measure] for row in rows])
-    borders = judge_borders(system, random.Random(options.seed + 1).sample(calm, options.borders))
+    borders = judge_borders(system, random.Random(options.seed + 1).sample(calm, options.borders), options.frames)
     result["chunk_borders"] = {kind: _told(errors) for kind, errors in borders.items()}
     text = json.dumps(result, indent=1)
     print(text)

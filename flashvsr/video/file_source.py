@@ -246,7 +246,7 @@ class FileSource:
     def _first_frame(self) -> av.VideoFrame:
         frame = next(self._decoded, None)
         if frame is None and self._demuxer.container.format.name == "webp_pipe":
-            raise VideoError(f"{self.name} is an animated WebP, which FFmpeg does not read\nmake a GIF or images of it")
+            raise VideoError(f"{self.name} is an animated WebP, which is not read from a pipe\nname its file")
         if frame is None:
             raise VideoError(f"{self.name} has no frames that can be decoded\nit is empty or damaged")
         self._decoder.begin(frame)

@@ -19,6 +19,7 @@ from flashvsr.video.alpha import is_transparent
 from flashvsr.video.info import Colors, VideoError, VideoFrame, VideoInfo, file_url, plain_errors
 from flashvsr.video.pixels import FromRGB, ToRGB, bit_depth, frame_colors, resolve_colors
 from flashvsr.video.trim import WHOLE, Trim
+from flashvsr.video.webp import is_animated_webp
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 _OF_SERIES = (*PICTURE_SUFFIXES, ".exr", ".dpx", ".tga", ".jp2", ".ppm", ".pgm", ".gif", ".avif")
@@ -35,7 +36,7 @@ def is_picture(source: str | Path) -> bool:
         return False
     with path.open("rb") as file:
         head = file.read(1 << 12)
-    return b"acTL" not in head and not (head[8:12] == b"WEBP" and b"ANIM" in head[:64])
+    return b"acTL" not in head and not is_animated_webp(path)
 
 
 def is_pattern(name: str) -> bool:

@@ -16,6 +16,7 @@ from flashvsr.video.images import ImageSource, is_pattern, is_picture
 from flashvsr.video.info import VideoError, VideoFrame, VideoInfo
 from flashvsr.video.tracks import TrackQueue
 from flashvsr.video.trim import WHOLE, Trim
+from flashvsr.video.webp import AnimatedWebP, is_animated_webp
 
 EXAMPLE = "example:"
 
@@ -109,11 +110,13 @@ class VideoReader:
 
 def _open(
     source: str, fps: Fraction | None, begin: Fraction, trim: Trim, deinterlace: Deinterlace
-) -> FileSource | ImageSource | ExampleSource:
+) -> FileSource | ImageSource | ExampleSource | AnimatedWebP:
     if source == EXAMPLE:
         return ExampleSource(trim)
     if source != "-" and (
         is_picture(source) or (not Path(source).is_file() and (Path(source).is_dir() or is_pattern(source)))
     ):
         return ImageSource(source, fps=fps, trim=trim)
+    if is_animated_webp(source):
+        return AnimatedWebP(source, trim=trim)
     return FileSource(Demuxer(source), fps=fps, begin=begin, trim=trim, deinterlace=deinterlace)

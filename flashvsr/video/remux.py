@@ -21,6 +21,7 @@ from flashvsr.video.pixels import output_colors, tag
 from flashvsr.video.timing import Ticks, before_the_first, last_to_add
 from flashvsr.video.tracks import TrackCopier
 from flashvsr.video.trim import WHOLE, Trim
+from flashvsr.video.webp import is_animated_webp
 
 _HEADERS_IN_PLACE = ("h264", "hevc")  # raw streams: NUT keeps the parameter sets in its header, these have none
 # codecs whose tag distinguishes their variants: the layout of pixels, the profile
@@ -70,7 +71,7 @@ def join_segments(
     clock = clock_of(container, plan.time_base, longest) if keeps_times(container) else 1 / _frame_rate(plan)
     if clock != plan.time_base:
         plan = plan.on_clock(clock)
-    reader = FileSource(Demuxer(str(source)), trim=trim) if source is not None and Path(source).is_file() else None
+    reader = FileSource(Demuxer(str(source)), trim=trim) if _has_tracks(source) else None
     output = open_output(target, container, plan.time_base, shift=reader is not None)
     try:
         with plain_errors(f"cannot write {target}", "check the disk and the folder"):
@@ -146,6 +147,11 @@ def _plan(segments: Sequence[Path]) -> _Plan:
         delay = max(delay, *(index - place[pts] for index, pts in enumerate(decoded)))
         shown += order
     return _Plan(time_base, shown, shown, delay)
+
+
+def _has_tracks(source: str | Path | None) -> bool:
+    """Whether a source is a file that FFmpeg reads, which may hold more than pictures."""
+    return source is not None and Path(source).is_file() and not is_animated_webp(source)
 
 
 def _write(output: Any, target: Path, plan: _Plan, segments: Sequence[Path], reader: FileSource | None) -> list[str]:

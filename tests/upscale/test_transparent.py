@@ -6,8 +6,10 @@ import torch
 from PIL import Image
 
 from flashvsr import upscale_file
+from flashvsr.video import VideoReader
 from tests.upscale.standin import StandIn
 from tests.video.test_alpha import alphas, write
+from tests.video.test_rare_formats import animation
 
 
 def test_opacity_is_enlarged_beside_the_colours(tmp_path):
@@ -18,6 +20,15 @@ def test_opacity_is_enlarged_beside_the_colours(tmp_path):
     assert found[0].shape == (192, 256)
     expected = torch.nn.functional.interpolate(alphas(source)[0][None, None], scale_factor=4, mode="bicubic")[0, 0]
     assert all((alpha - expected.clamp(0, 1)).abs().max() < 0.01 for alpha in found)
+
+
+def test_an_animated_webp_becomes_a_video_with_its_times_and_opacity(tmp_path):
+    source = animation(tmp_path / "in.webp")
+    upscale_file(source, tmp_path / "out.mov", model=StandIn(), quiet=True)
+    with VideoReader(source) as reader, VideoReader(tmp_path / "out.mov") as result:
+        assert [frame.time for frame in result] == [frame.time for frame in reader]
+        assert result.last_duration == reader.last_duration
+    assert [float(alpha[2, 32 * number + 16]) for number, alpha in enumerate(alphas(tmp_path / "out.mov"))] == [0] * 5
 
 
 @pytest.mark.parametrize("ending", ["mov", "webm"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -14,7 +15,10 @@ from PIL import Image
 from flashvsr.curate.stages.spans import Pixels, frames_from, open_picture
 from flashvsr.data.clips import decode_clip
 from flashvsr.video import VideoError, VideoReader
+from flashvsr.video.demux import Demuxer
+from flashvsr.video.file_source import FileSource
 from flashvsr.video.pixels import ToRGB, frame_colors, resolve_colors
+from flashvsr.video.trim import Trim
 
 
 def test_sound_that_an_mp4_hides_is_said(tmp_path, write_av):
@@ -70,8 +74,46 @@ def test_every_frame_of_reported_files_is_read(name, frames):
         assert len(list(reader)) == frames
 
 
-def test_an_animated_webp_is_refused_by_name(tmp_path):
-    pictures = [Image.new("RGB", (64, 48), (number * 20, 0, 0)) for number in range(5)]
-    pictures[0].save(tmp_path / "a.webp", save_all=True, append_images=pictures[1:], duration=40)
-    with pytest.raises(VideoError, match=r"a.webp is an animated WebP.*\n.*GIF or images"):
-        VideoReader(tmp_path / "a.webp")
+def animation(path, **options):
+    """Five pictures with a hole that moves, lossless, shown for 40, 60, 0, 40 and 200 ms."""
+    pictures = []
+    for number in range(5):
+        pixels = np.full((48, 64, 4), 255, np.uint8)
+        pixels[..., 0] = 40 * number
+        pixels[:8, 8 * number : 8 * number + 8, 3] = 0
+        pictures.append(Image.fromarray(pixels))
+    durations = [40, 60, 0, 40, 200]
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=durations, lossless=True, **options)
+    return path
+
+
+def test_an_animated_webp_has_its_frames_times_and_opacity(tmp_path):
+    with VideoReader(animation(tmp_path / "a.webp")) as reader:
+        frames = list(reader)
+    assert [frame.time * 1000 for frame in frames] == [0, 40, 100, 200, 240]  # 0 is as long as in browsers
+    assert reader.last_duration == Fraction(1, 5)
+    assert (reader.info.frames, reader.info.has_alpha, reader.info.frame_rate) == (5, True, Fraction(5000, 440))
+    assert [frame.pixels[0, 40, 40].item() for frame in frames] == [0, 40, 80, 120, 160]
+    assert [frame.alpha[0, 8 * number].item() for number, frame in enumerate(frames)] == [0.0] * 5
+    assert frames[1].alpha[0, 0] == 1
+
+
+def test_an_animated_webp_is_trimmed_and_entered_in_the_middle(tmp_path):
+    trim = Trim(Fraction(1, 10), Fraction(6, 25))
+    with VideoReader(animation(tmp_path / "a.webp"), trim=trim, skip=1) as reader:
+        ((pixels, time),) = [(frame.pixels, frame.time) for frame in reader]
+    assert (pixels[0, 40, 40], time, reader.last_duration) == (120, Fraction(1, 10), Fraction(1, 25))
+    with pytest.raises(VideoError, match=r"a.webp ends at 0\.44 s"):
+        VideoReader(tmp_path / "a.webp", trim=Trim(Fraction(1)))
+
+
+def test_a_damaged_animated_webp_is_an_error_that_says_where(tmp_path):
+    path = animation(tmp_path / "a.webp")
+    path.write_bytes(path.read_bytes()[:-150])
+    with pytest.raises(VideoError, match=r"a.webp is damaged or cut off at 0\.\d\d s.*\nwhat comes before"):
+        list(VideoReader(path))
+
+
+def test_an_animated_webp_that_ffmpeg_has_to_read_as_from_a_pipe_is_refused_by_name(tmp_path):
+    with pytest.raises(VideoError, match=r"is an animated WebP, which is not read from a pipe\nname its file"):
+        FileSource(Demuxer(str(animation(tmp_path / "a.webp"))))
