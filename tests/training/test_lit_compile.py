@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch._dynamo.utils import counters
 from torch.utils.data import DataLoader
 
@@ -40,6 +40,32 @@ def test_compiled_networks_have_the_losses_and_weights_of_plain_ones(tmp_path):
     assert same.keys() == weights.keys()
     for name, value in weights.items():
         torch.testing.assert_close(same[name], value, rtol=1e-3, atol=1e-5)
+
+
+class _Layer(LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(4, 4)
+
+    def training_step(self, batch, batch_idx):
+        return self.layer(batch).square().mean()
+
+    def validation_step(self, batch, batch_idx):
+        self.layer(batch)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def test_a_validation_between_two_trainings_compiles_nothing(tmp_path):
+    torch._dynamo.reset()
+    counters.clear()
+    trainer = Trainer(
+        accelerator="cpu", max_epochs=2, callbacks=[CompileNetworks(["layer"], backend="eager")], logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
+    )  # fmt: skip
+    trainer.fit(_Layer(), DataLoader([torch.zeros(2, 4)], None), DataLoader([torch.zeros(3, 4)], None))
+    assert counters["stats"]["unique_graphs"] == 1
 
 
 def test_a_network_that_the_stage_does_not_have_is_named_with_those_that_it_has(tmp_path):
