@@ -57,7 +57,9 @@ class Sampler:
 
         self.decoder = built("decoder")
         self.steps, self.schedule = steps or found.steps, FlowSchedule(found.shift, found.solver)
-        self.dit, self.projection = (built("dit"), built("projection")) if "dit" in found.components else (None, None)
+        self.dit, self.projection = (
+            built(name) if name in found.components else None for name in ("dit", "projection")
+        )
 
     def latents(self, lr: Tensor, seed: int) -> Tensor:
         """Of LR frames `[1, 3, T, H, W]`: `[1, C, (T - 1) / 4, H/8, W/8]`."""
@@ -153,7 +155,7 @@ def verdict(gate: int, figures: Mapping[str, float], teacher: Mapping[str, float
 def measure(options: argparse.Namespace, degrade: Callable[[Tensor, int], Tensor]) -> Figures:
     """Run model and control over all clips."""
     device = choose_device(options.device)
-    placed = {"device": device, "dtype": torch.float32}
+    placed: dict[str, Any] = {"device": device, "dtype": torch.float32}
     model, control = (Sampler(folder, options.steps, placed) for folder in (options.model, options.control))
     encoder: Any = find_model(options.autoencoder).component("encoder").build(**placed)
     names = ("truth", "model", "control", "bicubic")
@@ -172,7 +174,8 @@ def measure(options: argparse.Namespace, degrade: Callable[[Tensor, int], Tensor
         hr, lr = (x.to(device).transpose(0, 1)[None].float().div(127.5).sub(1) for x in (clip, lr))
         shown, truth = lr[:, :, :-AHEAD], hr[:, :, :-AHEAD]
         latents = model.latents(lr, seed)
-        sampled.append(latents.flatten(2).cpu()), encoded.append(encoder.encode(truth, shown).flatten(2).cpu())
+        sampled.append(latents.flatten(2).cpu())
+        encoded.append(encoder.encode(truth, shown).flatten(2).cpu())
         zeros = control.latents(lr, seed)
         frames = {
             "truth": truth,

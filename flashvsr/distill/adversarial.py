@@ -78,9 +78,9 @@ class FeatureDiscriminator(nn.Module):
             raise ValueError(
                 f"the features have {[layer.shape[1] for layer in layers]} channels, expected {list(self.channels)}"
             )
-        size = layers[-1].shape[2:]
+        height, width = layers[-1].shape[2:]
         scores = [
-            adaptive_avg_pool2d(head(layer), size) for head, layer in zip(self.heads, layers, strict=True)
+            adaptive_avg_pool2d(head(layer), (height, width)) for head, layer in zip(self.heads, layers, strict=True)
         ]  # as many of every layer
         return torch.cat(scores, 1).unflatten(0, (frames.shape[0], -1)).flatten(1)
 

@@ -109,8 +109,8 @@ class JointStage(LightningModule):
             dit: Any = self.dit  # any transformer that takes packed samples; a module promises nothing
             return dit.forward_packed(noisy, timesteps, given, prompt=self.prompt)
 
-        samples = [[sample for part in parts for sample in part.unbind()] for parts in (x0, noise)]
-        return packed_flow_matching_loss(predict, *samples, torch.cat(sigma), self.schedule)
+        latents, noises = ([sample for part in parts for sample in part.unbind()] for parts in (x0, noise))
+        return packed_flow_matching_loss(predict, latents, noises, torch.cat(sigma), self.schedule)
 
     def prepare(self, batch: Batch) -> Batch:
         """Latents of the truth: a data module that repeats clips keeps them."""

@@ -112,7 +112,7 @@ class LiteTaps:
         """`[B, 3, H, W]` in [0, 1] to features of 32, 16, 24, 40 and 112 channels, as :meth:`LiteFeatures.taps`."""
         network = lite_features(str(frames.device))
         with torch.autocast(frames.device.type, torch.bfloat16, enabled=frames.is_cuda):
-            return network.taps(frames)
+            return [tap.float() for tap in network.taps(frames)]
 
 
 @cache
