@@ -10,7 +10,7 @@ and the curves of each leg. The same command, on this machine or on another that
 What comes after ``--`` is given to every ``flashvsr fit``. ``--share stage1=12`` changes the minutes of a leg. The
 sweep of the KL weight (``kl_1e-4``, ``kl_3e-4``, ``kl_1e-3``, ``kl_3e-3``) is of 1,000 steps each.
 
-Each leg keeps 2 to 3 GB of batches on the GPU and makes them anew when it goes on. Footage in memory lies in a file in
+Each leg keeps 2 to 5 GB of batches on the GPU and makes them anew when it goes on. Footage in memory lies in a file in
 TMPDIR, three bytes per pixel of all that is decoded. Networks and their optimizers take less than a gigabyte.
 """
 

@@ -160,7 +160,7 @@ def test_settings_of_the_data_are_overridden_one_by_one_and_interpolated(tmp_pat
     more.write_text('data: {init_args: {epoch: {pool: "${.echo}"}, loader: {prefetch: "${..batch_size}"}}}')
     overrides = {"data.epoch.echo": 3, "data.batch_size": 5, "data.photos.motion.pan": 2.0}
     said = parse(RECIPES / "nano" / "stage1_joint.yaml", more, **overrides)["data"]["init_args"]
-    assert said["epoch"] == {"batches": 100, "echo": 3, "pool": 3, "turn": False, "shards_at_once": None}
+    assert said["epoch"] == {"batches": 60, "echo": 3, "pool": 3, "turn": False, "shards_at_once": None}
     assert (said["loader"]["workers"], said["loader"]["prefetch"]) == (2, 5)
     assert (said["photos"]["fraction"], said["photos"]["motion"]["pan"]) == (0.5, 2.0)
 
