@@ -177,6 +177,11 @@ class VideoDiT(nn.Module):
         edges = (0, *self.cuts, len(self.blocks))
         return [Stage(a, b, self.blocks[a].modulation.device) for a, b in pairwise(edges)]
 
+    @property
+    def spare_bytes(self) -> int:
+        """Host memory that the last stream left for the keys and values of the next."""
+        return sum(pairs.nbytes for pairs in self._spare)
+
     def _weights_of(self, block: int) -> AbstractContextManager[None]:
         """Have the weights of a block where it runs, meanwhile."""
         return nullcontext() if self.host_blocks is None else self.host_blocks.lend(block)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -81,8 +83,9 @@ def check_limit(gpu_gib: float, devices: Sequence[torch.device], cache_gib: floa
 
 def limit_allocator(device: torch.device, gib: float) -> None:
     """Have PyTorch keep no more of a GPU than that, in this process: it frees what it kept to use again, then fails."""
-    total = torch.cuda.get_device_properties(device).total_memory
-    torch.cuda.set_per_process_memory_fraction(min(1.0, gib * GIB / total), device)
+    index = torch.cuda.current_device() if device.index is None else device.index
+    total = torch.cuda.get_device_properties(index).total_memory
+    torch.cuda.set_per_process_memory_fraction(min(1.0, gib * GIB / total), index)
 
 
 def plan_memory(needs: MemoryNeeds, gib: float) -> MemoryPlan:
@@ -130,13 +133,44 @@ def fit(system: FlashVSR, size: tuple[int, int], gib: float, *, begun: bool) -> 
         What was done.
 
     Raises:
-        ValueError: If nothing makes it fit.
+        ValueError: If nothing makes it fit, or the host has too little memory for what the GPU has no room for.
     """
-    plan = plan_memory(estimate_needs(system, *size), gib)
+    needs = estimate_needs(system, *size)
+    plan = plan_memory(needs, gib)
+    check_host(plan, plan.layers_away * needs.layer, system.dit.spare_bytes)
     system.dit.cache_gib = plan.cache_gib
     now = system.dit.host_blocks.away if begun and system.dit.host_blocks else 0
     place_blocks(system.dit, max(now, plan.blocks_away), system.device)
     return plan
+
+
+def check_host(plan: MemoryPlan, wanted: int, spare: int) -> None:
+    """Refuse a plan for which the host has too little memory, where that can be known: systems kill who takes more.
+
+    Args:
+        plan: Of a stream.
+        wanted: Bytes of the host for keys and values.
+        spare: Bytes that an earlier stream left for them.
+
+    Raises:
+        ValueError: With both figures.
+    """
+    free = available_bytes()
+    if free is not None and wanted > free + spare:
+        height, width = plan.size
+        raise ValueError(
+            f"{height}x{width} with --gpu-gib {plan.gib:g} needs {wanted / GIB:.1f} GiB of the host's memory, of which "
+            f"{(free + spare) / GIB:.1f} are free: give it more of the GPU, or take a smaller --scale"
+        )
+
+
+def available_bytes() -> int | None:
+    """Memory of the host that can be taken without swapping; None where Linux does not tell."""
+    file = Path("/proc/meminfo")
+    if not file.is_file():
+        return None
+    found = re.search(r"^MemAvailable:\s+(\d+) kB$", file.read_text(), re.MULTILINE)
+    return int(found[1]) * 1024 if found else None
 
 
 def keep_on_host(dit: VideoDiT, device: torch.device) -> None:
@@ -145,7 +179,7 @@ def keep_on_host(dit: VideoDiT, device: torch.device) -> None:
     for part in dit.children():
         if part is not dit.blocks:
             part.to(device)
-    place_blocks(dit, len(dit.blocks), device)
+    place_blocks(dit, len(dit.blocks), dit.patch_embedding.weight.device)
 
 
 def place_blocks(dit: VideoDiT, away: int, device: torch.device) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ import flashvsr
 from flashvsr.attention import LocalSparseAttention
 from flashvsr.cli import main
 from flashvsr.decoders import TinyConditionalDecoder
-from flashvsr.models import DecoderSystem, FlashVSR, LRProjection, VideoDiT, memory_plan
+from flashvsr.models import DecoderSystem, FlashVSR, LRProjection, VideoDiT, loading, memory_plan
 from flashvsr.models.builders import lr_projection_1b, tiny_conditional_decoder_1b, video_dit_1b
 from flashvsr.models.memory import (
     GIB,
@@ -25,7 +26,7 @@ from flashvsr.models.memory import (
     estimate_needs,
     transformer_bytes,
 )
-from flashvsr.models.memory_plan import check_limit, keep_on_host, plan_memory
+from flashvsr.models.memory_plan import check_limit, keep_on_host, limit_allocator, plan_memory
 from tests.small_folder import save_small_system
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "live_bytes.py"
@@ -169,6 +170,42 @@ def test_a_limit_that_cannot_be_kept_is_refused_before_anything_is_loaded(tmp_pa
     assert capsys.readouterr().err == "flashvsr: gpu_gib=6 is for a GPU, and the device is cpu: leave it out\n"
 
 
+def test_the_allocator_of_the_right_gpu_is_held_to_the_limit(monkeypatch):
+    asked: list[tuple[float, int]] = []
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=24 * GIB))
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *arguments: asked.append(arguments))
+    for device, gib in (("cuda", 6), ("cuda:1", 12), ("cuda:0", 80)):
+        limit_allocator(torch.device(device), gib)
+    assert asked == [(0.25, 3), (0.5, 1), (1.0, 0)]
+    assert all(isinstance(fraction, float) for fraction, _ in asked)
+
+
+def test_a_host_without_the_memory_that_the_gpu_lacks_is_refused_before_the_system_kills_the_run(monkeypatch):
+    monkeypatch.setattr(memory_plan, "RESERVE_GIB", 0.0)
+    system, needs = _system(), estimate_needs(_system(), 128, 128)
+    system.gpu_gib = needs.peak(3, 0) / GIB
+    monkeypatch.setattr(memory_plan, "available_bytes", lambda: 3 * needs.layer - 1)
+    with pytest.raises(
+        ValueError, match=r"^128x128 with --gpu-gib \S+ needs \d+\.\d GiB of the host's memory, of which"
+    ):
+        system.stream(height=32, width=32)
+    for enough in (3 * needs.layer, None):
+        monkeypatch.setattr(memory_plan, "available_bytes", lambda enough=enough: enough)
+        system._plan = None
+        system.stream(height=32, width=32)
+    system.upscale(_video(9))
+    assert system.dit.spare_bytes == 3 * needs.layer  # which the next stream takes
+    system._plan = None
+    monkeypatch.setattr(memory_plan, "available_bytes", lambda: 0)
+    system.stream(height=32, width=32)
+
+
+@pytest.mark.skipif(not Path("/proc/meminfo").is_file(), reason="the system does not tell: what it has was not read")
+def test_the_memory_that_a_linux_host_has_left_is_read():
+    assert 2**20 < memory_plan.available_bytes() < 2**50
+
+
 def test_a_decoder_alone_is_counted_and_refused_where_it_does_not_fit():
     decoder = TinyConditionalDecoder(channels=(16, 16, 8, 8), residual=True)
     system = DecoderSystem(decoder).requires_grad_(False)
@@ -221,3 +258,18 @@ def test_weights_keys_and_values_on_the_host_change_no_bit_on_a_gpu(monkeypatch)
     limited.prompt = limited.prompt.to(device)
     assert torch.equal(limited.upscale(video), expected)
     assert limited.dit.host_blocks.away == limited._plan.layers_away == BLOCKS
+
+
+@pytest.mark.parametrize("fp8", [False, True])
+def test_a_model_that_is_loaded_under_a_limit_gives_the_same_frames(tmp_path, monkeypatch, fp8):
+    save_small_system(tmp_path / "model")
+    held: list[float] = []
+    monkeypatch.setattr(loading, "check_limit", lambda *arguments: None)  # which wants a GPU
+    monkeypatch.setattr(loading, "limit_allocator", lambda device, gib: held.append(gib))
+    options = {"device": "cpu", "dtype": "fp32", "fp8": fp8}
+    plain, limited = (flashvsr.load(tmp_path / "model", gpu_gib=gib, **options) for gib in (None, 2.5))
+    assert held == [2.5]
+    assert limited.dit.host_blocks.away == len(limited.dit.blocks)
+    assert torch.equal(limited.upscale(_video(9)), plain.upscale(_video(9)))
+    assert limited.dit.host_blocks is None
+    assert limited.paths()["memory"].endswith("of 2.5 GiB")
