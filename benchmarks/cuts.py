@@ -55,12 +55,16 @@ def upscale(system, lr: Tensor, *, look: bool) -> tuple[Tensor, list[int]]:
     """The frames upscaled, and where a cut was found."""
     height, width = lr.shape[2:]
     scenes = Scenes(lambda state: system.stream(height=height, width=width, state=state), look=look)
-    out, cuts = [], []
+    out, cuts, held = [], [], 0
     for number, marked in enumerate(scenes.mark(VideoFrame(pixels, number) for number, pixels in enumerate(lr))):
         if marked.is_cut:
             out.append(scenes.end_scene())
             cuts.append(number)
-        out.append(scenes.push(marked))
+            held = 0
+        held += 1
+        scenes.remember(marked, held)
+        out.append(scenes.stream.push(marked.frame.pixels[None]))
+        held -= len(out[-1])
     return torch.cat([*out, scenes.stream.finish()]), cuts
 
 

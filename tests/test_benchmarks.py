@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.upscale.standin import StandIn
+
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 SCRIPTS = [path for path in sorted(FOLDER.glob("*.py")) if "__main__" in path.read_text()]
 
@@ -31,3 +33,19 @@ def test_errors_of_fast_mode_are_larger_than_those_of_a_nudge(monkeypatch, capsy
     assert (nudged.attention, fast.attention) == ("gather", "plain_8bit")
     assert fast.sparse_ratio == 0.75 * nudged.sparse_ratio
     assert capsys.readouterr().out.count("\n") == 4
+
+
+def test_the_benchmark_of_cuts_starts_anew_where_clips_are_joined_and_gives_every_frame(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    script = importlib.import_module("cuts")
+    scenes = [torch.randint(0, 255, (1, 3, 32, 48), dtype=torch.uint8, generator=seed(number)) for number in (0, 1)]
+    joined = torch.cat([scene.expand(20, -1, -1, -1) for scene in scenes])
+    anew, cuts = script.upscale(StandIn(), joined, look=True)
+    assert (anew.shape, cuts) == ((40, 3, 128, 192), [20])
+    one, cuts = script.upscale(StandIn(), joined, look=False)
+    assert (one.shape, cuts) == (anew.shape, [])
+    assert not torch.equal(anew[20:], one[20:])
+
+
+def seed(number):
+    return torch.Generator().manual_seed(number)
