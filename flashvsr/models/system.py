@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from copy import copy
-from dataclasses import dataclass, field
 from math import inf
 from typing import Any
 
@@ -21,7 +20,7 @@ from flashvsr.models.dit_state import MOST_TOKENS, RECORDABLE, DiTState
 from flashvsr.models.fp8 import Fp8Linear
 from flashvsr.models.memory_plan import MemoryPlan, fit
 from flashvsr.models.parallel import keep_pace, send
-from flashvsr.state import ConsumableState
+from flashvsr.models.system_state import SystemState, copy_to
 from flashvsr.streaming import Canvas, Geometry, Stream, upscale
 
 logger = logging.getLogger(__name__)
@@ -31,39 +30,6 @@ TIMESTEP = 1000.0
 
 LATENTS_ONLY = (TinyDecoder, TinyVAE, WanVAE)
 """Decoders that do not see the LR frames."""
-
-
-@dataclass
-class SystemState(ConsumableState):
-    """The past of one stream, of all parts of :class:`FlashVSR`.
-
-    Attributes:
-        projection: State of the LR projection; None after a chunk with a detail of 0.
-        dit: State of the transformer; None likewise.
-        decoder: State of the decoder.
-        lr: LR frames that the projection has seen and the decoder has not, `[B, 3, 4, H, W]`.
-        queued: On several GPUs, an event of each chunk that is not computed yet.
-    """
-
-    projection: Any
-    dit: DiTState | None
-    decoder: Any
-    lr: Tensor
-    queued: list[Any] = field(default_factory=list, repr=False)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Copy out as nested dicts of CPU tensors and numbers.
-
-        Raises:
-            RuntimeError: If the state was consumed before.
-        """
-        self.check_fresh()
-        return {
-            "projection": None if self.dit is None else self.projection.state_dict(),
-            "dit": None if self.dit is None else self.dit.state_dict(),
-            "decoder": self.decoder.state_dict(),
-            "lr": self.lr.to("cpu", copy=True),
-        }
 
 
 class FlashVSR(nn.Module):
@@ -306,13 +272,13 @@ class FlashVSR(nn.Module):
         """
         last, projection, dit = self.output_device, None, None
         if saved["dit"] is not None:
-            projection = self.projection.state_type.from_state_dict(_copy_to(saved["projection"], self.device))
+            projection = self.projection.state_type.from_state_dict(copy_to(saved["projection"], self.device))
             dit = DiTState.from_state_dict(saved["dit"], cache_gib=self.dit.cache_gib, stages=self.dit.stages())
         return SystemState(
             projection,
             dit,
-            self.decoder.state_type.from_state_dict(_copy_to(saved["decoder"], last)),
-            _copy_to(saved["lr"], last),
+            self.decoder.state_type.from_state_dict(copy_to(saved["decoder"], last)),
+            copy_to(saved["lr"], last),
         )
 
     def paths(self) -> dict[str, str]:
@@ -350,6 +316,7 @@ class FlashVSR(nn.Module):
             if room in (None, inf)
             else f"{room:g} GiB on the device, then on the host",
             **({} if self._plan is None else {"memory": str(self._plan)}),
+            **({} if self.detail == 1 else {"detail": f"latents times {self.detail:g}"}),
             **self._places(),
         }
 
@@ -431,14 +398,3 @@ def check_detail(detail: float) -> None:
     """
     if not 0 <= detail <= 1:
         raise ValueError(f"detail goes from 0, the decoder alone, to 1, the whole model; got {detail}")
-
-
-def _copy_to(saved: Any, device: torch.device) -> Any:
-    """Copy nested dicts and lists with their tensors, to a device."""
-    if isinstance(saved, Tensor):
-        return saved.to(device, copy=True)
-    if isinstance(saved, dict):
-        return {key: _copy_to(value, device) for key, value in saved.items()}
-    if isinstance(saved, list | tuple):
-        return type(saved)(_copy_to(value, device) for value in saved)
-    return saved

@@ -247,6 +247,8 @@ def test_with_any_detail_pieces_and_saved_streams_equal_one_pass(bright, detail)
 def test_views_with_other_details_share_weights_and_leave_the_system_alone(bright):
     system, _ = bright
     half = system.with_detail(0.5)
+    assert half.paths()["detail"] == "latents times 0.5" and "detail" not in system.paths()
+    assert "attention" not in system.with_detail(0).paths()
     assert (half.detail, system.detail, half.with_detail(1).detail) == (0.5, 1, 1)
     assert next(half.parameters()) is next(system.parameters())
 
