@@ -186,8 +186,10 @@ class Queue:
         output = self._output(file)
         try:
             height, width = file.target
-            file.say(f"{file.upload.width}x{file.upload.height} to {width}x{height} with {file.settings.model}")
-            model = with_detail(self._load(file.settings.model), file.settings.detail)
+            name, detail = file.settings.model, file.settings.detail
+            how = name if detail == 1 else f"{name}, detail {detail:g}"
+            file.say(f"{file.upload.width}x{file.upload.height} to {width}x{height} with {how}")
+            model = with_detail(self._load(name), detail)
             kept = _kept_frames(output)
             if kept:
                 file.say(f"goes on after {kept} frames")

@@ -183,6 +183,8 @@ def test_the_detail_of_a_file_is_that_of_its_run(folder, dropped):
         queue.start(number, Settings(size="2x", detail=detail))
         assert one(queue).state is State.DONE
     assert used == [0.25]
+    starts = [line.partition(" with ")[2] for line in one(queue).log if " with " in line]
+    assert starts == ["nano, detail 0.25", "nano"]
     queue.close()
 
 
