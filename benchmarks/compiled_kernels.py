@@ -98,6 +98,15 @@ def launch_attention_8bit(fp8_values: bool) -> None:
         launch.forward(operands, mask, torch.float8_e4m3fn if fp8_values else None)
 
 
+def launch_hopper_8bit() -> None:
+    """Likewise, with the kernel for Hopper."""
+    launch: Any = import_module("flashvsr.kernels.attention_hopper_8bit_launch")
+    triton_launch: Any = import_module("flashvsr.kernels.attention_triton_launch")
+    query, *pieces = (meta(1, blocks * 128, HEADS, 128).transpose(1, 2) for blocks in (66, 198, 66))
+    operands = triton_launch.Operands(query, tuple(pieces), tuple(pieces), 128, 128**-0.5)
+    launch.forward(operands, meta(1, HEADS, 66, 264, dtype=torch.bool))
+
+
 def launch_norm_rope() -> None:
     """Norm of queries of the prompt's attention, and norm and rotation."""
     launch = import_module("flashvsr.kernels.norm_rope").launch_norm_rope
@@ -143,6 +152,8 @@ def cases(capability: str, kernels: list[str]) -> Iterator[tuple[str, Callable[[
         yield "int8", lambda: launch_attention_8bit(False)
         if float(capability) >= 8.9:
             yield "8 bits", lambda: launch_attention_8bit(True)
+    if "attention_hopper_8bit" in kernels and capability == "9.0":
+        yield "hopper 8 bits", launch_hopper_8bit
     if "norm_rope" in kernels:
         yield "norm_rope", launch_norm_rope
     if "residual" in kernels:
@@ -153,7 +164,16 @@ def cases(capability: str, kernels: list[str]) -> Iterator[tuple[str, Callable[[
         yield "quantize", launch_quantize
 
 
-KERNELS = ["attention_triton", "attention_hopper", "attention_8bit", "norm_rope", "residual", "select", "quantize"]
+KERNELS = [
+    "attention_triton",
+    "attention_hopper",
+    "attention_8bit",
+    "attention_hopper_8bit",
+    "norm_rope",
+    "residual",
+    "select",
+    "quantize",
+]
 
 
 class StandInDriver:

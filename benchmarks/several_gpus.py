@@ -35,6 +35,10 @@ from flashvsr.models import FlashVSR, lr_projection_1b, tiny_conditional_decoder
 from flashvsr.models.loading import CACHE_GIB, choose_devices
 from flashvsr.models.parallel import spread
 
+MODES |= {
+    "hopper_8bit": {"impl": "hopper_8bit"},
+    "fast_hopper_8bit": {**MODES["fast"], "impl": "hopper_8bit"},
+}
 CHUNKS = {"768x1408": 40, "1152x2048": 24, "2176x3840": 8}
 COMPARED = 10
 

@@ -18,6 +18,7 @@ from flashvsr.attention.impl import (
     flex,
     gather,
     hopper,
+    hopper_8bit,
     packed_flex,
     packed_sdpa,
     packed_xformers,
@@ -35,6 +36,7 @@ _SPARSE: dict[str, Any] = {
     "flex": flex,
     "dense": dense,
     "reference": reference,
+    "hopper_8bit": hopper_8bit,
     "triton_8bit": triton_8bit.EIGHT_BIT,
     "triton_int8": triton_8bit.INT8,
     "plain_8bit": plain_8bit.EIGHT_BIT,
@@ -48,8 +50,8 @@ IMPLS = tuple(_SPARSE)
 AUTO_IMPLS = ("hopper", "triton", "gather", "flex")
 """Those that ``auto`` takes, as it prefers them: not the slow ones, and not those in 8 bits, which are less exact."""
 
-EIGHT_BIT_IMPLS = ("triton_8bit", "triton_int8", "plain_8bit", "plain_int8")
-"""Those that round to 8 bits: queries and keys, and the first of each pair weights and values too. No gradients."""
+EIGHT_BIT_IMPLS = ("hopper_8bit", "triton_8bit", "triton_int8", "plain_8bit", "plain_int8")
+"""Those that round to 8 bits: queries and keys, and those named 8bit weights and values too. No gradients."""
 
 PACKED_IMPLS = tuple(_PACKED)
 """Implementations of :func:`packed_attention`, as ``auto`` prefers them."""

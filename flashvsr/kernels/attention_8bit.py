@@ -73,9 +73,12 @@ def quantize_blocks(
 def quantize_values(
     value, value2, kept, out, scales, value_b, value_h, value_n, value2_b, value2_h, value2_n,
     heads, blocks, first_blocks, largest,
-    PIECES: tl.constexpr, BLOCK: tl.constexpr, D: tl.constexpr,
+    REORDER: tl.constexpr, PIECES: tl.constexpr, BLOCK: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip
-    """Write a block of values `[D, BLOCK]` in 8-bit floats with a scale, if some query keeps it."""
+    """Write a block of values `[D, BLOCK]` in 8-bit floats with a scale, if some query keeps it.
+
+    With ``REORDER`` tokens are in the order of :func:`flashvsr.kernels.attention_hopper_8bit.in_operand_order`.
+    """
     group = tl.program_id(1)
     b, h, block = (group // heads).to(tl.int64), (group % heads).to(tl.int64), tl.program_id(0)
     place = group.to(tl.int64) * blocks + block
@@ -87,7 +90,11 @@ def quantize_values(
         scale = tl.maximum(tl.max(tl.max(tl.abs(wide), 1), 0), SMALLEST_SCALE) / largest
         scale += 0.0 * tl.sum(tl.sum(wide, 1), 0)  # as above
         tl.store(scales + place, scale)
-        store_tile(out + place * BLOCK * D, BLOCK, 0, tl.trans(wide / scale), D, BLOCK)
+        scaled = tl.trans(wide / scale)
+        if REORDER:
+            parts = tl.reshape(scaled, (D, BLOCK // 32, 2, 2, 4, 2))
+            scaled = tl.reshape(tl.permute(parts, (0, 1, 2, 4, 3, 5)), (D, BLOCK))
+        store_tile(out + place * BLOCK * D, BLOCK, 0, scaled, D, BLOCK)
 
 
 @triton.jit

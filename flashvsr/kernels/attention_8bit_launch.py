@@ -32,13 +32,16 @@ class Quantized(NamedTuple):
     value_scale: Tensor | None  # [B, heads, M/block_size] fp32
 
 
-def quantize(operands: Operands, block_mask: Tensor, value_dtype: torch.dtype | None) -> Quantized:
+def quantize(
+    operands: Operands, block_mask: Tensor, value_dtype: torch.dtype | None, *, in_operand_order: bool = False
+) -> Quantized:
     """Quantise what the block mask keeps; what no query attends to is not read.
 
     Args:
         operands: Query, keys and values.
         block_mask: Boolean `[B, heads, N/block_size, M/block_size]`.
         value_dtype: Of the quantised values; None leaves them as they are.
+        in_operand_order: Whether the tokens of a block of values stand as the Hopper kernel wants them.
     """
     query, block_size = operands.query, operands.block_size
     batch, heads, tokens, head_dim = query.shape
@@ -71,7 +74,9 @@ def quantize(operands: Operands, block_mask: Tensor, value_dtype: torch.dtype | 
         v_scale = torch.empty_like(k_scale)
         strides = [stride for x in (first, second) for stride in x.stride()[:3]]
         largest = torch.finfo(value_dtype).max
-        kernels.quantize_values[grid](first, second, mask, v, v_scale, *strides, *sizes, largest, **constants)
+        kernels.quantize_values[grid](
+            first, second, mask, v, v_scale, *strides, *sizes, largest, REORDER=in_operand_order, **constants
+        )
     return Quantized(q, q_scale, k, k_scale, (v, v), v_scale)
 
 

@@ -17,7 +17,7 @@ MOST_TOKENS = 1 << 14
 """Tokens of a chunk up to which graphs are recorded on one GPU; with more, it takes longer than its host. On several
 GPUs they are always recorded: the host queues the work of all, and a full queue of one would keep another waiting."""
 
-RECORDABLE = ("hopper", "triton", "triton_8bit", "triton_int8")
+RECORDABLE = ("hopper", "triton", "hopper_8bit", "triton_8bit", "triton_int8")
 """Implementations of block-sparse attention that never wait for the host."""
 
 

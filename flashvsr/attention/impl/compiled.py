@@ -11,7 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flashvsr.attention.impl import autograd, flex, gather, hopper, plain_8bit, reference, triton, triton_8bit
+from flashvsr.attention.impl import (
+    autograd,
+    flex,
+    gather,
+    hopper,
+    hopper_8bit,
+    plain_8bit,
+    reference,
+    triton,
+    triton_8bit,
+)
 
 _IMPLS: dict[str, Any] = {
     "hopper": hopper,
@@ -19,6 +29,7 @@ _IMPLS: dict[str, Any] = {
     "gather": gather,
     "flex": flex,
     "reference": reference,
+    "hopper_8bit": hopper_8bit,
     "triton_8bit": triton_8bit.EIGHT_BIT,
     "triton_int8": triton_8bit.INT8,
     "plain_8bit": plain_8bit.EIGHT_BIT,

@@ -7,6 +7,7 @@ every call, as far as the mask keeps them. ``auto`` never takes it.
 from __future__ import annotations
 
 from functools import cache
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,6 +15,9 @@ from torch import Tensor
 from flashvsr import kernels
 from flashvsr.attention.impl.autograd import with_contiguous_channels
 from flashvsr.attention.impl.plain_8bit import Plain8Bit
+
+if TYPE_CHECKING:
+    from flashvsr.kernels.attention_triton_launch import Operands
 
 MOST_OFF = 0.01
 """Relative error against the plain form up to which the kernels count as right; bf16 output rounds by 0.2 %."""
@@ -84,16 +88,28 @@ class Triton8Bit:
             ValueError: If `scale` is not positive.
         """
         from flashvsr.kernels import attention_8bit_launch as launch
-        from flashvsr.kernels.attention_triton_launch import Operands
 
-        if not scale > 0:
-            raise ValueError(f"attention in 8 bits takes a positive scale, got {scale}")
-        if len(keys) > 2:
-            keys, values = (torch.cat(keys[:-1], 2), keys[-1]), (torch.cat(values[:-1], 2), values[-1])
-        query, *pieces = (with_contiguous_channels(x) for x in (query, *keys, *values))
-        half = len(keys)
-        operands = Operands(query, tuple(pieces[:half]), tuple(pieces[half:]), block_size, scale)
+        operands = operands_of(query, keys, values, block_size, scale)
         return launch.forward(operands, block_mask, value_dtype if self.fp8_values else None)
+
+
+def operands_of(
+    query: Tensor, keys: tuple[Tensor, ...], values: tuple[Tensor, ...], block_size: int, scale: float
+) -> Operands:
+    """What the launches take, in at most two pieces and with contiguous channels.
+
+    Raises:
+        ValueError: If `scale` is not positive.
+    """
+    from flashvsr.kernels.attention_triton_launch import Operands
+
+    if not scale > 0:
+        raise ValueError(f"attention in 8 bits takes a positive scale, got {scale}")
+    if len(keys) > 2:
+        keys, values = (torch.cat(keys[:-1], 2), keys[-1]), (torch.cat(values[:-1], 2), values[-1])
+    query, *pieces = (with_contiguous_channels(x) for x in (query, *keys, *values))
+    half = len(keys)
+    return Operands(query, tuple(pieces[:half]), tuple(pieces[half:]), block_size, scale)
 
 
 EIGHT_BIT = Triton8Bit(fp8_values=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from flashvsr.attention import block_sparse_attention
-from flashvsr.attention.impl import plain_8bit, reference, triton_8bit
+from flashvsr.attention.impl import hopper_8bit, plain_8bit, reference, triton_8bit
 from flashvsr.attention.ops import AUTO_IMPLS, EIGHT_BIT_IMPLS
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -106,6 +106,9 @@ def test_named_kernels_raise_without_a_gpu():
     for impl in ("triton_8bit", "triton_int8"):
         with pytest.raises(RuntimeError, match="needs an NVIDIA GPU"):
             block_sparse_attention(*inputs(5), irregular_mask(5), SIZE, impl=impl)
+    wide = [torch.zeros(1, 2, 128, 128, dtype=torch.bfloat16)] * 3
+    with pytest.raises(RuntimeError, match="needs an NVIDIA Hopper GPU"):
+        block_sparse_attention(*wide, torch.ones(1, 1, 1, 1, dtype=torch.bool), impl="hopper_8bit")
 
 
 @pytest.fixture
@@ -158,6 +161,47 @@ def test_tiles_narrower_than_a_block_give_the_same(kind, right_rounding, monkeyp
 @pytest.mark.parametrize("impl", ["triton_8bit", "triton_int8"])
 def test_the_kernels_let_a_nan_out_only_where_the_mask_does(impl, right_rounding):
     hides_and_shows_a_nan(impl, float("nan"))
+
+
+@runs_kernels
+def test_values_can_lie_in_the_order_of_an_operand(right_rounding):
+    from flashvsr.kernels import attention_8bit_launch as launch
+
+    query, keys, values = inputs(5)
+    operands = triton_8bit.operands_of(query, keys, values, SIZE, 1.0)
+    mask = torch.ones(1, 2, 3, 5, dtype=torch.bool, device=DEVICE)
+    plain, ordered = (
+        launch.quantize(operands, mask, torch.float8_e4m3fn, in_operand_order=on).values[0].float()
+        for on in (False, True)
+    )
+    fours = [0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15]  # pairs of the eights, four in a row
+    assert torch.equal(ordered, plain[..., [*fours, *(16 + token for token in fours)]])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(
+    not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0), reason="needs an H100 or H200"
+)
+@pytest.mark.parametrize("rows", [3, 40])
+def test_the_hopper_kernel_equals_the_plain_form(rows):
+    generator = torch.Generator("cuda").manual_seed(0)
+    sizes = (rows, 5, rows)
+    query, first, second = (
+        torch.randn(1, n * 128, 2, 128, device="cuda", dtype=torch.bfloat16, generator=generator).transpose(1, 2)
+        for n in sizes
+    )
+    mask = torch.rand(1, 2, rows, 5 + rows, device="cuda", generator=generator) < 0.5
+    mask[0, 0, 1] = False
+    mask[0, 1, 1] = torch.arange(5 + rows, device="cuda") == 4  # a single block
+    case = (
+        query,
+        (first, second),
+        (second[:, :, : 5 * 128].contiguous(), first.repeat(1, 1, rows, 1)[:, :, : rows * 128]),
+    )
+    plain = plain_8bit.EIGHT_BIT.attend(*case, mask, block_size=128, scale=128**-0.5)
+    out = hopper_8bit.attend(*case, mask, block_size=128, scale=128**-0.5)
+    assert not out[:, 0, 128:256].any()
+    assert error(out, plain) < 5e-3
 
 
 @runs_kernels
