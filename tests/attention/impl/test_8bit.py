@@ -185,19 +185,14 @@ def test_values_can_lie_in_the_order_of_an_operand(right_rounding):
 @pytest.mark.parametrize("rows", [3, 40])
 def test_the_hopper_kernel_equals_the_plain_form(rows):
     generator = torch.Generator("cuda").manual_seed(0)
-    sizes = (rows, 5, rows)
-    query, first, second = (
+    query, *pieces = (
         torch.randn(1, n * 128, 2, 128, device="cuda", dtype=torch.bfloat16, generator=generator).transpose(1, 2)
-        for n in sizes
+        for n in (rows, 5, rows, 5, rows)
     )
     mask = torch.rand(1, 2, rows, 5 + rows, device="cuda", generator=generator) < 0.5
     mask[0, 0, 1] = False
     mask[0, 1, 1] = torch.arange(5 + rows, device="cuda") == 4  # a single block
-    case = (
-        query,
-        (first, second),
-        (second[:, :, : 5 * 128].contiguous(), first.repeat(1, 1, rows, 1)[:, :, : rows * 128]),
-    )
+    case = (query, tuple(pieces[:2]), tuple(pieces[2:]))
     plain = plain_8bit.EIGHT_BIT.attend(*case, mask, block_size=128, scale=128**-0.5)
     out = hopper_8bit.attend(*case, mask, block_size=128, scale=128**-0.5)
     assert not out[:, 0, 128:256].any()
