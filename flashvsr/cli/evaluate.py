@@ -206,6 +206,8 @@ def _evaluate(args: argparse.Namespace, folder: Path | None) -> None:
 def _clips(args: argparse.Namespace) -> tuple[FoundSuite | None, dict[str, Callable[[], ReferenceClip | LowClip]]]:
     """The test set, if one was asked for, and what reads each clip, by name."""
     from flashvsr.evaluate import find_clips, find_suite, read_clip, read_low_clip
+    from flashvsr.evaluate.clips import SCALE
+    from flashvsr.evaluate.encoded import MULTIPLE
 
     if args.suite is None:
         if not args.data:
@@ -224,6 +226,7 @@ def _clips(args: argparse.Namespace) -> tuple[FoundSuite | None, dict[str, Calla
         if args.short_side or args.downscale != 1:
             raise ValueError("LR clips are taken as they are: leave out --short-side and --downscale")
         return suite, {name: partial(read_low_clip, file, name, **size) for name, file in files.items()}
+    size |= {"multiple": MULTIPLE if args.degrade == "encoded" else SCALE}
     size |= {"short_side": args.short_side or None, "downscale": args.downscale}
     return suite, {name: partial(read_clip, file, name, **size) for name, file in files.items()}
 

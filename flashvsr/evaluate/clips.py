@@ -91,6 +91,7 @@ def read_clip(
     short_side: int | None = 540,
     downscale: float = 1.5,
     crop: tuple[int, int] | None = None,
+    multiple: int = SCALE,
 ) -> ReferenceClip:
     """Read a ground truth.
 
@@ -104,8 +105,8 @@ def read_clip(
         short_side: Shrink to this many pixels; None for any size.
         downscale: Shrink at least by this factor, even when the result is smaller than `short_side`; 1 for footage
             without compression.
-        crop: Rows and columns to cut from the middle; a smaller picture is taken as it is. In any case, both sides
-            become multiples of 4.
+        crop: Rows and columns to cut from the middle; a smaller picture is taken as it is.
+        multiple: Both sides are cut to multiples of this; the degradation by an encoder needs 8.
 
     Returns:
         The clip.
@@ -121,9 +122,9 @@ def read_clip(
     width, height = first.size
     factor = max(downscale, min(height, width) / (short_side or min(height, width)))
     size = (round(height / factor), round(width / factor))
-    box = [side // SCALE * SCALE for side in size]
+    box = [side // multiple * multiple for side in size]
     if crop is not None:
-        box = [min(side, cut // SCALE * SCALE) for side, cut in zip(box, crop, strict=True)]
+        box = [min(side, cut // multiple * multiple) for side, cut in zip(box, crop, strict=True)]
     if min(box) < SHORTEST:
         raise VideoError(
             f"{file} gives a target of {box[0]}x{box[1]}\nexpected at least {SHORTEST} pixels: shrink or crop it less"

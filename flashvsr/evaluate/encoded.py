@@ -14,6 +14,7 @@ from torch import Tensor
 from flashvsr.evaluate.clips import SCALE
 from flashvsr.video.codecs import x264_assembly
 
+MULTIPLE = 2 * SCALE  # of both sides: the encoder's colour has half the size
 BLUR, NOISE, QUALITY = (0.4, 1.2), (2, 6), (22, 30)
 _TIME = Fraction(1, 25)
 _EXACT = (
@@ -38,8 +39,8 @@ def encoded_lr(frames: Tensor, seed: int) -> Tensor:
         ValueError: If a side is no multiple of 8: the encoder's colour has half the size.
     """
     height, width = frames.shape[2:]
-    if height % (2 * SCALE) or width % (2 * SCALE):
-        raise ValueError(f"frames of {height}x{width}: expected multiples of {2 * SCALE}; cut them with --crop")
+    if height % MULTIPLE or width % MULTIPLE:
+        raise ValueError(f"frames of {height}x{width}: expected multiples of {MULTIPLE}")
     rng = np.random.default_rng(seed)
     blur, noise = rng.uniform(*BLUR), int(rng.integers(NOISE[0], NOISE[1] + 1))
     quality, grain = int(rng.integers(QUALITY[0], QUALITY[1] + 1)), int(rng.integers(1 << 20))

@@ -138,6 +138,16 @@ def test_models_of_every_stage_run_beside_the_baselines(clip, tmp_path):
     assert figures["control (decoder alone)"] == figures[f"{teacher}, zero latents"]
 
 
+def test_pictures_of_any_size_can_be_encoded(tmp_path, capsys):
+    for number, size in enumerate(((101, 92), (75, 140))):
+        Image.effect_noise(size, 40).convert("RGB").save(tmp_path / f"{number}.png")
+    arguments = ["evaluate", "--data", str(tmp_path), "--model", *QUICK, "--degrade", "encoded"]
+    assert main([*arguments, "--out", str(tmp_path / "out")]) == 0
+    with Image.open(next((tmp_path / "out").rglob("0.png.png"))) as strip:
+        assert strip.height >= 88
+    assert "| bicubic" in capsys.readouterr().out
+
+
 def test_rows_of_ablations_stand_beside_their_model_with_intervals(clip, tmp_path, capsys):
     model, out = _model(tmp_path / "model", color="none"), tmp_path / "out"
     other = tmp_path / "other.png"
