@@ -10,9 +10,9 @@ import av
 import torch
 from torch import Tensor
 
-from flashvsr.video.codecs import x264_assembly
 from flashvsr.video.info import Colors
-from flashvsr.video.pixels import FromRGB, tag
+from flashvsr.video.picture.pixels import FromRGB, tag
+from flashvsr.video.write.codecs import x264_assembly
 
 _SDR = Colors(primaries=1, transfer=1, matrix=1, range=1)
 _KEY_FRAME_EVERY = 12  # frames: what a reader decodes in vain before a random frame

@@ -15,9 +15,9 @@ from PIL import Image
 from torch import Tensor
 
 from flashvsr.data.tar_samples import Entry
-from flashvsr.video.crop import UNALIGNED
 from flashvsr.video.info import VideoError, plain_errors
-from flashvsr.video.pixels import ToRGB, frame_colors, resolve_colors
+from flashvsr.video.picture.crop import UNALIGNED
+from flashvsr.video.picture.pixels import ToRGB, frame_colors, resolve_colors
 
 _MOST_REORDERED = 16  # frames that a codec may store after one that is shown later
 

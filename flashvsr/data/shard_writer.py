@@ -22,9 +22,9 @@ from flashvsr.data.clip_encoder import ClipEncoder
 from flashvsr.data.shard_index import INDEX, write_index
 from flashvsr.data.tar_samples import ShardError
 from flashvsr.video.info import VideoError, VideoInfo, plain_errors
-from flashvsr.video.pixels import resolve_colors
+from flashvsr.video.picture.pixels import resolve_colors
+from flashvsr.video.picture.tone_map import tone_map
 from flashvsr.video.reader import VideoReader
-from flashvsr.video.tone_map import tone_map
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".m4v", ".avi", ".ts", ".264", ".h264", ".265", ".hevc")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")

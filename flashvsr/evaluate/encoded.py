@@ -12,7 +12,7 @@ from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
 from flashvsr.evaluate.clips import SCALE
-from flashvsr.video.codecs import x264_assembly
+from flashvsr.video.write.codecs import x264_assembly
 
 MULTIPLE = 2 * SCALE  # of both sides: the encoder's colour has half the size
 BLUR, NOISE, QUALITY = (0.4, 1.2), (2, 6), (22, 30)

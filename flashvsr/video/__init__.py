@@ -10,10 +10,7 @@
 """
 
 from flashvsr.video.addresses import is_address, is_device
-from flashvsr.video.alpha import fill_transparent
 from flashvsr.video.cuts import REMEMBERED, Marked, mark_cuts
-from flashvsr.video.deinterlace import Deinterlace
-from flashvsr.video.demux import is_pipe
 from flashvsr.video.images import (
     PICTURE_SUFFIXES,
     image_name,
@@ -23,10 +20,13 @@ from flashvsr.video.images import (
     numbered_images,
 )
 from flashvsr.video.info import Colors, Track, VideoError, VideoFrame, VideoInfo
-from flashvsr.video.live import LiveSource
+from flashvsr.video.picture.alpha import fill_transparent
+from flashvsr.video.read.deinterlace import Deinterlace
+from flashvsr.video.read.demux import is_pipe
+from flashvsr.video.read.live import LiveSource
 from flashvsr.video.reader import VideoReader
-from flashvsr.video.remux import join_segments
 from flashvsr.video.trim import WHOLE, Trim
+from flashvsr.video.write.remux import join_segments
 from flashvsr.video.writer import SEGMENT_SUFFIX, VideoWriter, segment_suffix
 
 __all__ = [

@@ -15,11 +15,11 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from flashvsr.video.addresses import is_address
-from flashvsr.video.alpha import is_transparent
 from flashvsr.video.info import Colors, VideoError, VideoFrame, VideoInfo, file_url, plain_errors
-from flashvsr.video.pixels import FromRGB, ToRGB, bit_depth, frame_colors, resolve_colors
+from flashvsr.video.picture.alpha import is_transparent
+from flashvsr.video.picture.pixels import FromRGB, ToRGB, bit_depth, frame_colors, resolve_colors
+from flashvsr.video.read.webp import is_animated_webp
 from flashvsr.video.trim import WHOLE, Trim
-from flashvsr.video.webp import is_animated_webp
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 _OF_SERIES = (*PICTURE_SUFFIXES, ".exr", ".dpx", ".tga", ".jp2", ".ppm", ".pgm", ".gif", ".avif")

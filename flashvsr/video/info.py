@@ -101,7 +101,7 @@ class VideoInfo:
         time_base: Seconds per tick such that every ``VideoFrame.time`` is a whole number of ticks.
         frames: Estimated number of frames, for progress only; None when unknown.
         bit_depth: 8, or 10 for everything deeper (10, 12 or 16 bits).
-        colors: Colour tags of the source; what is unspecified is filled in by ``pixels.resolve_colors``.
+        colors: Colour tags of the source; what is unspecified is filled in by ``picture.pixels.resolve_colors``.
         pixel_aspect: Width of a pixel over its height, after rotation; 1 when unspecified.
         rotation: Quarter turns were applied to the pixels to stand them upright: degrees, counter-clockwise, in
             {0, 90, 180, 270}. Frames are already upright; nothing is left to do.

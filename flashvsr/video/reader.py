@@ -8,15 +8,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from flashvsr.video.deinterlace import Deinterlace
-from flashvsr.video.demux import Demuxer
 from flashvsr.video.example import ExampleSource
-from flashvsr.video.file_source import FileSource
 from flashvsr.video.images import ImageSource, is_pattern, is_picture
 from flashvsr.video.info import VideoError, VideoFrame, VideoInfo
+from flashvsr.video.read.deinterlace import Deinterlace
+from flashvsr.video.read.demux import Demuxer
+from flashvsr.video.read.file_source import FileSource
+from flashvsr.video.read.webp import AnimatedWebP, is_animated_webp
 from flashvsr.video.tracks import TrackQueue
 from flashvsr.video.trim import WHOLE, Trim
-from flashvsr.video.webp import AnimatedWebP, is_animated_webp
 
 EXAMPLE = "example:"
 
@@ -29,8 +29,8 @@ class VideoReader:
 
     Which picture: the first video track that is not a cover, even when a larger one follows. Rotation, mirroring and
     cropping (of the codec and of the container) are applied to the pixels. Colours that are not tagged are read as
-    `pixels.resolve_colors` says. Times are as in the file, relative to the first frame; `timing.Clock` says what
-    happens to missing and repeated ones, `timing.Joins` to joined recordings.
+    `picture.pixels.resolve_colors` says. Times are as in the file, relative to the first frame; `timing.Clock` says
+    what happens to missing and repeated ones, `timing.Joins` to joined recordings.
 
     Args:
         source: A video or picture file; ``"-"`` for stdin; a folder of images (natural order); a printf pattern such as

@@ -11,14 +11,14 @@ from typing import Self
 import av
 from torch import Tensor
 
-from flashvsr.video.alpha import DECODERS
-from flashvsr.video.codecs import pick_codec
-from flashvsr.video.encode import ContainerSink
-from flashvsr.video.file_source import FileSource
-from flashvsr.video.formats import pick_format
 from flashvsr.video.images import ImageSink, is_image_target
 from flashvsr.video.info import VideoError, VideoInfo
+from flashvsr.video.picture.alpha import DECODERS
+from flashvsr.video.read.file_source import FileSource
 from flashvsr.video.reader import VideoReader
+from flashvsr.video.write.codecs import pick_codec
+from flashvsr.video.write.encode import ContainerSink
+from flashvsr.video.write.formats import pick_format
 
 SEGMENT_SUFFIX = ".nut"
 """Usual ending for segments: NUT takes most codecs and keeps absolute times exactly, which `join_segments` needs."""
@@ -49,8 +49,8 @@ class VideoWriter:
     Writes at ``target`` itself: give it a temporary name (with the right ending) and rename when all is done.
 
     What is carried over from the source: bit depth (8, or 10 for all deeper), colour tags (in codec and container; the
-    unspecified ones are filled in by `pixels.resolve_colors`), frame rate, times (exact in MP4 and NUT, to 1 ms in
-    Matroska; Y4M, AVI and raw streams hold a rate and no times, see `timing.Ticks`), pixel aspect, HDR10 mastering
+    unspecified ones are filled in by `picture.pixels.resolve_colors`), frame rate, times (exact in MP4 and NUT, to 1 ms
+    in Matroska; Y4M, AVI and raw streams hold a rate and no times, see `timing.Ticks`), pixel aspect, HDR10 mastering
     display and light level (with libx265), timecode. Dynamic HDR metadata (HDR10+, Dolby Vision) is dropped, for it
     describes other pixels. Odd sizes are written exactly, with full-resolution
     colour (yuv444p).

@@ -18,7 +18,7 @@ from flashvsr.cli import main
 from flashvsr.streaming import Geometry, Stream
 from flashvsr.upscale import EncodeOptions, LoadOptions
 from tests.small_folder import save_small_system
-from tests.video.test_crop import put_into_sample_entry, write
+from tests.video.picture.test_crop import put_into_sample_entry, write
 
 # The command with a model that needs no weights, as slow as the first argument says.
 WITH_STANDIN = """

@@ -8,7 +8,7 @@ from PIL import Image
 from flashvsr import upscale_file
 from flashvsr.video import VideoReader
 from tests.upscale.standin import StandIn
-from tests.video.test_alpha import alphas, write
+from tests.video.picture.test_alpha import alphas, write
 from tests.video.test_rare_formats import animation
 
 

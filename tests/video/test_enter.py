@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from flashvsr.video import Trim, VideoReader
-from flashvsr.video.decode import PictureDecoder
+from flashvsr.video.read.decode import PictureDecoder
 
 FRAMES = 120
 CODECS = {

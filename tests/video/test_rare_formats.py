@@ -15,9 +15,9 @@ from PIL import Image
 from flashvsr.curate.stages.spans import Pixels, frames_from, open_picture
 from flashvsr.data.clips import decode_clip
 from flashvsr.video import VideoError, VideoReader
-from flashvsr.video.demux import Demuxer
-from flashvsr.video.file_source import FileSource
-from flashvsr.video.pixels import ToRGB, frame_colors, resolve_colors
+from flashvsr.video.picture.pixels import ToRGB, frame_colors, resolve_colors
+from flashvsr.video.read.demux import Demuxer
+from flashvsr.video.read.file_source import FileSource
 from flashvsr.video.trim import Trim
 
 

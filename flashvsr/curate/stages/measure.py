@@ -17,8 +17,8 @@ from flashvsr.curate.rules import CurateRules
 from flashvsr.curate.stages.probe import PHOTO_FORMATS
 from flashvsr.curate.stages.scores import motion_dis, weight_free
 from flashvsr.curate.stages.spans import Pixels, frames_from, open_picture
-from flashvsr.video.crop import container_crop
 from flashvsr.video.info import VideoError
+from flashvsr.video.picture.crop import container_crop
 
 _THUMBNAIL = 160  # pixels wide, at most
 _GAP = 10  # the flow is computed over a tenth of a second

@@ -15,9 +15,9 @@ from PIL import Image
 from flashvsr.curate.rows import Row
 from flashvsr.curate.rules import CurateRules
 from flashvsr.curate.stages.spans import Pixels, frames_from, length_of, open_picture, rate_of
-from flashvsr.video.crop import NO_CROP, container_crop
 from flashvsr.video.info import VideoError
-from flashvsr.video.pixels import bit_depth, display_matrix, frame_colors
+from flashvsr.video.picture.crop import NO_CROP, container_crop
+from flashvsr.video.picture.pixels import bit_depth, display_matrix, frame_colors
 
 PHOTO_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")
 _STAGE = "probe"

@@ -11,11 +11,11 @@ import av
 import torch
 from torch import Tensor
 
-from flashvsr.video.crop import NO_CROP, UNALIGNED, Crop
 from flashvsr.video.info import VideoError, file_url, plain_errors
-from flashvsr.video.pixels import ToRGB, bit_depth, frame_colors, resolve_colors
+from flashvsr.video.picture.crop import NO_CROP, UNALIGNED, Crop
+from flashvsr.video.picture.pixels import ToRGB, bit_depth, frame_colors, resolve_colors
+from flashvsr.video.picture.tone_map import tone_map
 from flashvsr.video.tags import LENIENT
-from flashvsr.video.tone_map import tone_map
 
 _STEPS_BACK = (0, 5, 30)  # seconds before a wanted frame to try, then the beginning: not every index is exact
 _BEFORE = 10  # seconds: MPEG-TS finds its first key frame only from well before it

@@ -27,8 +27,8 @@ from flashvsr.curate.stages.probe import PHOTO_FORMATS, rate
 from flashvsr.curate.stages.spans import Pixels, frames_from, open_picture
 from flashvsr.data.clip_encoder import ClipEncoder
 from flashvsr.data.shard_writer import ShardSample, add_member
-from flashvsr.video.crop import container_crop
 from flashvsr.video.info import VideoError
+from flashvsr.video.picture.crop import container_crop
 
 _ENDINGS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from flashvsr.data.degrade.random_walk import pick
 from flashvsr.data.degrade.settings import Codec
-from flashvsr.video.codecs import x264_assembly
+from flashvsr.video.write.codecs import x264_assembly
 
 # bilinear (2), full chroma interpolation in and out, accurate rounding, the same on every CPU
 _SCALE_FLAGS = 2 | 0x2000 | 0x4000 | 0x40000 | 0x80000

@@ -12,9 +12,9 @@ import torch
 from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
-from flashvsr.video.alpha import enlarge_alpha, has_alpha, read_alpha
-from flashvsr.video.crop import NO_CROP, Crop
 from flashvsr.video.info import Colors, VideoError, VideoInfo
+from flashvsr.video.picture.alpha import enlarge_alpha, has_alpha, read_alpha
+from flashvsr.video.picture.crop import NO_CROP, Crop
 
 # bicubic (4), full chroma interpolation in (0x4000) and out (0x2000), accurate rounding, the same on every CPU
 _SCALE_FLAGS = 4 | 0x2000 | 0x4000 | 0x40000 | 0x80000

@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import av
 
-from flashvsr.video.pixels import side_data
+from flashvsr.video.picture.pixels import side_data
 
 _DYNAMIC = {"DYNAMIC_HDR_PLUS": "HDR10+", "DYNAMIC_HDR_VIVID": "HDR Vivid", "DOVI_METADATA": "Dolby Vision"}
 

@@ -10,16 +10,23 @@ from typing import Any
 
 import av
 
-from flashvsr.video.alpha import is_transparent
-from flashvsr.video.crop import container_crop
-from flashvsr.video.damage import Damage
-from flashvsr.video.decode import PictureDecoder
-from flashvsr.video.deinterlace import Deinterlace, Plan, Timed, deinterlace, plan, watch
-from flashvsr.video.demux import Demuxer, is_pipe
-from flashvsr.video.hdr10 import dynamic_metadata, hdr10_metadata
 from flashvsr.video.info import VideoError, VideoFrame, VideoInfo, plain_errors
 from flashvsr.video.matroska import needs_dolby_vision
-from flashvsr.video.pixels import ToRGB, bit_depth, display_matrix, frame_colors, resolve_colors, rotation_degrees
+from flashvsr.video.picture.alpha import is_transparent
+from flashvsr.video.picture.crop import container_crop
+from flashvsr.video.picture.hdr10 import dynamic_metadata, hdr10_metadata
+from flashvsr.video.picture.pixels import (
+    ToRGB,
+    bit_depth,
+    display_matrix,
+    frame_colors,
+    resolve_colors,
+    rotation_degrees,
+)
+from flashvsr.video.read.damage import Damage
+from flashvsr.video.read.decode import PictureDecoder
+from flashvsr.video.read.deinterlace import Deinterlace, Plan, Timed, deinterlace, plan, watch
+from flashvsr.video.read.demux import Demuxer, is_pipe
 from flashvsr.video.tags import Tags
 from flashvsr.video.timing import Clock
 from flashvsr.video.tracks import TrackQueue, describe_track

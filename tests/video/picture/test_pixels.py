@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from flashvsr.video.info import Colors, VideoError
-from flashvsr.video.pixels import (
+from flashvsr.video.picture.pixels import (
     FromRGB,
     ToRGB,
     bit_depth,

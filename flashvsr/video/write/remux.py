@@ -12,16 +12,16 @@ from typing import Any
 import av
 from av.bitstream import BitStreamFilterContext
 
-from flashvsr.video.demux import Demuxer
-from flashvsr.video.file_source import FileSource
-from flashvsr.video.formats import ADDS_UP, clock_of, discard, keeps_times, open_output, pick_format
 from flashvsr.video.info import VideoError, file_url, plain_errors
-from flashvsr.video.pixel_shape import PixelShape
-from flashvsr.video.pixels import output_colors, tag
+from flashvsr.video.picture.pixel_shape import PixelShape
+from flashvsr.video.picture.pixels import output_colors, tag
+from flashvsr.video.read.demux import Demuxer
+from flashvsr.video.read.file_source import FileSource
+from flashvsr.video.read.webp import is_animated_webp
 from flashvsr.video.timing import Ticks, before_the_first, last_to_add
 from flashvsr.video.tracks import TrackCopier
 from flashvsr.video.trim import WHOLE, Trim
-from flashvsr.video.webp import is_animated_webp
+from flashvsr.video.write.formats import ADDS_UP, clock_of, discard, keeps_times, open_output, pick_format
 
 _HEADERS_IN_PLACE = ("h264", "hevc")  # raw streams: NUT keeps the parameter sets in its header, these have none
 # codecs whose tag distinguishes their variants: the layout of pixels, the profile

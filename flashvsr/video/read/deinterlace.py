@@ -14,7 +14,7 @@ import numpy as np
 from av.filter import Graph
 
 from flashvsr.video.info import VideoError
-from flashvsr.video.interlace import CYCLE, Statistics, flagged_order, look, luma
+from flashvsr.video.read.interlace import CYCLE, Statistics, flagged_order, look, luma
 
 Deinterlace = Literal["auto", "off", "field", "frame", "film"]
 _LOOK = 120  # frames at most

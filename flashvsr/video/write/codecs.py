@@ -8,8 +8,8 @@ from pathlib import Path
 
 import av
 
-from flashvsr.video.alpha import DECODERS
 from flashvsr.video.info import VideoError, VideoInfo
+from flashvsr.video.picture.alpha import DECODERS
 
 _WELL_KNOWN = ("libx264", "libx265", "libsvtav1", "libvpx-vp9", "prores_ks", "ffv1")
 _H264, _AV1_OR_VP9 = ("libx264", "libx264"), ("libsvtav1", "libvpx-vp9")

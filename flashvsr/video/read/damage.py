@@ -6,9 +6,9 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from flashvsr.video.asf import asf_length
-from flashvsr.video.demux import Demuxer
 from flashvsr.video.info import VideoError
+from flashvsr.video.read.asf import asf_length
+from flashvsr.video.read.demux import Demuxer
 
 _TOLERANCE = Fraction(1, 4)  # seconds by which a file may end before the length that it states
 

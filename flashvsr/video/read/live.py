@@ -11,10 +11,10 @@ from typing import Any
 import av
 
 from flashvsr.video.addresses import DEVICES, is_address, is_device, plain_address_errors
-from flashvsr.video.deinterlace import Deinterlace
-from flashvsr.video.demux import Demuxer
-from flashvsr.video.file_source import FileSource
 from flashvsr.video.info import VideoError
+from flashvsr.video.read.deinterlace import Deinterlace
+from flashvsr.video.read.demux import Demuxer
+from flashvsr.video.read.file_source import FileSource
 
 _EVERY = 0.5  # seconds between two tries to connect again
 _READING = {

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from flashvsr.video import Trim, VideoReader
-from flashvsr.video.interlace import Statistics, look
+from flashvsr.video.read.interlace import Statistics, look
 from tests.video.interlaced import RATE, SIZE, moments, pulled_down, woven, write
 
 

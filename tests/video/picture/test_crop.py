@@ -15,9 +15,9 @@ from av.bitstream import BitStreamFilterContext
 from flashvsr.curate.stages.spans import Pixels, frames_from, open_picture
 from flashvsr.data.clips import decode_clip
 from flashvsr.video import VideoReader
-from flashvsr.video.crop import Crop, container_crop
 from flashvsr.video.info import Colors
-from flashvsr.video.pixels import tag
+from flashvsr.video.picture.crop import Crop, container_crop
+from flashvsr.video.picture.pixels import tag
 
 CROP = Crop(top=2, bottom=6, left=8, right=4)
 NESTED = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", b"avc1")

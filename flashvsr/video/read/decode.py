@@ -6,8 +6,8 @@ from typing import Any
 
 import av
 
-from flashvsr.video.alpha import DECODERS
-from flashvsr.video.demux import Demuxer
+from flashvsr.video.picture.alpha import DECODERS
+from flashvsr.video.read.demux import Demuxer
 
 
 class PictureDecoder:

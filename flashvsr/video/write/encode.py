@@ -12,15 +12,15 @@ import av
 from torch import Tensor
 
 from flashvsr.video.addresses import is_address, plain_address_errors
-from flashvsr.video.alpha import DECODERS, has_alpha
-from flashvsr.video.codecs import encoder_options, pick_pixels
-from flashvsr.video.formats import ADDS_UP, MP4_LIKE, clock_of, discard, keeps_times, longest_pause, open_output
 from flashvsr.video.info import VideoError, VideoInfo, plain_errors
-from flashvsr.video.pixel_shape import PixelShape
-from flashvsr.video.pixels import FromRGB, output_colors, tag
+from flashvsr.video.picture.alpha import DECODERS, has_alpha
+from flashvsr.video.picture.pixel_shape import PixelShape
+from flashvsr.video.picture.pixels import FromRGB, output_colors, tag
 from flashvsr.video.tags import Tags
 from flashvsr.video.timing import DecodingTimes, Ticks, last_to_add
 from flashvsr.video.tracks import TrackCopier, TrackQueue, holds
+from flashvsr.video.write.codecs import encoder_options, pick_pixels
+from flashvsr.video.write.formats import ADDS_UP, MP4_LIKE, clock_of, discard, keeps_times, longest_pause, open_output
 
 
 class ContainerSink:

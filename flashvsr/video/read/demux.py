@@ -10,8 +10,8 @@ from typing import Any
 
 import av
 
-from flashvsr.video.crop import UNALIGNED
 from flashvsr.video.info import VideoError, file_url, plain_errors
+from flashvsr.video.picture.crop import UNALIGNED
 from flashvsr.video.tags import LENIENT
 from flashvsr.video.timing import Joins
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from flashvsr.video import Colors
-from flashvsr.video.tone_map import tone_map
+from flashvsr.video.picture.tone_map import tone_map
 
 PQ, HLG = Colors(9, 16, 9, 1), Colors(9, 18, 9, 1)
 

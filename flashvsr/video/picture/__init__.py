@@ -1,0 +1,1 @@
+"""What lies in a frame: colours, depth, opacity, shape, and what of it is shown."""

@@ -1,0 +1,1 @@
+"""Frames and packets into files, pipes and streams."""
