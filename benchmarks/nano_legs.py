@@ -5,9 +5,9 @@ What is needed to go on lies in ``--state`` in files of at most 16 MiB: the last
 and the curves of each leg. The same command, on this machine or on another that has the folder, goes on exactly there.
 
     python benchmarks/nano_legs.py --legs stage1 stage2 stage3_control stage3 --minutes 9 --state state \
-        -- --data.train 'shards/train/*/*.tar' --data.val 'shards/val/*.tar'
+        --fit data.train='shards/train/*/*.tar' data.val='shards/val/*.tar'
 
-What comes after ``--`` is given to every ``flashvsr fit``. ``--share stage1=12`` changes the minutes of a leg. The
+``--fit`` changes keys of every recipe. ``--share stage1=12`` changes the minutes of a leg. The
 sweep of the KL weight (``kl_1e-4``, ``kl_3e-4``, ``kl_1e-3``, ``kl_3e-3``) is of 1,000 steps each.
 
 Each leg keeps 2 to 5 GB of batches on the GPU and makes them anew when it goes on. Footage in memory lies in a file in
@@ -144,7 +144,7 @@ def main() -> int:
     add("--minutes", type=float, required=True, help="after which this call has ended")
     add("--share", nargs="+", default=[], metavar="LEG=MINUTES", help="minutes of a leg, other than its own")
     add("--state", type=Path, required=True, metavar="FOLDER", help="what is needed to go on")
-    add("more", nargs="*", metavar="ARGUMENT", help="after --: for every flashvsr fit")
+    add("--fit", nargs="+", default=[], metavar="KEY=VALUE", help="keys of every recipe, as data.train=shards/*.tar")
     options = parser.parse_args()
     shares = dict(said.split("=") for said in options.share)
     if unknown := set(shares) - set(LEGS):
@@ -161,7 +161,7 @@ def main() -> int:
             return 0
         leg = LEGS[name]
         leg = Leg(leg.recipes, float(shares.get(name, leg.minutes)), leg.schedule, leg.more)
-        status = run_for(fit_command(name, leg, options.more), left)
+        status = run_for(fit_command(name, leg, [f"--{said}" for said in options.fit]), left)
         if status not in (0, 128 + signal.SIGTERM, -signal.SIGTERM):  # the last: it had not begun to train
             print(f"{name} ended with status {status}; what it wrote is in {RUNS}", file=sys.stderr)
             return status
