@@ -5,7 +5,7 @@ loading included. Frames are compared by their digest, over the first chunks. Ex
 or frames differ.
 
     python benchmarks/gpu_memory.py --out gpu_memory.json
-    python benchmarks/gpu_memory.py --limits 768x1408=3.6 1152x2048=5 2176x3840=10.5     # about the least that works
+    python benchmarks/gpu_memory.py --limits 768x1408=3.1 1152x2048=4 2176x3840=9.5     # about the least that works
     python benchmarks/gpu_memory.py --model FOLDER    # weights from this folder; without it random ones, written for it
 """
 

@@ -6,6 +6,7 @@ from copy import copy
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
+import torch
 from torch import Tensor
 
 
@@ -50,6 +51,18 @@ class ConsumableState:
             setattr(other, part.name, _cloned(getattr(self, part.name)))
         return other
 
+    def move(self, device: torch.device) -> Self:
+        """Take the contents to a device, tensors that are there already as they are; this state is consumed.
+
+        Raises:
+            RuntimeError: If the state was consumed before.
+            TypeError: If it holds what cannot be moved, such as a cache of keys and values.
+        """
+        other = self.take()
+        for part in fields(other):
+            setattr(other, part.name, _moved(getattr(other, part.name), device))
+        return other
+
     def check_fresh(self) -> None:
         """Refuse a consumed state.
 
@@ -61,6 +74,21 @@ class ConsumableState:
                 f"this {type(self).__name__} was consumed by an earlier call: go on with the state which that call "
                 "returned, or branch with clone() before a call"
             )
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    """`value` with its tensors on a device."""
+    if isinstance(value, dict):
+        return {key: _moved(part, device) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_moved(part, device) for part in value)
+    if isinstance(value, ConsumableState):
+        return value.move(device)
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"a {type(value).__name__} in a state cannot be moved to {device}")
 
 
 def _cloned(value: Any) -> Any:

@@ -61,6 +61,18 @@ def test_every_class_of_states_is_tried_here():
 
 
 @pytest.mark.parametrize("kind", MADE, ids=lambda kind: kind.__name__)
+def test_a_state_moves_as_a_whole_or_not_at_all(kind):
+    state, meta = MADE[kind](), torch.device("meta")
+    if kind in (DiTState, SystemState):
+        with pytest.raises(TypeError, match="a KVCache in a state cannot be moved to meta"):
+            state.move(meta)
+        return
+    moved = state.move(meta)
+    assert state.consumed and not moved.consumed
+    assert {tensor.device for tensor in _tensors(moved)} == {meta}
+
+
+@pytest.mark.parametrize("kind", MADE, ids=lambda kind: kind.__name__)
 def test_a_consumed_state_holds_nothing_and_refuses_every_use(kind):
     state = MADE[kind]()
     held = len(_tensors(state))

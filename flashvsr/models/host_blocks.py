@@ -1,4 +1,4 @@
-"""Weights of blocks that a GPU has no room for: in pinned host memory, brought while the blocks before them run."""
+"""Weights that a GPU has no room for: in pinned host memory, brought while earlier blocks run, or for each use."""
 
 from __future__ import annotations
 
@@ -102,6 +102,32 @@ class HostBlocks:
             self._arrived[place].record(self._inward)
         self._holds[place] = index
         return place
+
+
+class HostModule:
+    """A module whose weights lie in host memory, and take room on the device only while they are used.
+
+    Args:
+        module: Without gradients.
+        device: Where it is used.
+    """
+
+    def __init__(self, module: nn.Module, device: torch.device) -> None:
+        self.device = device
+        self._tensors = _tensors(module)
+        self._host, self._own = _move_to_host(module, packed_bytes(module), device)
+
+    @contextmanager
+    def lend(self) -> Iterator[None]:
+        """Have the weights on the device meanwhile."""
+        with torch.inference_mode(False):
+            place = torch.empty_like(self._host, device=self.device).copy_(self._host, non_blocking=True)
+            views = _views(place, self._own)
+        try:
+            _set(self._tensors, views)
+            yield
+        finally:
+            _set(self._tensors, self._own)
 
 
 def packed_bytes(block: nn.Module) -> int:

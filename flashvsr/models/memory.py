@@ -74,12 +74,14 @@ class Moment(NamedTuple):
         alive: Bytes of tensors, but for weights, keys and values.
         staged: Layers of keys and values on the device besides, if some lie on the host.
         leaving: Bytes of keys and values on their way there, likewise.
+        idle: Bytes that are not used meanwhile, weights included, and may rest on the host.
     """
 
     name: str
     alive: int
     staged: int = 0
     leaving: int = 0
+    idle: int = 0
 
 
 @dataclass(frozen=True)
@@ -102,11 +104,19 @@ class MemoryNeeds:
     layer: int
     moments: tuple[Moment, ...]
 
-    def peak(self, layers_away: int, blocks_away: int) -> int:
-        """Most bytes at a time, with keys and values of some layers and the weights of some blocks on the host."""
+    def peak(self, layers_away: int, blocks_away: int, rests: bool = False) -> int:
+        """Most bytes at a time.
+
+        Args:
+            layers_away: Layers whose keys and values lie on the host.
+            blocks_away: Blocks whose weights do.
+            rests: Whether what is idle does.
+        """
         weights = (self.blocks - blocks_away + min(STAGED, blocks_away)) * self.block
         besides = max(
-            moment.alive + (moment.staged * self.layer + moment.leaving if layers_away else 0)
+            moment.alive
+            + (moment.staged * self.layer + moment.leaving if layers_away else 0)
+            - (moment.idle if rests else 0)
             for moment in self.moments
         )
         return self.fixed + weights + (self.blocks - layers_away) * self.layer + besides
@@ -149,6 +159,7 @@ def _moments(system: FlashVSR, height: int, width: int, slot_tokens: int) -> lis
     geometry, history = system.geometry, system.dit.history
     projection, decoder = _meta(system.projection), _meta(system.decoder)
     past_projection = past_decoder = ahead = None
+    past_bytes, weights = 0, sum(x.nbytes for x in [*system.projection.parameters(), *system.projection.buffers()])
     frame, moments = 3 * height * width, list[Moment]()
     with torch.device("meta"), LiveBytes() as live:
         for chunk, name in enumerate(CHUNKS):
@@ -156,19 +167,22 @@ def _moments(system: FlashVSR, height: int, width: int, slot_tokens: int) -> lis
             out = torch.empty(shown * frame, dtype=torch.uint8)
             lr = torch.empty(1, 3, geometry.lr_frames(chunk), height, width, dtype=system.pixel_dtype)
             tokens, past_projection = projection(lr.to(system.dtype), past_projection)
-            moments.append(Moment(f"LR projection, {name}", live.peak))
+            moments.append(Moment(f"LR projection, {name}", live.peak, idle=past_bytes))
             count, live.peak = tokens.shape[1], 0
             del tokens
             working = transformer_bytes(system.dit, count, (history if chunk else 0) * slot_tokens + count)
             leaving = 2 * count * system.dit.heads * system.dit.head_dim * system.dtype.itemsize
-            moments.append(Moment(f"transformer, {name}", live.live + working, STAGED if chunk else 0, leaving))
+            staged, idle = (STAGED if chunk else 0), weights + past_bytes
+            moments.append(Moment(f"transformer, {name}", live.live + working, staged, leaving, idle))
             seen = lr if ahead is None else torch.cat((ahead, lr), 2)
             for frames, taken in system.parts_of_chunk(shown, latents)[: 1 if chunk else 2]:
                 z = torch.empty(1, geometry.latent_channels, taken, height // 8, width // 8, dtype=system.dtype)
+                before = live.live
                 result, past_decoder = decoder(z, seen[:, :, :frames], past_decoder)
-                moments.append(Moment(f"decoder, {name}", live.peak))
+                past_bytes = past_bytes or live.live - before - result.nbytes
+                moments.append(Moment(f"decoder, {name}", live.peak, idle=weights))
                 live.peak = 0
-                moments.append(Moment(f"colour, {name}", live.live + COLOR_FRAMES * 4 * frame))
+                moments.append(Moment(f"colour, {name}", live.live + COLOR_FRAMES * 4 * frame, idle=weights))
                 del result
             ahead = lr[:, :, -geometry.lookahead :].clone()
             del out, lr, seen

@@ -13,7 +13,7 @@ import torch
 
 from flashvsr.kernels.host_layers import STAGED
 from flashvsr.models.dit import VideoDiT
-from flashvsr.models.host_blocks import HostBlocks
+from flashvsr.models.host_blocks import HostBlocks, HostModule
 from flashvsr.models.memory import GIB, MemoryNeeds, estimate_needs
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ class MemoryPlan:
         estimated_gib: What it takes, by estimate.
         layers_away: Layers whose keys and values lie on the host.
         blocks_away: Blocks whose weights do.
+        rests: Whether the weights of the LR projection and what the decoder remembers lie there while they are idle.
         cache_gib: Room for keys and values on the device that has so many layers lie on the host; None for all.
     """
 
@@ -42,6 +43,7 @@ class MemoryPlan:
     estimated_gib: float
     layers_away: int
     blocks_away: int
+    rests: bool
     cache_gib: float | None
 
     def __str__(self) -> str:
@@ -54,7 +56,8 @@ class MemoryPlan:
             )
             if count
         ]
-        where = f", with {' and '.join(away)} on the host" if away else ""
+        away += ["what is idle"] if self.rests else []
+        where = f", with {', '.join(away)} on the host" if away else ""
         return f"about {self.estimated_gib:.1f} of {self.gib:g} GiB{where}"
 
 
@@ -89,7 +92,7 @@ def limit_allocator(device: torch.device, gib: float) -> None:
 
 
 def plan_memory(needs: MemoryNeeds, gib: float) -> MemoryPlan:
-    """Choose the cheapest means by which a stream fits: keys and values on the host first, then weights.
+    """Choose the cheapest means by which a stream fits: keys and values on the host, then weights, then what is idle.
 
     Args:
         needs: Of the stream.
@@ -104,12 +107,13 @@ def plan_memory(needs: MemoryNeeds, gib: float) -> MemoryPlan:
     # Of either, two are on the device at a time: fewer than three on the host would save nothing.
     layers = [0, *range(STAGED + 1, needs.blocks + 1)] if needs.layer else [0]
     blocks = range(STAGED + 1, needs.blocks + 1)
-    choices = [(away, 0) for away in layers] + [(layers[-1], away) for away in blocks]
+    choices = [(away, 0, False) for away in layers] + [(layers[-1], away, False) for away in blocks]
+    choices.append((*choices[-1][:2], True))
     estimates = [(needs.peak(*choice) / GIB + RESERVE_GIB, choice) for choice in choices]
-    for estimate, (layers_away, blocks_away) in estimates:
+    for estimate, (layers_away, blocks_away, rests) in estimates:
         if estimate <= gib:
             room = (needs.blocks - layers_away + STAGED + 0.5) * needs.layer / GIB if layers_away else None
-            return MemoryPlan(needs.size, gib, estimate, layers_away, blocks_away, room)
+            return MemoryPlan(needs.size, gib, estimate, layers_away, blocks_away, rests, room)
     least = math.ceil(10 * min(estimates)[0]) / 10
     raise ValueError(
         f"{needs.size[0]}x{needs.size[1]} needs at least {least:.1f} GiB of the GPU, more than --gpu-gib {gib:g}: give "
@@ -141,6 +145,8 @@ def fit(system: FlashVSR, size: tuple[int, int], gib: float, *, begun: bool) -> 
     system.dit.cache_gib = plan.cache_gib
     now = system.dit.host_blocks.away if begun and system.dit.host_blocks else 0
     place_blocks(system.dit, max(now, plan.blocks_away), system.device)
+    if plan.rests and system.host_projection is None:
+        system.host_projection = HostModule(system.projection, system.device)
     return plan
 
 

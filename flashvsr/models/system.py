@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from copy import copy
 from math import inf
 from typing import Any
@@ -18,6 +19,7 @@ from flashvsr.kernels import unavailable
 from flashvsr.models.dit import VideoDiT
 from flashvsr.models.dit_state import MOST_TOKENS, RECORDABLE, DiTState
 from flashvsr.models.fp8 import Fp8Linear
+from flashvsr.models.host_blocks import HostModule
 from flashvsr.models.memory_plan import MemoryPlan, fit
 from flashvsr.models.parallel import keep_pace, send
 from flashvsr.models.system_state import SystemState, copy_to
@@ -47,6 +49,8 @@ class FlashVSR(nn.Module):
     Attributes:
         gpu_gib: GiB of its device that a stream may take, on one device; what lies on the host instead is decided
             when a stream is opened, and changes no frame. None for no limit.
+        host_projection: Of the LR projection, if its weights lie in host memory; what the decoder remembers then lies
+            there, too, until it is used.
 
     Raises:
         ValueError: If `color` is unknown, a prompt is missing or not taken, or `detail` is out of range.
@@ -81,6 +85,7 @@ class FlashVSR(nn.Module):
         self.geometry = geometry or Geometry()
         self.detail = detail
         self.gpu_gib: float | None = None
+        self.host_projection: HostModule | None = None
         self._plan: MemoryPlan | None = None
 
     @property
@@ -185,7 +190,9 @@ class FlashVSR(nn.Module):
         latents, projection, dit = self._latents(lr, noise, past)
         seen = arrived if past is None else torch.cat((past.lr, arrived), 2)
         shown, ahead = seen[:, :, : -self.geometry.lookahead], seen[:, :, -self.geometry.lookahead :]
-        decoder = past.decoder if past else None
+        decoder: Any = past.decoder if past else None
+        if decoder is not None and self.host_projection is not None:
+            decoder = decoder.move(self.output_device)
         kept: list[Tensor] = []
         take = kept.append if on_frames is None else on_frames
         lengths = shown.shape[2], latents.shape[2]
@@ -196,6 +203,8 @@ class FlashVSR(nn.Module):
             take(self.color(frames, those, content))
             del frames
         queued = keep_pace(past.queued if past else [], self.devices)
+        if self.host_projection is not None:
+            decoder = decoder.move(self._rest_device)
         frames = kept[0] if kept else lr.new_empty(*shown.shape[:2], 0, *shown.shape[3:])
         return frames, SystemState(projection, dit, decoder, ahead.clone(), queued)
 
@@ -203,7 +212,8 @@ class FlashVSR(nn.Module):
         """What the decoder gets, where it is, and the states of projection and transformer."""
         if not self.detail:
             return torch.zeros_like(noise, device=self.output_device), None, None
-        tokens, projection = self.projection(lr.to(self.dtype), past.projection if past else None)
+        with self.host_projection.lend() if self.host_projection else nullcontext():
+            tokens, projection = self.projection(lr.to(self.dtype), past.projection if past else None)
         timestep = torch.full((lr.shape[0],), TIMESTEP, device=lr.device)
         velocity, dit = self.dit(
             noise,
@@ -217,6 +227,11 @@ class FlashVSR(nn.Module):
         if self.detail != 1:
             latents = self.detail * latents
         return send(latents, self.output_device), projection, dit
+
+    @property
+    def _rest_device(self) -> torch.device:
+        """Where the decoder's past lies from one chunk to the next."""
+        return self.output_device if self.host_projection is None else torch.device("cpu")
 
     def parts_of_chunk(self, frames: int, latents: int) -> list[tuple[int, int]]:
         """Frames and latents that are decoded together, for a chunk whose frames are taken as they come.
@@ -277,7 +292,7 @@ class FlashVSR(nn.Module):
         return SystemState(
             projection,
             dit,
-            self.decoder.state_type.from_state_dict(copy_to(saved["decoder"], last)),
+            self.decoder.state_type.from_state_dict(copy_to(saved["decoder"], self._rest_device)),
             copy_to(saved["lr"], last),
         )
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from flashvsr.models import VideoDiT
-from flashvsr.models.host_blocks import HostBlocks, packed_bytes
+from flashvsr.models import LRProjection, VideoDiT
+from flashvsr.models.host_blocks import HostBlocks, HostModule, packed_bytes
 
 CPU = torch.device("cpu")
 
@@ -80,6 +80,20 @@ def test_more_blocks_than_there_are_cannot_lie_in_host_memory():
     for away in (0, 3):
         with pytest.raises(ValueError, match=f"1 to 2 lie in host memory, got {away}"):
             HostBlocks(blocks, away, CPU)
+
+
+def test_a_module_in_host_memory_has_room_elsewhere_only_while_it_is_used():
+    projection = LRProjection(hidden=(8, 12), dim=32).requires_grad_(False)
+    lr = torch.rand(1, 3, 5, 32, 32)
+    expected, _ = projection(lr)
+    strides, host = projection.conv1.weight.stride(), HostModule(projection, CPU)
+    own = projection.conv1.weight.data_ptr()
+    with torch.inference_mode(), host.lend():
+        assert projection.conv1.weight.data_ptr() != own
+        assert projection.conv1.weight.stride() == strides  # which make it a Conv2d
+        assert torch.equal(projection(lr)[0], expected)
+    assert projection.conv1.weight.data_ptr() == own
+    assert torch.equal(projection(lr)[0], expected)
 
 
 @pytest.mark.gpu

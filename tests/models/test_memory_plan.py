@@ -4,6 +4,7 @@ import importlib.util
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -59,10 +60,19 @@ def full_size() -> FlashVSR:
 
 @pytest.mark.parametrize(
     ("away", "latents_per_pass"),
-    [((0, 0), 1), ((3, 0), 2), ((BLOCKS, 0), 1), ((BLOCKS, 3), 1), ((BLOCKS, BLOCKS), 2)],
+    [
+        ((0, 0, False), 1),
+        ((3, 0, False), 2),
+        ((BLOCKS, 0, False), 1),
+        ((BLOCKS, 3, False), 1),
+        ((BLOCKS, BLOCKS, False), 2),
+        ((BLOCKS, BLOCKS, True), 1),
+    ],
 )
 def test_whatever_lies_on_the_host_no_bit_of_a_frame_changes(away, latents_per_pass, monkeypatch):
     monkeypatch.setattr(memory_plan, "RESERVE_GIB", 0.0)
+    if away[2]:  # which saves nothing at this size
+        monkeypatch.setattr(memory_plan, "plan_memory", lambda *given: replace(plan_memory(*given), rests=True))
     video, plain, limited = _video(33), *(_system(latents_per_pass=latents_per_pass) for _ in range(2))
     expected = plain.upscale(video)
     limited.gpu_gib = estimate_needs(limited, 128, 128).peak(*away) / GIB
@@ -70,7 +80,9 @@ def test_whatever_lies_on_the_host_no_bit_of_a_frame_changes(away, latents_per_p
     stream = limited.stream(height=32, width=32)
     begun = stream.push(video[:25])
     placed = limited.dit.host_blocks.away if limited.dit.host_blocks else 0
-    assert (limited._plan.layers_away, limited._plan.blocks_away, placed) == (*away, away[1])
+    plan = limited._plan
+    assert (plan.layers_away, plan.blocks_away, plan.rests, placed) == (*away, away[1])
+    assert (limited.host_projection is not None) == plan.rests
     assert stream._state.dit.cache._away == away[0]
     resumed = limited.stream(height=32, width=32, state=stream.state_dict())
     for rest in (stream, resumed):
@@ -86,15 +98,15 @@ def test_a_limited_stream_never_has_the_frames_of_a_whole_chunk():
 
 
 def test_less_memory_never_means_fewer_means():
-    moments = Moment("a", GIB), Moment("b", GIB // 2, 2, 9)
+    moments = Moment("a", GIB, idle=GIB // 4), Moment("b", GIB // 2, 2, 9, idle=GIB // 2)
     needs = MemoryNeeds((128, 128), 100 * 2**20, 30, 90 * 2**20, 150 * 2**20, moments)
-    least = memory_plan.RESERVE_GIB + needs.peak(30, 30) / GIB
+    least = memory_plan.RESERVE_GIB + needs.peak(30, 30, True) / GIB
     plans = [plan_memory(needs, least + step / 20) for step in range(200)]
-    means = [(plan.layers_away, plan.blocks_away) for plan in plans]
+    means = [(plan.layers_away, plan.blocks_away, plan.rests) for plan in plans]
     assert means == sorted(means, reverse=True)
-    assert {0, 30} < {layers for layers, _ in means}
-    assert means[0] == (30, 30)
-    assert means[-1] == (0, 0)
+    assert {0, 30} < {layers for layers, *_ in means}
+    assert means[0] == (30, 30, True)
+    assert means[-1] == (0, 0, False)
     assert all(plan.estimated_gib <= plan.gib for plan in plans)
     for plan in plans:  # what is asked of the cache is what it does
         room = math.inf if plan.cache_gib is None else plan.cache_gib
@@ -121,10 +133,14 @@ def test_the_estimate_without_a_limit_is_what_an_h200_took(full_size, height, wi
     assert measured - estimated < memory_plan.RESERVE_GIB
 
 
-@pytest.mark.parametrize(("height", "width", "gib"), [(768, 1408, 6), (1152, 2048, 8), (2176, 3840, 12)])
+@pytest.mark.parametrize(
+    ("height", "width", "gib"),
+    [(768, 1408, 6), (1152, 2048, 8), (2176, 3840, 12), (768, 1408, 3.1), (1152, 2048, 4)],
+)
 def test_the_full_size_model_fits_by_estimate(full_size, height, width, gib):
     plan = plan_memory(estimate_needs(full_size, height, width), gib)
     assert plan.layers_away > 20
+    assert plan.rests == (gib in (3.1, 4))
     assert f"of {gib} GiB, with keys and values of {plan.layers_away} layers" in str(plan)
 
 
@@ -249,6 +265,7 @@ def test_a_fresh_process_keeps_to_its_limit_on_a_gpu_and_gives_the_same_frames()
 def test_weights_keys_and_values_on_the_host_change_no_bit_on_a_gpu(monkeypatch):
     device = torch.device("cuda", torch.cuda.current_device())
     monkeypatch.setattr(memory_plan, "RESERVE_GIB", 0.0)
+    monkeypatch.setattr(memory_plan, "plan_memory", lambda *given: replace(plan_memory(*given), rests=True))
     video, limited = _video(49), _system()
     expected = _system().to(device).upscale(video)
     limited.gpu_gib = estimate_needs(limited, 128, 128).peak(BLOCKS, BLOCKS) / GIB
@@ -258,6 +275,7 @@ def test_weights_keys_and_values_on_the_host_change_no_bit_on_a_gpu(monkeypatch)
     limited.prompt = limited.prompt.to(device)
     assert torch.equal(limited.upscale(video), expected)
     assert limited.dit.host_blocks.away == limited._plan.layers_away == BLOCKS
+    assert limited.projection.conv1.weight.device.type == "cpu"
 
 
 @pytest.mark.parametrize("fp8", [False, True])
