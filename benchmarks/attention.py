@@ -8,6 +8,7 @@ large copy in the same run, over the time taken.
     python benchmarks/attention.py --out attention.json
     python benchmarks/attention.py --sections speed --sweep      # other tiles of the Triton kernels too
     python benchmarks/attention.py --sections masks --impls hopper triton flex
+    python benchmarks/attention.py --impls hopper triton triton_int8 triton_8bit hopper_8bit --sweep  # in 8 bits, too
 """
 
 from __future__ import annotations
@@ -19,17 +20,16 @@ import traceback
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from functools import cache
-from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
-from types import ModuleType, TracebackType
+from types import TracebackType
+from unittest import mock
 
 import torch
 from attention_masks import (
     BLOCK_SIZE,
     GRIDS,
-    HEAD_DIM,
     MASKS,
     SCALE,
     Problem,
@@ -39,6 +39,11 @@ from attention_masks import (
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
+from triton.runtime.errors import OutOfResources
+
+from flashvsr.attention import block_sparse_attention
+from flashvsr.attention.ops import EIGHT_BIT_IMPLS
+from flashvsr.kernels.attention_triton_launch import Operands, Tile
 
 SECTIONS = ["check", "masks", "speed"]
 
@@ -65,19 +70,10 @@ class Section:
         return True
 
 
-def load(impl: str) -> ModuleType:
-    """Import the implementation, or say why it cannot run."""
-    module = import_module(f"flashvsr.attention.impl.{impl}")
-    reason = module.unavailable(torch.device("cuda"), torch.bfloat16, HEAD_DIM, True)
-    if reason:
-        raise RuntimeError(f"impl {impl!r} cannot run here: {reason}")
-    return module
-
-
 def attend(impl: str, problem: Problem) -> Tensor:
-    """Call an implementation as the library does."""
+    """Call an implementation as the library does; raises if it cannot run here."""
     query, keys, values, mask = problem
-    return load(impl).attend(query, keys, values, mask, block_size=BLOCK_SIZE, scale=SCALE)
+    return block_sparse_attention(query, keys, values, mask, BLOCK_SIZE, SCALE, impl)
 
 
 def attend_in_float64(problem: Problem) -> Tensor:
@@ -91,13 +87,32 @@ def attend_in_float64(problem: Problem) -> Tensor:
     return torch.stack(heads, 1)
 
 
-def check(impls: list[str], dtype: torch.dtype) -> Iterator[dict[str, object]]:
-    """Compare output and gradients with float64, on a mask with empty rows and heads that differ."""
+def irregular_problem(dtype: torch.dtype) -> Problem:
+    """Two pieces under a mask with empty rows and heads that differ."""
     torch.manual_seed(0)
     mask = torch.rand(2, 3, 16, 40, device="cuda") < torch.rand(2, 3, 16, 1, device="cuda")
     mask[:, 0, 1] = mask[0, 1, 7] = False
     mask[..., 5] = False
-    problem = make_problem(2, 3, 16, [24, 16], mask, dtype)
+    return make_problem(2, 3, 16, [24, 16], mask, dtype)
+
+
+@torch.no_grad()
+def check_8bit(impl: str, dtype: torch.dtype) -> Iterator[dict[str, object]]:
+    """Compare the output with the plain form, which rounds alike, and with float64."""
+    problem, plain = irregular_problem(dtype), f"plain_{impl.split('_')[1]}"
+    ours, same, exact = (
+        x.double() for x in (attend(impl, problem), attend(plain, problem), attend_in_float64(problem))
+    )
+    apart, error = (((ours - x).norm() / x.norm()).item() for x in (same, exact))
+    print(f"{impl:11} {str(dtype)[6:]:9} apart from {plain} {apart:.2e}, error {error:.2e}", flush=True)
+    yield {"impl": impl, "dtype": str(dtype), "of": "output", "error": error, "apart_from_plain": apart}
+    if not apart < 5e-3:
+        raise AssertionError(f"{impl} does not compute what {plain} does")
+
+
+def check(impls: list[str], dtype: torch.dtype) -> Iterator[dict[str, object]]:
+    """Compare output and gradients with float64, on a mask with empty rows and heads that differ."""
+    problem = irregular_problem(dtype)
     grad = torch.randn_like(problem.query)
 
     def with_gradients(out: Tensor) -> list[Tensor]:
@@ -189,7 +204,36 @@ def time_impl(impl: str, shape: str) -> Iterator[dict[str, object]]:
     with torch.no_grad():
         time = milliseconds(lambda: attend(impl, problem))
     yield report(shape, f"{impl} forward", time, problem.flops, problem.bytes)
-    yield report(shape, f"{impl} backward", time_backward(lambda: attend(impl, problem), problem), 2.5 * problem.flops)
+    if impl not in EIGHT_BIT_IMPLS:
+        time = time_backward(lambda: attend(impl, problem), problem)
+        yield report(shape, f"{impl} backward", time, 2.5 * problem.flops)
+        return
+    from flashvsr.kernels.attention_8bit_launch import quantize
+
+    operands = Operands(problem.query, problem.keys, problem.values, BLOCK_SIZE, SCALE)
+    values = None if impl.endswith("int8") else torch.float8_e4m3fn
+    time = milliseconds(lambda: quantize(operands, problem.mask, values))
+    yield report(shape, f"{impl} quantisation, part of it", time, 0.0, 1.5 * problem.bytes)
+
+
+def sweep_8bit(impl: str, shape: str) -> Iterator[dict[str, object]]:
+    """Other tiles of the Triton kernel in 8 bits, or other numbers of blocks in shared memory of the Hopper kernel."""
+    from flashvsr.kernels import attention_8bit_launch, attention_hopper_8bit_launch
+
+    torch.manual_seed(0)
+    problem = chunk_problem(shape)
+    hopper = impl.startswith("hopper")
+    module, name = (attention_hopper_8bit_launch, "STAGES") if hopper else (attention_8bit_launch, "choose_tile")
+    tiles = [(128, 128, 8, 3), (128, 128, 8, 4), (128, 128, 4, 3), (128, 64, 8, 4), (128, 64, 4, 3), (64, 128, 4, 3)]
+    for candidate in (2, 3, 4) if hopper else tiles:
+        value = candidate if hopper else lambda device, fp8, tile=candidate: Tile(*tile)
+        with mock.patch.object(module, name, value), torch.no_grad():
+            try:
+                time = milliseconds(lambda: attend(impl, problem), repeats=10)
+            except OutOfResources as error:
+                print(f"{shape:10} {impl} {candidate}: {error}", flush=True)
+                continue
+        yield report(shape, f"{impl} {candidate}", time, problem.flops)
 
 
 def time_dense(shape: str) -> Iterator[dict[str, object]]:
@@ -239,8 +283,6 @@ def time_triton_parts(shape: str) -> Iterator[dict[str, object]]:
 
 def sweep_tiles(shape: str) -> Iterator[dict[str, object]]:
     """Every kernel of the Triton implementation with other tiles; those that do not fit the GPU are named."""
-    from triton.runtime.errors import OutOfResources
-
     from flashvsr.kernels import attention_triton_launch as launch
 
     torch.manual_seed(0)
@@ -294,7 +336,9 @@ def main() -> None:
 
     jobs: list[tuple[str, Iterator[dict[str, object]]]] = []
     for impl in arguments.impls if "check" in arguments.sections else []:
-        jobs += [(f"check {impl} {dtype}", check([impl], dtype)) for dtype in (torch.bfloat16, torch.float16)]
+        for dtype in (torch.bfloat16, torch.float16):
+            checked = check_8bit(impl, dtype) if impl in EIGHT_BIT_IMPLS else check([impl], dtype)
+            jobs.append((f"check {impl} {dtype}", checked))
     if "masks" in arguments.sections:
         jobs.append(("masks", time_masks(arguments.impls, "768x1408")))
     for shape in GRIDS if "speed" in arguments.sections else ():
@@ -303,6 +347,8 @@ def main() -> None:
         jobs.append((f"speed of triton's parts {shape}", time_triton_parts(shape)))
         if arguments.sweep:
             jobs.append((f"sweep {shape}", sweep_tiles(shape)))
+            rounding = [impl for impl in arguments.impls if impl in EIGHT_BIT_IMPLS]
+            jobs += [(f"sweep {impl} {shape}", sweep_8bit(impl, shape)) for impl in rounding]
 
     records: list[dict[str, object]] = []
     failed: list[str] = []
