@@ -102,7 +102,8 @@ class Throughput(Callback):
 
     With `peak_tflops` also ``train/mfu``, the utilisation of one device: operations of matrix products, convolutions
     and attention in a step, those of frozen networks too, over what the device could do meanwhile. They are counted in
-    the first steps, which run slowly and not compiled. Of kernels in Triton none are seen.
+    the first steps of a run, which are slow, not compiled, and rounded otherwise; a run that goes on does not count
+    again. Of kernels in Triton none are seen.
 
     Args:
         window: Batches over which is averaged.
@@ -126,6 +127,14 @@ class Throughput(Callback):
         self.peak_tflops, self.counted = peak_tflops, counted
         self._operations: list[int] = []  # of each counted step
         self._counting = ExitStack()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was counted: a run that goes on counts in the steps in which one that never stopped does."""
+        return {"operations": list(self._operations)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a state."""
+        self._operations = list(state_dict["operations"])
 
     @property
     def operations(self) -> float:

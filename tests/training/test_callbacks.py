@@ -138,6 +138,20 @@ def test_the_utilisation_counts_the_products_of_both_passes(tmp_path):
     torch.testing.assert_close(trainer.logged_metrics["train/mfu"], 2 * forward * rate / 1e6)
 
 
+def test_a_run_that_goes_on_does_not_count_again(tmp_path):
+    first, second = (Throughput(peak_tflops=1.0, counted=2) for _ in range(2))
+    counted = []
+    for callback, clips in ((first, 3), (second, 3)):
+        trainer = Trainer(
+            accelerator="cpu", max_epochs=1, callbacks=[callback], logger=False, enable_checkpointing=False,
+            enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
+        )  # fmt: skip
+        trainer.fit(_Layer(), DataLoader([{"hr": torch.randn(4, 1, 2, 8)}] * clips, batch_size=None))
+        counted.append(callback.state_dict()["operations"])
+        second.load_state_dict({"operations": [7]})
+    assert counted == [[2048, 2048], [7, 2048]]
+
+
 def test_a_throughput_that_makes_no_sense_is_refused():
     for wrong in ({"window": 0}, {"counted": 0}, {"peak_tflops": 0.0}):
         with pytest.raises(ValueError, match=f"{next(iter(wrong))}=0"):
