@@ -8,7 +8,8 @@ from pathlib import Path, PureWindowsPath
 
 import pytest
 
-from flashvsr.upscale.journal import Journal, ResumeError
+from flashvsr.upscale.errors import ResumeError
+from flashvsr.upscale.journal import Journal
 from flashvsr.video import image_name, is_pattern
 from flashvsr.video.info import file_url
 

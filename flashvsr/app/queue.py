@@ -17,8 +17,10 @@ from flashvsr.app.queued_file import QueuedFile, Settings, State
 from flashvsr.app.uploads import check_upload, plain_name
 from flashvsr.streaming import StreamingModel
 from flashvsr.upscale import upscale_file
-from flashvsr.upscale.journal import Record, ResumeError, delete, has_journal
+from flashvsr.upscale.disk import delete
+from flashvsr.upscale.errors import ResumeError
 from flashvsr.upscale.progress import duration
+from flashvsr.upscale.record import Record, has_journal
 from flashvsr.upscale.target import Target
 from flashvsr.video import VideoError
 

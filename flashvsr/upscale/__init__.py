@@ -12,9 +12,8 @@
 * ``ResumeError``: what an earlier run left behind does not fit
 """
 
-from flashvsr.upscale.errors import explain
+from flashvsr.upscale.errors import ResumeError, explain
 from flashvsr.upscale.files import FileOutcome, summary, upscale_files
-from flashvsr.upscale.journal import ResumeError
 from flashvsr.upscale.listing import FilePair, find_files
 from flashvsr.upscale.live import LiveResult, upscale_live
 from flashvsr.upscale.options import ClipOptions, EncodeOptions, LiveOptions, LoadOptions

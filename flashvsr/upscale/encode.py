@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flashvsr.upscale.journal import Boundary, Journal
+from flashvsr.upscale.journal import Journal
+from flashvsr.upscale.record import Boundary
 from flashvsr.upscale.target import Target
 from flashvsr.video import WHOLE, Trim, VideoError, VideoWriter, join_segments
 

@@ -7,6 +7,14 @@ import errno
 import torch
 
 
+class ResumeError(ValueError):
+    """A partial folder that cannot be used: another run's, made by other settings, or damaged."""
+
+
+class InUseError(ResumeError):
+    """A partial folder that another run is using at the moment."""
+
+
 def explain(error: Exception) -> str | None:
     """The message of an error that a file, an option or a machine can cause.
 

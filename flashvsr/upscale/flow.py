@@ -12,9 +12,10 @@ from pathlib import Path
 import torch
 
 from flashvsr.upscale.encode import Cut, Piece, encode_segments, encode_whole
-from flashvsr.upscale.journal import Boundary, Journal
+from flashvsr.upscale.journal import Journal
 from flashvsr.upscale.parts import WHOLE_CLIP, Part
 from flashvsr.upscale.pipeline import read_ahead, write_behind
+from flashvsr.upscale.record import Boundary
 from flashvsr.upscale.scenes import Scenes
 from flashvsr.video import Marked, VideoFrame, VideoReader, VideoWriter, fill_transparent
 

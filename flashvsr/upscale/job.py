@@ -16,13 +16,15 @@ import torch
 from flashvsr import __version__
 from flashvsr.streaming import FrameStream, StreamingModel
 from flashvsr.upscale.encode import join, try_join
+from flashvsr.upscale.errors import ResumeError
 from flashvsr.upscale.fingerprint import asked_for
 from flashvsr.upscale.flow import flow_segments, flow_whole
-from flashvsr.upscale.journal import Boundary, Journal, Record, ResumeError, has_journal
+from flashvsr.upscale.journal import Journal
 from flashvsr.upscale.options import ClipOptions, EncodeOptions, LoadOptions
 from flashvsr.upscale.parts import WHOLE_CLIP, Part
 from flashvsr.upscale.pipeline import read_ahead
 from flashvsr.upscale.progress import Reporter, size
+from flashvsr.upscale.record import Boundary, Record, has_journal
 from flashvsr.upscale.scenes import Scenes
 from flashvsr.upscale.softness import SoftnessMeter
 from flashvsr.upscale.target import Target

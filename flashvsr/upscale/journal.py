@@ -8,129 +8,24 @@ moment: before the replacement the old boundary holds, after it the new one.
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
-from fractions import Fraction
+from dataclasses import replace
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, BinaryIO, Self
 
 import torch
 
-FORMAT = 2  # of journal.json; another number is refused
-JOURNAL = "journal.json"
-FRESH = "journal.new"  # written first, then renamed
-LOCK = "lock"
+from flashvsr.upscale.disk import LOCK, delete, is_in_use, locked, to_disk
+from flashvsr.upscale.errors import InUseError, ResumeError
+from flashvsr.upscale.record import FRESH, JOURNAL, START_OVER, Boundary, Record, has_journal
+
 SEGMENT = "segment-"
 JOINED = "joined"  # stem of the finished result before it gets its name
 PARTS = "parts"  # folder of a run in parts: one with a journal of its own for each
 OURS = re.compile(rf"journal\.(json|new)|lock|{SEGMENT}\d{{9}}(\.\w+)?|state-\d{{9}}\.pt|{JOINED}(\..+)?|{PARTS}")
-START_OVER = "go back to what it was made with, or start over with --overwrite"
-
-
-class ResumeError(ValueError):
-    """A partial folder that cannot be used: another run's, made by other settings, or damaged."""
-
-
-class InUseError(ResumeError):
-    """A partial folder that another run is using at the moment."""
-
-
-@dataclass(frozen=True)
-class Boundary:
-    """Where a closed segment ends.
-
-    Attributes:
-        frames_in: Input frames that the stream has taken.
-        frames_out: Output frames in the closed segments.
-        pending: Times of the frames taken and not yet given back, in seconds since the clip's first frame.
-        last_duration: At the end of the clip, how long the last frame is shown, in seconds; None when unknown.
-    """
-
-    frames_in: int = 0
-    frames_out: int = 0
-    pending: tuple[Fraction, ...] = ()
-    last_duration: Fraction | None = None
-
-
-@dataclass(frozen=True)
-class Record:
-    """What ``journal.json`` says.
-
-    Attributes:
-        settings: Everything that shapes the frames, by the name a person knows it under; as JSON keeps it.
-        resumable: Whether snapshots are kept. Without them the folder is only a place to work in.
-        segments: The closed segments, in order: their paths in the folder.
-        boundary: Where the last closed segment ends.
-        snapshot: Name of the file with the stream's state at the boundary; None at the start and at the end.
-        stage: ``"running"``, ``"written"`` (every frame is in a closed segment) or ``"joined"`` (the result is put
-            together; it is about to get its final name, or has it).
-    """
-
-    settings: dict[str, Any]
-    resumable: bool = True
-    segments: tuple[str, ...] = ()
-    boundary: Boundary = field(default_factory=Boundary)
-    snapshot: str | None = None
-    stage: str = "running"
-
-    @classmethod
-    def read(cls, folder: Path) -> Self:
-        """Look into a partial folder without locking or changing it.
-
-        Raises:
-            ResumeError: If it holds no journal, or one that is damaged or of another format.
-        """
-        path = folder / JOURNAL
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            if content.pop("format") != FORMAT:
-                raise ResumeError(f"{path} was written by another version of flashvsr: {START_OVER}")
-            boundary = content.pop("boundary")
-            boundary["pending"] = tuple(Fraction(time) for time in boundary["pending"])
-            last = boundary.get("last_duration")
-            boundary["last_duration"] = None if last is None else Fraction(last)
-            segments = tuple(content.pop("segments"))
-            return cls(segments=segments, boundary=Boundary(**boundary), **content)
-        except FileNotFoundError:
-            raise ResumeError(f"{folder} holds no journal, so nothing can be resumed: {START_OVER}") from None
-        except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as error:
-            raise ResumeError(f"{path} is damaged ({error}): {START_OVER}") from error
-
-    def write(self, folder: Path) -> None:
-        """Replace the journal of a folder, atomically."""
-        content = {"format": FORMAT, **asdict(self)}
-        content["boundary"]["pending"] = [str(time) for time in self.boundary.pending]
-        last = self.boundary.last_duration
-        content["boundary"]["last_duration"] = None if last is None else str(last)
-        fresh = folder / FRESH
-        fresh.write_text(json.dumps(content, indent=1), encoding="utf-8")
-        _to_disk(fresh)
-        fresh.replace(folder / JOURNAL)
-        _flush(folder)
-
-    def check(self, folder: Path, settings: Mapping[str, Any]) -> None:
-        """Refuse to go on under other settings.
-
-        Raises:
-            ResumeError: If there are any; each is named.
-        """
-        if differences := self.differences(settings):
-            raise ResumeError(f"{folder} was made with another {', another '.join(differences)}: {START_OVER}")
-
-    def differences(self, settings: Mapping[str, Any]) -> list[str]:
-        """Each setting that is not the same here and there, with both values."""
-        return [
-            f"{name} (then {self.settings.get(name)}, now {settings.get(name)})"
-            for name in {**self.settings, **settings}
-            if self.settings.get(name) != settings.get(name)
-        ]
 
 
 class Journal:
@@ -158,7 +53,7 @@ class Journal:
             OSError: If it cannot be written.
         """
         journal = cls(folder, Record(dict(settings), resumable), _ours(folder))
-        if busy := next(filter(_is_in_use, journal._parts()), None):
+        if busy := next(filter(is_in_use, journal._parts()), None):
             journal.close()
             raise InUseError(f"{busy} is in use by another run: wait for it, or choose another output")
         if (folder / PARTS).exists():
@@ -194,7 +89,7 @@ class Journal:
             ResumeError: If the folder holds no readable journal, was made with other settings (each one that differs
                 is named) or without snapshots, or is in use by another run.
         """
-        lock = _locked(folder)
+        lock = locked(folder)
         try:
             record = Record.read(folder)
             if not record.resumable:
@@ -244,7 +139,7 @@ class Journal:
         """
         snapshot = self.folder / f"state-{boundary.frames_out:09d}.pt"
         torch.save(dict(state), snapshot)
-        _to_disk(snapshot)
+        to_disk(snapshot)
         self._append(segment, boundary, snapshot=snapshot.name)
         return snapshot.stat().st_size
 
@@ -280,7 +175,7 @@ class Journal:
 
     def mark_joined(self, joined: Path) -> None:
         """Say that the result is put together; after this only its renaming is left."""
-        _to_disk(joined)
+        to_disk(joined)
         self._update(stage="joined")
 
     def joined(self, suffix: str) -> Path:
@@ -307,7 +202,7 @@ class Journal:
 
     def _append(self, segment: Path, boundary: Boundary, **changes: Any) -> None:
         old = self.record.snapshot
-        _to_disk(segment)
+        to_disk(segment)
         self._update(segments=(*self.record.segments, segment.name), boundary=boundary, **changes)
         if old is not None:
             (self.folder / old).unlink()
@@ -322,7 +217,7 @@ class Journal:
         if self.record.segments:
             return self.record.boundary.frames_out
         frames = sum(Record.read(part).boundary.frames_out for part in self._parts())
-        return frames if frames or any(map(_is_in_use, self._parts())) else None
+        return frames if frames or any(map(is_in_use, self._parts())) else None
 
     def _parts(self) -> list[Path]:
         return [path for path in (self.folder / PARTS).glob("*") if has_journal(path)]
@@ -348,68 +243,10 @@ class Journal:
                 delete(path)
 
 
-def has_journal(folder: Path) -> bool:
-    """Whether a run got as far as writing a journal into this folder."""
-    return (folder / JOURNAL).exists()
-
-
-def _is_in_use(folder: Path) -> bool:
-    """Whether a run has locked this folder."""
-    try:
-        _locked(folder).close()
-    except InUseError:
-        return True
-    return False
-
-
-def delete(path: Path) -> None:
-    """Delete a file or a folder with all it holds."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
-
-
 def _ours(folder: Path) -> BinaryIO:
     """Make and lock a partial folder, unless it holds something that no run has put there."""
     folder.mkdir(exist_ok=True)
     names = {path.name for path in folder.iterdir()} - {LOCK, FRESH}
     if names and JOURNAL not in names:
         raise ResumeError(f"{folder} holds {min(names)} and no journal, so it is not ours: move it away")
-    return _locked(folder)
-
-
-def _locked(folder: Path) -> BinaryIO:
-    """Lock a folder until the returned file is closed, or the process dies."""
-    lock = (folder / LOCK).open("wb")
-    try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            msvcrt.locking(lock.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):  # of Linux and macOS, and of Windows
-        lock.close()
-        raise InUseError(f"{folder} is in use by another run: wait for it, or choose another output") from None
-    return lock
-
-
-def _to_disk(path: Path) -> None:
-    """Wait until a file, or a folder and all it holds, would survive a power cut."""
-    if path.is_dir():
-        for inner in path.iterdir():
-            _to_disk(inner)
-    _flush(path)
-
-
-def _flush(path: Path) -> None:
-    if sys.platform == "win32" and path.is_dir():  # folders cannot be opened there
-        return
-    handle = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    return locked(folder)

@@ -18,7 +18,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from flashvsr.upscale.journal import FRESH, PARTS, START_OVER, ResumeError
+from flashvsr.upscale.errors import ResumeError
+from flashvsr.upscale.journal import PARTS
+from flashvsr.upscale.record import FRESH, START_OVER
 from flashvsr.video import REMEMBERED, VideoError, VideoFrame, VideoReader, mark_cuts
 
 PLAN = "plan.pt"

@@ -13,11 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
+from flashvsr.upscale.errors import InUseError
 from flashvsr.upscale.job import WARNING, Job
-from flashvsr.upscale.journal import InUseError, Journal, Record, has_journal
+from flashvsr.upscale.journal import Journal
 from flashvsr.upscale.parts import Part, Seam, find_seams, has_plan, part_folder, parts_between, read_plan, write_plan
 from flashvsr.upscale.processes import devices_for, run_in_processes, run_in_turn
 from flashvsr.upscale.progress import Silent
+from flashvsr.upscale.record import Record, has_journal
 from flashvsr.video import is_picture
 
 PATIENCE = 30.0  # seconds that a machine waits for another one that writes down where segments begin

@@ -5,7 +5,9 @@ from fractions import Fraction
 import pytest
 import torch
 
-from flashvsr.upscale.journal import Boundary, Journal, Record, ResumeError
+from flashvsr.upscale.errors import ResumeError
+from flashvsr.upscale.journal import Journal
+from flashvsr.upscale.record import Boundary, Record
 
 SETTINGS = {"input": "clip.mp4 0123", "seed": 0, "scale": 4.0, "version": None}
 

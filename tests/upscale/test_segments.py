@@ -12,9 +12,10 @@ import torch
 from flashvsr import upscale_file
 from flashvsr.cli import main
 from flashvsr.upscale import ClipOptions, EncodeOptions, ResumeError, SegmentError, parts
-from flashvsr.upscale.journal import Journal, Record
+from flashvsr.upscale.journal import Journal
 from flashvsr.upscale.parts import find_seams, read_plan, write_plan
 from flashvsr.upscale.processes import devices_for
+from flashvsr.upscale.record import Record
 from flashvsr.video import VideoReader
 from tests.upscale.standin import StandIn, audio_packets, same_video
 
