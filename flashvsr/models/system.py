@@ -6,22 +6,19 @@ import logging
 from collections.abc import Callable
 from contextlib import nullcontext
 from copy import copy
-from math import inf
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from flashvsr.attention import LocalSparseAttention, choose_impl
 from flashvsr.decoders import TinyDecoder, TinyVAE, WanVAE
 from flashvsr.decoders.color import ColorMatch
-from flashvsr.kernels import unavailable
 from flashvsr.models.dit import VideoDiT
-from flashvsr.models.dit_state import MOST_TOKENS, RECORDABLE, DiTState
-from flashvsr.models.fp8 import Fp8Linear
+from flashvsr.models.dit_state import DiTState
 from flashvsr.models.host_blocks import HostModule
 from flashvsr.models.memory_plan import MemoryPlan, fit
 from flashvsr.models.parallel import keep_pace, send
+from flashvsr.models.paths import describe_paths
 from flashvsr.models.system_state import SystemState, copy_to
 from flashvsr.streaming import Canvas, Geometry, Stream, upscale
 
@@ -298,56 +295,7 @@ class FlashVSR(nn.Module):
 
     def paths(self) -> dict[str, str]:
         """What a stream will run, in words: one entry for every operation that has more than one path, and why."""
-        if not self.detail:
-            convolutions = self._path("fused_convolution", "cudnn")
-            return {"detail": "0: the decoder alone", "convolutions of tiny decoders": convolutions, **self._places()}
-        first = self.dit.blocks[0]
-        attention: Any = first.self_attn
-        impl, reason = getattr(attention, "impl", None), "as asked"
-        if impl is None:
-            impl, reason = type(attention).__name__, "of its own"
-        elif impl == "auto":
-            impl, reason = choose_impl(self.device, self.dtype, self.dit.head_dim, requires_grad=False)
-        room = self.dit.cache_gib
-        ours = isinstance(attention, LocalSparseAttention)
-        recorded = self.device.type == "cuda" and ours and impl in RECORDABLE
-        steady = "steady chunks" if self.dit.cuts else f"steady chunks of up to {MOST_TOKENS} tokens"
-        if isinstance(first.ffn[0], Fp8Linear):
-            linear = f"8-bit floats, {self._path('fp8_product', 'fp8', first.ffn[0].impl)}"
-            feed_forward = f"8-bit floats, GELU by {self._path('quantize', 'triton')}"
-        else:
-            linear = str(self.dtype).removeprefix("torch.")
-            feed_forward = self._path("fused_gelu", "fused", first.ffn.impl)
-        return {
-            "attention": f"{impl} ({reason})",
-            **({"selection": self._path("select", "triton", attention.selection.impl)} if ours else {}),
-            "norms": self._path("norm_rope", "triton"),
-            "sums between layers": self._path("residual", "triton"),
-            "linear layers": linear,
-            "feed-forward networks": feed_forward,
-            "convolutions of tiny decoders": self._path("fused_convolution", "cudnn"),
-            "launches": f"{steady} as CUDA graphs" if recorded else "one by one",
-            "keys and values": "on the device"
-            if room in (None, inf)
-            else f"{room:g} GiB on the device, then on the host",
-            **({} if self._plan is None else {"memory": str(self._plan)}),
-            **({} if self.detail == 1 else {"detail": f"latents times {self.detail:g}"}),
-            **self._places(),
-        }
-
-    def _places(self) -> dict[str, str]:
-        """What lies where, on several devices."""
-        if not self.dit.cuts and len(self.devices) == 1:
-            return {}
-        blocks = (f"blocks {stage.first} to {stage.stop - 1} on {stage.device}" for stage in self.dit.stages())
-        return {"devices": f"projection on {self.device}, {', '.join(blocks)}, decoder on {self.output_device}"}
-
-    def _path(self, kernel: str, name: str, impl: str = "auto") -> str:
-        """Which path of an operation runs, and why if it is not the kernel."""
-        if impl != "auto":
-            return f"{impl} (as asked)"
-        reason = unavailable(kernel, self.device, self.dtype)
-        return name if reason is None else f"plain ({reason})"
+        return describe_paths(self)
 
     def stream(
         self,
