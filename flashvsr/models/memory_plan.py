@@ -61,6 +61,20 @@ class MemoryPlan:
         return f"about {self.estimated_gib:.1f} of {self.gib:g} GiB{where}"
 
 
+@dataclass
+class Placement:
+    """What of a system lies in host memory.
+
+    Attributes:
+        plan: Of the last stream; None before the first one and without a limit.
+        projection: The LR projection, if its weights lie there; what the decoder remembers then lies there, too, until
+            it is used.
+    """
+
+    plan: MemoryPlan | None = None
+    projection: HostModule | None = None
+
+
 def check_limit(gpu_gib: float, devices: Sequence[torch.device], cache_gib: float | None) -> None:
     """Refuse a limit that cannot be kept, before anything is loaded.
 
@@ -121,7 +135,7 @@ def plan_memory(needs: MemoryNeeds, gib: float) -> MemoryPlan:
     )
 
 
-def fit(system: FlashVSR, size: tuple[int, int], gib: float, *, begun: bool) -> MemoryPlan:
+def fit(system: FlashVSR, size: tuple[int, int], gib: float) -> None:
     """Make the next stream of a system fit, in place.
 
     Later streams leave weights on the host that earlier ones put there: one may be recorded with those on the device
@@ -131,23 +145,23 @@ def fit(system: FlashVSR, size: tuple[int, int], gib: float, *, begun: bool) -> 
         system: On one device.
         size: Rows and columns of the padded output.
         gib: GiB that it may take.
-        begun: Whether there were streams before.
-
-    Returns:
-        What was done.
 
     Raises:
         ValueError: If nothing makes it fit, or the host has too little memory for what the GPU has no room for.
     """
+    dit, placement = system.dit, system.placement
+    last = placement.plan
+    if last is not None and (last.size, last.gib) == (size, gib):
+        return
     needs = estimate_needs(system, *size)
     plan = plan_memory(needs, gib)
-    check_host(plan, plan.layers_away * needs.layer, system.dit.spare_bytes)
-    system.dit.cache_gib = plan.cache_gib
-    now = system.dit.host_blocks.away if begun and system.dit.host_blocks else 0
-    place_blocks(system.dit, max(now, plan.blocks_away), system.device)
-    if plan.rests and system.host_projection is None:
-        system.host_projection = HostModule(system.projection, system.device)
-    return plan
+    check_host(plan, plan.layers_away * needs.layer, dit.spare_bytes)
+    dit.cache_gib = plan.cache_gib
+    away = dit.host_blocks.away if last is not None and dit.host_blocks else 0
+    place_blocks(dit, max(away, plan.blocks_away), system.device)
+    if plan.rests and placement.projection is None:
+        placement.projection = HostModule(system.projection, system.device)
+    placement.plan = plan
 
 
 def check_host(plan: MemoryPlan, wanted: int, spare: int) -> None:

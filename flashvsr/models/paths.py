@@ -28,7 +28,9 @@ def describe_paths(system: FlashVSR) -> dict[str, str]:
         impl, reason = choose_impl(system.device, system.dtype, system.dit.head_dim, requires_grad=False)
     room = system.dit.cache_gib
     ours = isinstance(attention, LocalSparseAttention)
-    recorded = system.device.type == "cuda" and ours and impl in RECORDABLE
+    plan = system.placement.plan
+    away = plan is not None and plan.layers_away + plan.blocks_away > 0
+    recorded = system.device.type == "cuda" and ours and impl in RECORDABLE and not away
     steady = "steady chunks" if system.dit.cuts else f"steady chunks of up to {MOST_TOKENS} tokens"
     if isinstance(first.ffn[0], Fp8Linear):
         linear = f"8-bit floats, {_path(system, 'fp8_product', 'fp8', first.ffn[0].impl)}"
@@ -46,7 +48,7 @@ def describe_paths(system: FlashVSR) -> dict[str, str]:
         "convolutions of tiny decoders": _path(system, "fused_convolution", "cudnn"),
         "launches": f"{steady} as CUDA graphs" if recorded else "one by one",
         "keys and values": "on the device" if room in (None, inf) else f"{room:g} GiB on the device, then on the host",
-        **({} if system._plan is None else {"memory": str(system._plan)}),
+        **({} if plan is None else {"memory": str(plan)}),
         **({} if system.detail == 1 else {"detail": f"latents times {system.detail:g}"}),
         **_places(system),
     }

@@ -15,8 +15,7 @@ from flashvsr.decoders import TinyDecoder, TinyVAE, WanVAE
 from flashvsr.decoders.color import ColorMatch
 from flashvsr.models.dit import VideoDiT
 from flashvsr.models.dit_state import DiTState
-from flashvsr.models.host_blocks import HostModule
-from flashvsr.models.memory_plan import MemoryPlan, fit
+from flashvsr.models.memory_plan import Placement, fit
 from flashvsr.models.parallel import keep_pace, send
 from flashvsr.models.paths import describe_paths
 from flashvsr.models.system_state import SystemState, copy_to
@@ -46,8 +45,7 @@ class FlashVSR(nn.Module):
     Attributes:
         gpu_gib: GiB of its device that a stream may take, on one device; what lies on the host instead is decided
             when a stream is opened, and changes no frame. None for no limit.
-        host_projection: Of the LR projection, if its weights lie in host memory; what the decoder remembers then lies
-            there, too, until it is used.
+        placement: What lies in host memory for that; copies of this system share it.
 
     Raises:
         ValueError: If `color` is unknown, a prompt is missing or not taken, or `detail` is out of range.
@@ -82,8 +80,7 @@ class FlashVSR(nn.Module):
         self.geometry = geometry or Geometry()
         self.detail = detail
         self.gpu_gib: float | None = None
-        self.host_projection: HostModule | None = None
-        self._plan: MemoryPlan | None = None
+        self.placement = Placement()
 
     @property
     def detail(self) -> float:
@@ -188,7 +185,7 @@ class FlashVSR(nn.Module):
         seen = arrived if past is None else torch.cat((past.lr, arrived), 2)
         shown, ahead = seen[:, :, : -self.geometry.lookahead], seen[:, :, -self.geometry.lookahead :]
         decoder: Any = past.decoder if past else None
-        if decoder is not None and self.host_projection is not None:
+        if decoder is not None and self.placement.projection is not None:
             decoder = decoder.move(self.output_device)
         kept: list[Tensor] = []
         take = kept.append if on_frames is None else on_frames
@@ -200,7 +197,7 @@ class FlashVSR(nn.Module):
             take(self.color(frames, those, content))
             del frames
         queued = keep_pace(past.queued if past else [], self.devices)
-        if self.host_projection is not None:
+        if self.placement.projection is not None:
             decoder = decoder.move(self._rest_device)
         frames = kept[0] if kept else lr.new_empty(*shown.shape[:2], 0, *shown.shape[3:])
         return frames, SystemState(projection, dit, decoder, ahead.clone(), queued)
@@ -209,7 +206,7 @@ class FlashVSR(nn.Module):
         """What the decoder gets, where it is, and the states of projection and transformer."""
         if not self.detail:
             return torch.zeros_like(noise, device=self.output_device), None, None
-        with self.host_projection.lend() if self.host_projection else nullcontext():
+        with self.placement.projection.lend() if self.placement.projection else nullcontext():
             tokens, projection = self.projection(lr.to(self.dtype), past.projection if past else None)
         timestep = torch.full((lr.shape[0],), TIMESTEP, device=lr.device)
         velocity, dit = self.dit(
@@ -228,7 +225,7 @@ class FlashVSR(nn.Module):
     @property
     def _rest_device(self) -> torch.device:
         """Where the decoder's past lies from one chunk to the next."""
-        return self.output_device if self.host_projection is None else torch.device("cpu")
+        return self.output_device if self.placement.projection is None else torch.device("cpu")
 
     def parts_of_chunk(self, frames: int, latents: int) -> list[tuple[int, int]]:
         """Frames and latents that are decoded together, for a chunk whose frames are taken as they come.
@@ -346,11 +343,9 @@ class FlashVSR(nn.Module):
 
     def _fit(self, height: int, width: int, scale: float | tuple[int, int]) -> None:
         """Make the next stream fit into what it may take."""
-        if self.gpu_gib is None:
-            return
-        size = Canvas(height, width, scale, self.geometry.multiple, torch.device("cpu")).padded_size
-        if self._plan is None or (self._plan.size, self._plan.gib) != (size, self.gpu_gib):
-            self._plan = fit(self, size, self.gpu_gib, begun=self._plan is not None)
+        if self.gpu_gib is not None:
+            canvas = Canvas(height, width, scale, self.geometry.multiple, torch.device("cpu"))
+            fit(self, canvas.padded_size, self.gpu_gib)
 
 
 def check_detail(detail: float) -> None:

@@ -5,7 +5,7 @@ import math
 import subprocess
 import sys
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -47,6 +47,11 @@ def _video(frames: int, side: int = 32) -> torch.Tensor:
     return torch.randint(0, 256, (frames, 3, side, side), dtype=torch.uint8, generator=generator)
 
 
+@cache
+def _plain(latents_per_pass: int) -> torch.Tensor:
+    return _system(latents_per_pass=latents_per_pass).upscale(_video(33))
+
+
 def _full_size() -> FlashVSR:
     with torch.device("meta"):
         parts = lr_projection_1b(), video_dit_1b(), tiny_conditional_decoder_1b(), torch.empty(1, 512, 4096)
@@ -73,16 +78,15 @@ def test_whatever_lies_on_the_host_no_bit_of_a_frame_changes(away, latents_per_p
     monkeypatch.setattr(memory_plan, "RESERVE_GIB", 0.0)
     if away[2]:  # which saves nothing at this size
         monkeypatch.setattr(memory_plan, "plan_memory", lambda *given: replace(plan_memory(*given), rests=True))
-    video, plain, limited = _video(33), *(_system(latents_per_pass=latents_per_pass) for _ in range(2))
-    expected = plain.upscale(video)
+    video, limited, expected = _video(33), _system(latents_per_pass=latents_per_pass), _plain(latents_per_pass)
     limited.gpu_gib = estimate_needs(limited, 128, 128).peak(*away) / GIB
     keep_on_host(limited.dit, torch.device("cpu"))
     stream = limited.stream(height=32, width=32)
     begun = stream.push(video[:25])
     placed = limited.dit.host_blocks.away if limited.dit.host_blocks else 0
-    plan = limited._plan
+    plan = limited.placement.plan
     assert (plan.layers_away, plan.blocks_away, plan.rests, placed) == (*away, away[1])
-    assert (limited.host_projection is not None) == plan.rests
+    assert (limited.placement.projection is not None) == plan.rests
     assert stream._state.dit.cache._away == away[0]
     resumed = limited.stream(height=32, width=32, state=stream.state_dict())
     for rest in (stream, resumed):
@@ -123,7 +127,8 @@ def test_what_cannot_fit_is_refused_in_one_line_that_says_what_would(monkeypatch
         system.stream(height=32, width=33)
     assert "\n" not in str(info.value)
     system.gpu_gib = float(str(info.value).split("at least ")[1].split()[0])
-    assert "memory" in system.paths() or system.stream(height=32, width=33)
+    system.stream(height=32, width=33)
+    assert system.paths()["memory"].startswith(f"about {system.gpu_gib} of {system.gpu_gib:g} GiB")
 
 
 @pytest.mark.parametrize(("height", "width", "measured"), [(768, 1408, 9.95), (1152, 2048, 15.94)])
@@ -186,6 +191,17 @@ def test_a_limit_that_cannot_be_kept_is_refused_before_anything_is_loaded(tmp_pa
     assert capsys.readouterr().err == "flashvsr: gpu_gib=6 is for a GPU, and the device is cpu: leave it out\n"
 
 
+def test_a_copy_with_another_detail_shares_what_lies_on_the_host(monkeypatch):
+    monkeypatch.setattr(memory_plan, "plan_memory", lambda *given: replace(plan_memory(*given), rests=True))
+    system = _system()
+    expected = [system.with_detail(detail).upscale(_video(9)) for detail in (0.5, 1)]
+    half = system.with_detail(0.5)
+    half.gpu_gib = system.gpu_gib = 1000.0
+    assert torch.equal(half.upscale(_video(9)), expected[0])
+    assert half.placement is system.placement
+    assert torch.equal(system.upscale(_video(9)), expected[1])
+
+
 def test_the_allocator_of_the_right_gpu_is_held_to_the_limit(monkeypatch):
     asked: list[tuple[float, int]] = []
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
@@ -208,11 +224,11 @@ def test_a_host_without_the_memory_that_the_gpu_lacks_is_refused_before_the_syst
         system.stream(height=32, width=32)
     for enough in (3 * needs.layer, None):
         monkeypatch.setattr(memory_plan, "available_bytes", lambda enough=enough: enough)
-        system._plan = None
+        system.placement.plan = None
         system.stream(height=32, width=32)
     system.upscale(_video(9))
     assert system.dit.spare_bytes == 3 * needs.layer  # which the next stream takes
-    system._plan = None
+    system.placement.plan = None
     monkeypatch.setattr(memory_plan, "available_bytes", lambda: 0)
     system.stream(height=32, width=32)
 
@@ -274,7 +290,7 @@ def test_weights_keys_and_values_on_the_host_change_no_bit_on_a_gpu(monkeypatch)
         part.to(device)
     limited.prompt = limited.prompt.to(device)
     assert torch.equal(limited.upscale(video), expected)
-    assert limited.dit.host_blocks.away == limited._plan.layers_away == BLOCKS
+    assert limited.dit.host_blocks.away == limited.placement.plan.layers_away == BLOCKS
     assert limited.projection.conv1.weight.device.type == "cpu"
 
 
