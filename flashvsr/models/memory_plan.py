@@ -189,7 +189,7 @@ def available_bytes() -> int | None:
     file = Path("/proc/meminfo")
     if not file.is_file():
         return None
-    found = re.search(r"^MemAvailable:\s+(\d+) kB$", file.read_text(), re.MULTILINE)
+    found = re.search(r"^MemAvailable:\s+(\d+) kB$", file.read_text(encoding="utf-8"), re.MULTILINE)
     return int(found[1]) * 1024 if found else None
 
 
