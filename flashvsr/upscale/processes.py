@@ -110,7 +110,7 @@ def run_in_processes(jobs: Sequence[Job], parts: Sequence[Part], folders: Mappin
                 theirs.close()
                 processes.append(process)
                 numbers[ours] = part.number, process
-        _listen(numbers, told)
+        listen(numbers, told)
     finally:
         for process in processes:
             process.terminate()
@@ -119,8 +119,13 @@ def run_in_processes(jobs: Sequence[Job], parts: Sequence[Part], folders: Mappin
             process.kill()
 
 
-def _listen(numbers: dict[Any, tuple[int, Any]], told: Told) -> None:
-    """Pass on what processes tell until the last one has ended."""
+def listen(numbers: dict[Any, tuple[int, Any]], told: Told) -> None:
+    """Pass on what processes tell until the last one has ended.
+
+    Args:
+        numbers: The number of a part and its process, for each pipe that it tells through.
+        told: As for `run_in_processes`; a process that ends without a word is a failure.
+    """
     open_pipes, failed = dict(numbers), set()
     pipe: Any
     while open_pipes:

@@ -1,8 +1,15 @@
 """Runs of one video in several segments."""
 
 import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -14,7 +21,7 @@ from flashvsr.cli import main
 from flashvsr.upscale import ClipOptions, EncodeOptions, ResumeError, SegmentError, parts
 from flashvsr.upscale.journal import Journal
 from flashvsr.upscale.parts import find_seams, read_plan, write_plan
-from flashvsr.upscale.processes import devices_for
+from flashvsr.upscale.processes import devices_for, listen
 from flashvsr.upscale.record import Record
 from flashvsr.video import VideoReader
 from tests.upscale.standin import StandIn, audio_packets, same_video
@@ -268,6 +275,45 @@ def test_segments_take_devices_in_turn(monkeypatch):
     assert devices_for("cuda:1, cpu", 2) == ["cuda:1", "cpu"]
     with pytest.raises(ValueError, match="there is no device 'cuda:2'"):
         devices_for("cuda:2,cuda:0", 2)
+
+
+def test_a_process_that_dies_is_a_failure_with_a_reason():
+    told = []
+    ours, theirs = multiprocessing.Pipe(duplex=False)
+    theirs.send(("frames", 8))
+    theirs.close()
+    dead = SimpleNamespace(join=lambda: None, exitcode=-signal.SIGKILL)
+    listen({ours: (2, dead)}, lambda *said: told.append(said))
+    assert told == [(2, "frames", 8), (2, "failure", "its process ended with signal 9, as when memory is short")]
+
+
+@pytest.mark.slow  # two runs of three processes each, and one to go on
+@pytest.mark.skipif(not Path("/proc").exists(), reason="finds processes in /proc: no child was killed")
+@pytest.mark.parametrize("kill_all", [False, True])
+def test_killed_or_interrupted_a_run_of_processes_ends_and_goes_on(tmp_path, kill_all):
+    source = write_scenes(tmp_path / "in.mp4", scenes=(90, 90))
+    out, partial = tmp_path / "out.mp4", tmp_path / "out.mp4.partial"
+    command = [sys.executable, "-m", "flashvsr", "upscale", str(source), str(out), "--segments", "2", "--device", "cpu"]
+    command += ["--segment-seconds", "0.4"]
+    parent = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    records = [partial / "parts" / number / "journal.json" for number in ("1", "2")]
+    while not records[0].exists() or not json.loads(records[0].read_text())["segments"]:
+        assert parent.poll() is None
+        time.sleep(0.01)
+    children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
+    segments = [pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    os.kill(parent.pid if kill_all else int(segments[0]), signal.SIGINT if kill_all else signal.SIGKILL)
+    errors = parent.communicate()[1]
+    assert parent.returncode == (130 if kill_all else 1)
+    assert "goes on from there" in errors
+    assert kill_all or "segment 1 of 2 failed: its process ended with signal 9" in errors
+    assert not any(Path(f"/proc/{pid}").exists() for pid in segments)
+    assert json.loads(records[0].read_text())["stage"] == "running"
+    assert kill_all or json.loads(records[1].read_text())["stage"] == "written"
+    subprocess.run([*command, "--resume"], check=True)
+    subprocess.run([*command[:5], str(tmp_path / "whole.mp4"), *command[6:]], check=True)
+    assert out.read_bytes() == (tmp_path / "whole.mp4").read_bytes()
+    assert not partial.exists()
 
 
 def test_two_processes_give_the_frames_of_one_run(tmp_path, capsys):
