@@ -52,7 +52,7 @@ class Journal:
             ResumeError: If another run is using the folder, or it holds something that no run has put there.
             OSError: If it cannot be written.
         """
-        journal = cls(folder, Record(dict(settings), resumable), _ours(folder))
+        journal = cls(folder, Record(dict(settings), resumable), _claimed(folder))
         if busy := next(filter(is_in_use, journal._parts()), None):
             journal.close()
             raise InUseError(f"{busy} is in use by another run: wait for it, or choose another output")
@@ -70,7 +70,7 @@ class Journal:
             ResumeError: As for `create`, and if it was made with other settings.
             OSError: If it cannot be written.
         """
-        lock = _ours(folder)
+        lock = _claimed(folder)
         try:
             if has_journal(folder):
                 Record.read(folder).check(folder, settings)
@@ -243,7 +243,7 @@ class Journal:
                 delete(path)
 
 
-def _ours(folder: Path) -> BinaryIO:
+def _claimed(folder: Path) -> BinaryIO:
     """Make and lock a partial folder, unless it holds something that no run has put there."""
     folder.mkdir(exist_ok=True)
     names = {path.name for path in folder.iterdir()} - {LOCK, FRESH}

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -153,6 +154,15 @@ def test_a_segment_a_machine_joined_by_a_last_call_gives_the_same_bytes(film, tm
     assert upscale_file(film, out, model=never, segments=3, resume=True, **MP4).frames == sum(SCENES)
     assert out.read_bytes() == (tmp_path / "one.mp4").read_bytes()
     assert not (tmp_path / "out.mp4.partial").exists()
+
+
+def test_machines_that_begin_at_once_share_a_folder(film, tmp_path):
+    out = tmp_path / "out.mp4"
+    with ThreadPoolExecutor(3) as machines:
+        asked = [f"{number}/3" for number in (1, 2, 3)]
+        list(machines.map(lambda one: upscale_file(film, out, model=StandIn(), segments=one, **MP4), asked))
+    never = StandIn(error=AssertionError("nothing is left to upscale"))
+    assert upscale_file(film, out, model=never, segments=3, resume=True, **MP4).frames == sum(SCENES)
 
 
 def test_a_segment_that_fails_is_named_and_the_others_are_kept(film, tmp_path, capsys):
