@@ -39,7 +39,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from triton.runtime.errors import OutOfResources
 
 from flashvsr.attention import block_sparse_attention
-from flashvsr.attention.ops import EIGHT_BIT_IMPLS
+from flashvsr.attention.choice import EIGHT_BIT_IMPLS
 from flashvsr.kernels.attention_triton_launch import Operands, Tile
 
 SECTIONS = ["check", "masks", "speed"]

@@ -14,9 +14,10 @@ from flashvsr.attention.blocks import (
     unpartition_blocks,
 )
 from flashvsr.attention.cache import KVCache
+from flashvsr.attention.choice import choose_impl, explain_impls
 from flashvsr.attention.layers import CrossAttention, FullAttention, LocalSparseAttention, RMSNorm
 from flashvsr.attention.masks import causal_slot_mask, segment_mask, window_mask
-from flashvsr.attention.ops import block_sparse_attention, choose_impl, explain_impls, packed_attention
+from flashvsr.attention.ops import block_sparse_attention, packed_attention
 from flashvsr.attention.rope import apply_rope, rope_table
 from flashvsr.attention.select import BlockSelection, block_means, select_blocks
 from flashvsr.kernels import ImplUnavailableError

@@ -1,63 +1,16 @@
-"""Sparse and packed attention as functions: checks, and the choice among the files of ``impl/`` that do the work."""
+"""Sparse and packed attention as functions: checks, then one of the files of ``impl/`` does the work."""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
-from functools import cache
-from types import ModuleType
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from flashvsr.attention.blocks import BLOCK_SIZE
-from flashvsr.attention.impl import (
-    compiled,
-    dense,
-    flex,
-    gather,
-    hopper,
-    hopper_8bit,
-    packed_flex,
-    packed_sdpa,
-    packed_xformers,
-    plain_8bit,
-    reference,
-    triton,
-    triton_8bit,
-)
-from flashvsr.kernels import ImplUnavailableError
-
-_SPARSE: dict[str, Any] = {
-    "hopper": hopper,
-    "triton": triton,
-    "gather": gather,
-    "flex": flex,
-    "dense": dense,
-    "reference": reference,
-    "hopper_8bit": hopper_8bit,
-    "triton_8bit": triton_8bit.EIGHT_BIT,
-    "triton_int8": triton_8bit.INT8,
-    "plain_8bit": plain_8bit.EIGHT_BIT,
-    "plain_int8": plain_8bit.INT8,
-}
-_PACKED: dict[str, ModuleType] = {"xformers": packed_xformers, "sdpa": packed_sdpa, "flex": packed_flex}
-
-IMPLS = tuple(_SPARSE)
-"""Implementations of :func:`block_sparse_attention`."""
-
-AUTO_IMPLS = ("hopper", "triton", "gather", "flex")
-"""Those that ``auto`` takes, as it prefers them: not the slow ones, and not those in 8 bits, which are less exact."""
-
-EIGHT_BIT_IMPLS = ("hopper_8bit", "triton_8bit", "triton_int8", "plain_8bit", "plain_int8")
-"""Those that round to 8 bits: queries and keys, and those named 8bit weights and values too. No gradients."""
-
-PACKED_IMPLS = tuple(_PACKED)
-"""Implementations of :func:`packed_attention`, as ``auto`` prefers them."""
-
-KEY_MASK_IMPLS = ("gather", "flex", "dense", "reference")
-"""Implementations of :func:`block_sparse_attention` that take a mask of single keys."""
+from flashvsr.attention.choice import PACKED, SPARSE, resolve
+from flashvsr.attention.impl import compiled
 
 
 def block_sparse_attention(
@@ -89,9 +42,10 @@ def block_sparse_attention(
             without any gives zeros.
         block_size: Tokens per block.
         scale: Factor on the scores; None for 1/sqrt(D).
-        impl: ``"auto"``, or the name of an implementation (:data:`IMPLS`), which then runs or raises.
-        key_mask: Boolean `[M]`, the keys that take part: False for padding. None for all. Only
-            :data:`KEY_MASK_IMPLS` take one.
+        impl: ``"auto"``, or the name of an implementation (``IMPLS`` of
+            ``flashvsr.attention.choice``), which then runs or raises.
+        key_mask: Boolean `[M]`, the keys that take part: False for padding. None for all. Only those
+            of ``KEY_MASK_IMPLS`` there take one.
 
     Returns:
         `[B, heads, N, D]` in the dtype of `query`; under autocast, as with PyTorch's own attention, everything is
@@ -115,14 +69,14 @@ def block_sparse_attention(
         block_mask = block_mask & key_mask.view(-1, block_size).any(1)  # a block of nothing but hidden keys is dropped
     needs_grad = torch.is_grad_enabled() and any(x.requires_grad for x in (query, *keys, *values))
     masked = key_mask is not None
-    name = _resolve(impl, query.device, query.dtype, query.shape[3], needs_grad, False, block_size, masked)
+    name = resolve(impl, query.device, query.dtype, query.shape[3], needs_grad, False, block_size, masked)
     if not (query.numel() and block_mask.numel()):
         return _nothing(query, keys, values)
     scale = query.shape[3] ** -0.5 if scale is None else scale
     if torch.compiler.is_compiling() and name != "dense":
         return compiled.attend(name, query, keys, values, block_mask, key_mask, block_size=block_size, scale=scale)
     extra = {} if key_mask is None else {"key_mask": key_mask}
-    return _SPARSE[name].attend(query, keys, values, block_mask, block_size=block_size, scale=scale, **extra)
+    return SPARSE[name].attend(query, keys, values, block_mask, block_size=block_size, scale=scale, **extra)
 
 
 def packed_attention(
@@ -136,7 +90,8 @@ def packed_attention(
         value: As `query`.
         lengths: Tokens of each sample, whole numbers of at least 1.
         scale: Factor on the scores; None for 1/sqrt(D).
-        impl: ``"auto"``, or the name of an implementation (:data:`PACKED_IMPLS`), which then runs or raises.
+        impl: ``"auto"``, or the name of an implementation (``PACKED_IMPLS`` of
+            ``flashvsr.attention.choice``), which then runs or raises.
 
     Returns:
         `[1, heads, N, D]` in the dtype of `query`, or of autocast.
@@ -156,131 +111,9 @@ def packed_attention(
             f"got query {list(query.shape)}, key {list(key.shape)}"
         )
     needs_grad = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
-    name = _resolve(impl, query.device, query.dtype, query.shape[3], needs_grad, True)
+    name = resolve(impl, query.device, query.dtype, query.shape[3], needs_grad, True)
     scale = query.shape[3] ** -0.5 if scale is None else scale
-    return _PACKED[name].attend_packed(query, key, value, lengths, scale=scale)
-
-
-@cache
-def choose_impl(
-    device: torch.device | str,
-    dtype: torch.dtype,
-    head_dim: int,
-    requires_grad: bool,
-    *,
-    packed: bool = False,
-    block_size: int = BLOCK_SIZE,
-    key_mask: bool = False,
-) -> tuple[str, str]:
-    """Which implementation ``auto`` runs, and why.
-
-    Args:
-        device: Where the tensors are.
-        dtype: Their dtype.
-        head_dim: Channels per head.
-        requires_grad: Whether gradients are wanted.
-        packed: Ask for :func:`packed_attention` instead of :func:`block_sparse_attention`.
-        block_size: Tokens per block; packed attention ignores it.
-        key_mask: Whether single keys are hidden.
-
-    Returns:
-        The name, and a reason in one line.
-
-    Raises:
-        ImplUnavailableError: If none can run.
-    """
-    where = (device, dtype, head_dim, requires_grad)
-    reasons = explain_impls(*where, packed=packed, block_size=block_size, key_mask=key_mask)
-    candidates = PACKED_IMPLS if packed else AUTO_IMPLS
-    for index, name in enumerate(candidates):
-        if reasons[name] is None:
-            proven, words = _prove(name, torch.device(device), dtype)
-            if proven:
-                passed_over = "; ".join(f"{other}: {reasons[other]}" for other in candidates[:index])
-                return name, passed_over or words
-            reasons[name] = words
-    refusals = "; ".join(f"{name}: {reasons[name]}" for name in candidates)
-    raise ImplUnavailableError(f"no implementation runs here: {refusals}")
-
-
-def explain_impls(
-    device: torch.device | str,
-    dtype: torch.dtype,
-    head_dim: int,
-    requires_grad: bool,
-    *,
-    packed: bool = False,
-    block_size: int = BLOCK_SIZE,
-    key_mask: bool = False,
-) -> dict[str, str | None]:
-    """For every implementation, None if it can run, else the reason why not.
-
-    Args:
-        device: As for :func:`choose_impl`.
-        dtype: As for :func:`choose_impl`.
-        head_dim: As for :func:`choose_impl`.
-        requires_grad: As for :func:`choose_impl`.
-        packed: As for :func:`choose_impl`.
-        block_size: As for :func:`choose_impl`.
-        key_mask: As for :func:`choose_impl`.
-
-    Returns:
-        Reasons by name.
-    """
-    names = PACKED_IMPLS if packed else IMPLS
-    where = (torch.device(device), dtype, head_dim, requires_grad)
-    return {name: _unavailable(name, *where, packed, block_size, key_mask) for name in names}
-
-
-def _prove(name: str, device: torch.device, dtype: torch.dtype) -> tuple[bool, str]:
-    """Whether ``auto`` may take an implementation that can run, and why; only some have to be proven."""
-    prove: Callable[[torch.device, torch.dtype], tuple[bool, str]] | None
-    prove = getattr(_SPARSE.get(name), "prove", None)
-    return (True, "the fastest one there is") if prove is None else prove(device, dtype)
-
-
-def _unavailable(
-    name: str,
-    device: torch.device,
-    dtype: torch.dtype,
-    head_dim: int,
-    requires_grad: bool,
-    packed: bool,
-    block_size: int,
-    key_mask: bool,
-) -> str | None:
-    if packed:
-        return _PACKED[name].unavailable(device, dtype, head_dim, requires_grad)
-    if key_mask and name not in KEY_MASK_IMPLS:
-        return f"it takes no key_mask; {', '.join(KEY_MASK_IMPLS)} do"
-    return _SPARSE[name].unavailable(device, dtype, head_dim, requires_grad, block_size)
-
-
-def _resolve(
-    impl: str,
-    device: torch.device,
-    dtype: torch.dtype,
-    head_dim: int,
-    requires_grad: bool,
-    packed: bool,
-    block_size: int = BLOCK_SIZE,
-    key_mask: bool = False,
-) -> str:
-    """Return the name of the implementation that is to run; a named one runs or raises."""
-    names = PACKED_IMPLS if packed else IMPLS
-    where = (device, dtype, head_dim, requires_grad)
-    if impl == "auto":
-        return choose_impl(*where, packed=packed, block_size=block_size, key_mask=key_mask)[0]
-    if impl not in names:
-        raise ValueError(f"impl is 'auto' or one of {', '.join(names)}; got {impl!r}")
-    reason = _unavailable(impl, *where, packed, block_size, key_mask)
-    if reason is not None:
-        raise ImplUnavailableError(f"impl {impl!r} cannot run here: {reason}")
-    return impl
-
-
-# What torch.compiler.assume_constant_result sets, without importing the compiler: a tracer calls it and keeps the name.
-_resolve.__dict__["_dynamo_marked_constant"] = True
+    return PACKED[name].attend_packed(query, key, value, lengths, scale=scale)
 
 
 def _nothing(query: Tensor, keys: tuple[Tensor, ...], values: tuple[Tensor, ...]) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from flashvsr.attention.ops import IMPLS
+from flashvsr.attention.choice import IMPLS
 from flashvsr.decoders.color import ColorMatch
 from flashvsr.evaluate import WholeClip, without_latents, without_velocity
 from flashvsr.evaluate.run import Method

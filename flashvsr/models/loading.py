@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from flashvsr.attention import LocalSparseAttention
-from flashvsr.attention.ops import IMPLS
+from flashvsr.attention.choice import IMPLS
 from flashvsr.models.class_paths import merge_arguments
 from flashvsr.models.decoder_system import DecoderSystem
 from flashvsr.models.dit import VideoDiT

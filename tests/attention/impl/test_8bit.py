@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from flashvsr.attention import block_sparse_attention
+from flashvsr.attention.choice import AUTO_IMPLS, EIGHT_BIT_IMPLS
 from flashvsr.attention.impl import hopper_8bit, plain_8bit, reference, triton_8bit
-from flashvsr.attention.ops import AUTO_IMPLS, EIGHT_BIT_IMPLS
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 ON_GPU = torch.cuda.is_available() and not INTERPRETED
