@@ -9,13 +9,10 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
-from torch.nn.functional import linear
 from torch.utils.checkpoint import checkpoint
 
 from flashvsr.attention import (
-    BLOCK_SHAPE,
     KVCache,
     LocalSparseAttention,
     TokenGrid,
@@ -23,14 +20,11 @@ from flashvsr.attention import (
     rope_table,
     unpartition_blocks,
 )
-from flashvsr.attention.select import FIRST_SLOTS
 from flashvsr.models.dit_blocks import DiTBlock, Head, linear_velocity, timestep_embedding
 from flashvsr.models.dit_state import ChunkGraphs, DiTState, why_no_graphs
 from flashvsr.models.host_blocks import HostBlocks
 from flashvsr.models.parallel import Stage, StagedCache, join_caches, parts_of_cache, send
-
-PATCH = 2
-"""Latent cells per token along rows and columns."""
+from flashvsr.models.patches import PATCH, chunk_grid, to_latents, to_tokens
 
 
 class VideoDiT(nn.Module):
@@ -298,40 +292,12 @@ class VideoDiT(nn.Module):
         return found.pop()
 
     def _grid(self, latents: Tensor, state: DiTState | None, streaming: bool) -> TokenGrid:
-        """Check the sizes of a chunk, on the host, and place it in the stream."""
-        frames, height, width = latents.shape[2:]
-        if latents.shape[1] != self.channels or height % PATCH or width % PATCH:
-            raise ValueError(
-                f"latents are [B, {self.channels}, T, H/8, W/8] with even H/8 and W/8, got {list(latents.shape)}"
-            )
-        if state is not None:
-            state.check_fresh()
-        grid = TokenGrid(frames, height // PATCH, width // PATCH, 0 if state is None else state.latents_seen)
-        if not streaming:
-            if state is not None:
-                raise ValueError("a whole sequence (streaming=False) takes no state")
-            return grid
-        if self.order != "block":
-            raise ValueError("a model with full attention does not stream; pass streaming=False and a whole clip")
-        most = FIRST_SLOTS if state is None else 1
-        if grid.slots > most:
-            raise ValueError(
-                f"a chunk {'at the start' if state is None else 'of a running stream'} holds at most "
-                f"{most * BLOCK_SHAPE[0]} latent frames, got {frames}"
-            )
-        if state is not None:
-            held, slot_tokens = state.cache.batch, state.cache.slot_tokens
-            if (latents.shape[0], grid.tokens // grid.slots) != (held, slot_tokens):
-                raise ValueError(
-                    f"the state is of {held} samples with {slot_tokens} tokens per slot, latents are "
-                    f"{list(latents.shape)}; start a new stream with state=None when either changes"
-                )
-        return grid
+        streams = self.order == "block"
+        return chunk_grid(latents, state, channels=self.channels, streams=streams, streaming=streaming)
 
     def _tokens(self, latents: Tensor, lr_tokens: Tensor | None) -> Tensor:
-        """Cut into `[B, N, dim]`, raster order; a convolution whose kernel is its stride is linear over patches."""
-        patches = rearrange(latents, "b c t (h p) (w q) -> b (t h w) (c p q)", p=PATCH, q=PATCH)
-        x = linear(patches, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias)
+        """`[B, N, dim]`, raster order."""
+        x = to_tokens(latents, self.patch_embedding)
         if lr_tokens is None:
             return x
         if lr_tokens.shape != x.shape:
@@ -367,9 +333,8 @@ class VideoDiT(nn.Module):
         return join_caches([KVCache(s.stop - s.first, *sizes, device=s.device, **options) for s in stages])
 
     def _velocity(self, x: Tensor, grid: TokenGrid, latents: Tensor, timestep: Tensor) -> Tensor:
-        """From the head's output `[B, N, channels * PATCH^2]` to `[B, channels, T, H/8, W/8]`."""
-        sizes = {"t": grid.frames, "h": grid.rows, "w": grid.columns, "p": PATCH, "q": PATCH}
-        velocity = rearrange(x, "b (t h w) (p q c) -> b c t (h p) (w q)", **sizes)
+        """`[B, channels, T, H/8, W/8]` of what the head gives."""
+        velocity = to_latents(x, grid)
         if not self.preconditioned:
             return velocity
         return velocity + linear_velocity(timestep / 1000).view(-1, 1, 1, 1, 1).to(velocity.dtype) * latents

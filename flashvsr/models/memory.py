@@ -13,9 +13,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from flashvsr.kernels.host_layers import STAGED
-from flashvsr.models.dit import PATCH, VideoDiT
+from flashvsr.models.dit import VideoDiT
 from flashvsr.models.dit_blocks import PIECE_TOKENS
 from flashvsr.models.host_blocks import packed_bytes
+from flashvsr.models.patches import PATCH
 
 if TYPE_CHECKING:
     from flashvsr.models.decoder_system import DecoderSystem
