@@ -74,8 +74,8 @@ def load(
             :data:`CACHE_GIB` on a GPU and no limit elsewhere; ``math.inf`` is none on a GPU either.
         gpu_gib: GiB of the GPU that loading and one stream may take. What does not fit lies in host memory, first keys
             and values, then weights of the transformer: slower, and the same frames. A stream that cannot fit is
-            refused when it is opened. PyTorch keeps no more than that on this GPU in this process from now on. None
-            for no limit.
+            refused when it is opened. PyTorch keeps no more than that on this GPU in this process from now on. Not for
+            the full decoder, whose workspaces nobody has counted. None for no limit.
         fp8: Multiply in 8-bit floats in the linear layers of the transformer's blocks: faster and less exact. See
             :class:`~flashvsr.models.fp8.Fp8Linear`.
         fast: All that is faster and less exact, on a GPU with 8-bit floats: `fp8`, a `sparse_ratio` of 1.5 where the
@@ -108,7 +108,7 @@ def load(
             "on whole clips"
         )
     if gpu_gib is not None:
-        check_limit(gpu_gib, devices, cache_gib)
+        check_limit(gpu_gib, devices, cache_gib, decoder)
         limit_allocator(device, gpu_gib)
     color = folder.color if color == "auto" else color
     if "dit" not in folder.components and "decoder" in folder.components and decoder == "tiny":

@@ -176,16 +176,23 @@ def test_a_limit_that_cannot_be_kept_is_refused_before_anything_is_loaded(tmp_pa
     save_small_system(tmp_path / "model")
     cuda = [torch.device("cuda", index) for index in range(2)]
     for refused, message in (
-        (lambda: check_limit(6, cuda, None), "gpu_gib=6 is for one GPU, and there are cuda:0, cuda:1: name one"),
-        (lambda: check_limit(6, cuda[:1], 4), "gpu_gib=6 decides where keys and values lie: leave out cache_gib=4"),
-        (lambda: check_limit(0, cuda[:1], None), "gpu_gib is a positive number of GiB, got 0"),
-        (lambda: check_limit(math.nan, cuda[:1], None), "gpu_gib is a positive number of GiB, got nan"),
+        (
+            lambda: check_limit(6, cuda, None, "tiny"),
+            "gpu_gib=6 is for one GPU, and there are cuda:0, cuda:1: name one",
+        ),
+        (
+            lambda: check_limit(6, cuda[:1], 4, "tiny"),
+            "gpu_gib=6 decides where keys and values lie: leave out cache_gib=4",
+        ),
+        (lambda: check_limit(0, cuda[:1], None, "tiny"), "gpu_gib is a positive number of GiB, got 0"),
+        (lambda: check_limit(math.nan, cuda[:1], None, "tiny"), "gpu_gib is a positive number of GiB, got nan"),
+        (lambda: check_limit(6, cuda[:1], None, "full"), "gpu_gib=6 does not count what the full decoder takes: leave"),
         (lambda: flashvsr.load(tmp_path / "model", gpu_gib=6, device="cpu"), "is for a GPU, and the device is cpu"),
         (lambda: flashvsr.load("nano", gpu_gib=6, device="cpu"), "is for a GPU, and the device is cpu: leave it out"),
     ):
         with pytest.raises(ValueError, match=message):
             refused()
-    check_limit(6, cuda[:1], None)
+    check_limit(6, cuda[:1], None, "tiny")
     bench = ["bench", "--model", str(tmp_path / "model"), "--size", "128x128", "--device", "cpu", "--gpu-gib", "6"]
     assert main(bench) == 1
     assert capsys.readouterr().err == "flashvsr: gpu_gib=6 is for a GPU, and the device is cpu: leave it out\n"
