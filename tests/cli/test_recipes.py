@@ -20,7 +20,7 @@ def test_list_names_every_recipe_and_what_it_does(capsys):
     said = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
     assert {name.rstrip() for name in said} == set(recipe_names())
     assert {"nano/vae", "wan_1b/stage3_one_step", "ablations/control", "curate/small"} <= set(recipe_names())
-    assert all(len(summary.strip()) > 20 for summary in said.values())
+    assert all(len(summary.strip()) > 20 and summary.endswith(".") for summary in said.values())  # whole sentences
 
 
 def test_show_prints_the_recipe(capsys):
