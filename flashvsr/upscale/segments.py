@@ -138,7 +138,8 @@ class SegmentedRun:
                 )
         seams = find_seams(lambda begin: quiet.open_reader(begin=begin), count)
         if len(seams) + 1 < count:
-            job.report.line(f"{job.source} has too few scene cuts for {count} segments: there are {len(seams) + 1}")
+            found = f"{len(seams) + 1} segments" if seams else "one segment"
+            job.report.line(f"{job.source} has scene cuts for {found} only, not for {count}")
         return seams
 
     def _run_one(self, number: int) -> None:

@@ -196,7 +196,7 @@ def test_too_few_cuts_make_fewer_segments_which_is_said(tmp_path, capsys):
     assert "there are 2 segments: nothing to do for segment 3" in capsys.readouterr().err
     assert upscale_file(source, out, model=StandIn(), segments=4, resume=True, **options).frames == 60
     upscale_file(source, tmp_path / "other.mkv", model=StandIn(), segments=4, **options)
-    assert "has too few scene cuts for 4 segments: there are 2" in capsys.readouterr().err
+    assert "has scene cuts for 2 segments only, not for 4" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
