@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import math
 import sys
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -49,7 +50,7 @@ MODES: dict[str, dict[str, Any]] = {
 """Ways to run a model; the last one is for GPUs where attention in 8 bits does not pay."""
 
 LARGE_BLOCKS = 66
-"""Blocks of a slot at 768x1408, whose density smaller frames are given."""
+"""Blocks of a slot at 768x1408."""
 
 
 @dataclass(frozen=True)
@@ -94,15 +95,22 @@ def use_mode(system: FlashVSR, mode: str, *, imitate: bool = False, density: flo
         density: Factor on the sparse ratio of a mode.
     """
     options = MODES[mode]
-    impl, ratio = options.get("impl", "auto"), options.get("sparse_ratio")
+    impl, ratio = options.get("impl", "auto"), lower_ratio(system, mode, density)
     if impl.startswith("triton") and not imitate:
         reason = disproof(fp8_values=impl == "triton_8bit", device=system.device, dtype=system.dtype)
         if reason is not None:
             raise SystemExit(reason)
-    adjust_attention(system.dit, impl.replace("triton", "plain") if imitate else impl, ratio and ratio * density)
+    adjust_attention(system.dit, impl.replace("triton", "plain") if imitate else impl, ratio)
     if options.get("fp8"):
         use_fp8(system.dit, system.device, system.dtype)
     return system
+
+
+def lower_ratio(system: FlashVSR, mode: str, density: float) -> float | None:
+    """The sparse ratio of a mode, times a factor, where the model has more."""
+    attention: Any = system.dit.blocks[0].self_attn
+    ratio = density * MODES[mode].get("sparse_ratio", math.inf)
+    return ratio if ratio < attention.selection.sparse_ratio else None
 
 
 def golden_system(layers: int | None = None) -> FlashVSR:
@@ -184,14 +192,21 @@ def compare(name: str, system: FlashVSR, own: Recorded, exact: Recorded) -> Case
     )
 
 
-def measure(system: FlashVSR, size: tuple[int, int], chunks: int, dtype: torch.dtype) -> list[Case]:
-    """Run every mode; print and return the cases."""
+def measure(
+    system: FlashVSR, size: tuple[int, int], chunks: int, dtype: torch.dtype, *, thin: bool = True
+) -> list[Case]:
+    """Run every mode; print and return the cases.
+
+    Args:
+        system: In fp32.
+        size: Of the output.
+        chunks: Steady chunks after the first one.
+        dtype: Of the modes.
+        thin: Whether frames smaller than 768x1408 get its density: with its ratio nothing would be left out.
+    """
     system.requires_grad_(False).eval()
-    density = 1.0
-    blocks = size[0] * size[1] // 128**2
-    if blocks < LARGE_BLOCKS:  # else nothing is left out
-        density = blocks / LARGE_BLOCKS
-        adjust_attention(system.dit, "auto", system.dit.blocks[0].self_attn.selection.sparse_ratio * density)
+    density = min(1.0, size[0] * size[1] / 128**2 / LARGE_BLOCKS) if thin else 1.0
+    adjust_attention(system.dit, "auto", system.dit.blocks[0].self_attn.selection.sparse_ratio * density)
     video = clip(size, system.geometry.first_frames + chunks * system.geometry.next_frames)
     exact = record(system, video)
     imitate = not available("attention_8bit", system.device, dtype)[0]
@@ -210,6 +225,8 @@ def measure(system: FlashVSR, size: tuple[int, int], chunks: int, dtype: torch.d
 
     add("nudged", system, video + 1e-6 * torch.randn(video.shape, generator=torch.Generator().manual_seed(0)))
     for name in MODES:
+        if name == "ratio" and lower_ratio(system, name, density) is None:
+            continue  # the model's own is lower
         if name == "exact" and dtype == torch.float32:  # each part alone, and then bf16 beside them
             other = copy.deepcopy(system).to(torch.bfloat16)
         else:
@@ -239,7 +256,8 @@ def main() -> int:
     height, width = (int(part) for part in arguments.size.split("x"))
     dtype = DTYPES[arguments.dtype or ("bf16" if device.type == "cuda" else "fp32")]
     system = find_system(arguments.model, arguments.version, device)
-    cases = measure(system, (height, width), arguments.chunks, dtype)
+    made_here = arguments.model in ("golden", "deep", "random")
+    cases = measure(system, (height, width), arguments.chunks, dtype, thin=made_here)
     if arguments.out:
         cuda = device.type == "cuda"
         what = {
