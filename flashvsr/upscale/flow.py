@@ -129,6 +129,7 @@ def upscale_frames(
         pending.append((time, marked.frame.alpha))
         scenes.remember(marked, held=len(pending))
     opened: Fraction | None = None  # time of the first frame of the segment
+    due = False  # whether the segment is long enough
 
     def pass_on(out: torch.Tensor) -> Fraction:
         nonlocal given, opened
@@ -140,20 +141,18 @@ def upscale_frames(
         return times[-1] - opened
 
     for marked in frames:
+        if due:  # and a frame follows, so that no segment is ever empty
+            state = scenes.state_dict(held=len(pending))
+            put(Cut(Boundary(taken, given, tuple(time for time, _ in pending)), state))
+            opened, due = None, False
         if marked.is_cut and len(left := scenes.end_scene()):
             pass_on(left)
         taken += 1
         pending.append((marked.frame.time, marked.frame.alpha))
         scenes.remember(marked, held=len(pending))
-        out = scenes.stream.push(marked.frame.pixels[None])
-        if not len(out):
-            continue
-        length = pass_on(out)
-        # What is pending becomes the next segment, so that none is ever empty.
-        if segment_seconds is not None and length >= segment_seconds and pending:
-            state = scenes.state_dict(held=len(pending))
-            put(Cut(Boundary(taken, given, tuple(time for time, _ in pending)), state))
-            opened = None
+        if len(out := scenes.stream.push(marked.frame.pixels[None])):
+            length = pass_on(out)
+            due = segment_seconds is not None and length >= segment_seconds
     if len(tail := scenes.stream.finish()):
         pass_on(tail)
     if pending:
