@@ -301,7 +301,7 @@ def test_a_process_that_dies_is_a_failure_with_a_reason():
 @pytest.mark.skipif(not Path("/proc").exists(), reason="finds processes in /proc: no child was killed")
 @pytest.mark.parametrize("kill_all", [False, True])
 def test_killed_or_interrupted_a_run_of_processes_ends_and_goes_on(tmp_path, kill_all):
-    source = write_scenes(tmp_path / "in.mp4", scenes=(90, 90))
+    source = write_scenes(tmp_path / "in.mp4", scenes=(250, 200))
     out, partial = tmp_path / "out.mp4", tmp_path / "out.mp4.partial"
     command = [sys.executable, "-m", "flashvsr", "upscale", str(source), str(out), "--segments", "2", "--device", "cpu"]
     command += ["--segment-seconds", "0.4"]
