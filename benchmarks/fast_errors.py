@@ -63,7 +63,7 @@ class Case:
         attention: Implementation.
         sparse_ratio: Density.
         velocity_error: Relative L2 error of the velocities of all chunks.
-        psnr: Of the frames, in dB, against those of the run in fp32.
+        psnr: Of the frames, in dB, against those of the run in fp32; None if they are equal.
         blocks_changed: Kept blocks that the run in fp32 does not keep, of those that it keeps.
     """
 
@@ -72,7 +72,7 @@ class Case:
     attention: str
     sparse_ratio: float
     velocity_error: float
-    psnr: float
+    psnr: float | None
     blocks_changed: float
 
 
@@ -187,7 +187,7 @@ def compare(name: str, system: FlashVSR, own: Recorded, exact: Recorded) -> Case
         attention=impl,
         sparse_ratio=attention.selection.sparse_ratio,
         velocity_error=((ours - theirs).norm() / theirs.norm()).item(),
-        psnr=float(-10 * error.log10()),
+        psnr=float(-10 * error.log10()) if error else None,
         blocks_changed=added / max(kept, 1),
     )
 
@@ -219,7 +219,7 @@ def measure(
         cases.append(case)
         print(
             f"| {name} | {case.dtype} | {case.attention} | {case.sparse_ratio:.3g} | {case.velocity_error:.2e} "
-            f"| {case.psnr:.1f} | {case.blocks_changed:.2%} |",
+            f"| {'equal' if case.psnr is None else f'{case.psnr:.1f}'} | {case.blocks_changed:.2%} |",
             flush=True,
         )
 

@@ -238,4 +238,12 @@ def transformer_bytes(dit: VideoDiT, tokens: int, keys: int) -> int:
     pairs = 16 * dit.heads * (tokens // 128) * (keys // 128)  # scores, choice and lists of blocks
     piece = min(tokens, PIECE_TOKENS) * (2 * hidden + 3 * dim) * size
     rotations = 2 * 4 * tokens * dit.head_dim
-    return rotations + max(ROWS * row + pairs, 3 * row + piece)
+    rounded = rounded_bytes(getattr(dit.blocks[0].self_attn, "impl", ""), tokens, keys, dim)
+    return rotations + max(ROWS * row + pairs + rounded, 3 * row + piece)
+
+
+def rounded_bytes(impl: str, tokens: int, keys: int, dim: int) -> int:
+    """Bytes of what attention in 8 bits rounds at a call: queries, keys, perhaps values, and means with scales."""
+    if not impl.startswith(("triton_", "hopper_")):
+        return 0
+    return dim * (tokens + keys * (1 if impl.endswith("int8") else 2)) + 12 * dim * (keys // 128)

@@ -25,6 +25,7 @@ from flashvsr.models.memory import (
     Moment,
     estimate_decoder_needs,
     estimate_needs,
+    rounded_bytes,
     transformer_bytes,
 )
 from flashvsr.models.memory_plan import check_limit, keep_on_host, limit_allocator, plan_memory
@@ -170,6 +171,30 @@ def test_a_transformer_takes_no_more_than_is_counted_for_it(height, width, monke
             kept = live.live if frames == 6 else 0  # keys and values, the prompt in the blocks
             counted, bound = live.peak - kept + lr_tokens.nbytes, transformer_bytes(dit, tokens, keys)
             assert 0.6 * bound < counted < bound
+
+
+@pytest.mark.parametrize("impl", ["triton_8bit", "triton_int8"])
+def test_attention_in_8_bits_takes_no_more_than_is_counted_for_it(impl, monkeypatch):
+    launch = pytest.importorskip("flashvsr.kernels.attention_8bit_launch", reason="triton is not installed")
+    from flashvsr.kernels.attention_triton_launch import Operands
+
+    class Nothing:
+        def __getitem__(self, grid):
+            return lambda *_, **__: None
+
+    for name in ("mean_of_blocks", "quantize_blocks", "quantize_values"):
+        monkeypatch.setattr(launch.kernels, name, Nothing())
+    tokens, past, dim = 66 * 128, 3 * 66 * 128, 1536
+    with torch.device("meta"), torch.inference_mode():
+        query, *pieces = (torch.empty(1, 12, n, 128, dtype=torch.bfloat16) for n in (tokens, past, tokens))
+        mask = torch.empty(1, 12, 66, 264, dtype=torch.bool)
+        operands = Operands(query, tuple(pieces), tuple(pieces), 128, 1.0)
+        with LiveBytes() as live:
+            kept = launch.quantize(operands, mask, torch.float8_e4m3fn if impl == "triton_8bit" else None)
+    assert kept.query.dtype == torch.int8
+    bound = rounded_bytes(impl, tokens, past + tokens, dim)
+    assert 0.95 * bound < live.peak < bound
+    assert rounded_bytes("triton", tokens, past + tokens, dim) == rounded_bytes("auto", tokens, past, dim) == 0
 
 
 def test_a_limit_that_cannot_be_kept_is_refused_before_anything_is_loaded(tmp_path, capsys):
