@@ -88,7 +88,7 @@ def needs_grad(module: nn.Module, *inputs: Tensor | None) -> bool:
 
 
 def check_latents(latents: Tensor, channels: int) -> None:
-    """Refuse latents that a tiny decoder cannot take.
+    """Refuse latents that a decoder cannot take.
 
     Raises:
         ValueError: If ``latents`` is not `[B, channels, T, h, w]` with T >= 1.

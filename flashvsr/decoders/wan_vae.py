@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
+from flashvsr.decoders.blocks import check_latents
 from flashvsr.decoders.wan_blocks import (
     CausalConv3d,
     ChannelNorm,
@@ -190,10 +191,7 @@ class WanVAE(nn.Module):
             ValueError: If the latents have the wrong shape, or the state is of another size or direction.
             RuntimeError: If the state was consumed before.
         """
-        if latents.ndim != 5 or latents.shape[1] != self.latent_channels or latents.shape[2] < 1:
-            raise ValueError(
-                f"latents must be [B, {self.latent_channels}, n >= 1, H/8, W/8], got {tuple(latents.shape)}"
-            )
+        check_latents(latents, self.latent_channels)
         past = self._past(state, "decoder", latents[:, :, 0])
         frames: list[Tensor] = []
         for latent in latents.unbind(2):

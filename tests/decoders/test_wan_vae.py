@@ -150,7 +150,7 @@ def test_what_the_vae_cannot_take_is_refused_by_name(vae):
         vae.encode(_video(4))
     with pytest.raises(ValueError, match=r"multiples of 8 .* got \(1, 3, 5, 12, 24\)"):
         vae.encode(_video(5, height=12))
-    with pytest.raises(ValueError, match=r"latents must be \[B, 16, n >= 1, H/8, W/8\], got \(1, 8, 1, 2, 3\)"):
+    with pytest.raises(ValueError, match=r"latents must be \[B, 16, T >= 1, H/8, W/8\], got \(1, 8, 1, 2, 3\)"):
         vae.decode(_latents(1)[:, :8])
     with pytest.raises(ValueError, match="mean needs 16 values"):
         WanVAE(base_width=4, mean=[0.0])
