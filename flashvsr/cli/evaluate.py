@@ -167,7 +167,7 @@ def _evaluate(args: argparse.Namespace, folder: Path | None) -> None:
     parts = chosen_parts(args.part, readers)
     device = choose_device(args.device)
     dover = load_video_scorer(args.dover) if args.dover else None
-    metrics, missing = _metrics(args, suite, dover, device)
+    metrics, missing = _metrics(args, suite, dover)
     if "shuffled" in args.ablate and len(readers) < 2:
         raise ValueError("--ablate shuffled takes latents of another clip, and there is only one")
     if args.ablate or args.detail:
@@ -238,9 +238,7 @@ def _chosen(suite: FoundSuite, clips: list[str] | None) -> dict[str, Path]:
     return {name: file for name, file in suite.clips.items() if clips is None or name in clips}
 
 
-def _metrics(
-    args: argparse.Namespace, suite: FoundSuite | None, dover: Any, device: Any
-) -> tuple[list[str], dict[str, str]]:
+def _metrics(args: argparse.Namespace, suite: FoundSuite | None, dover: Any) -> tuple[list[str], dict[str, str]]:
     """What to measure, and why some of it cannot be."""
     from flashvsr.evaluate import NO_REFERENCE, missing_metrics
 
@@ -249,7 +247,7 @@ def _metrics(
     metrics = list(args.metrics or default)
     if args.dover and "dover" not in metrics:
         metrics.append("dover")
-    missing = missing_metrics(metrics, dover, device)
+    missing = missing_metrics(metrics, dover)
     if blind:
         missing |= {name: "there is no ground truth" for name in metrics if name not in NO_REFERENCE}
     return metrics, missing

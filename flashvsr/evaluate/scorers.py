@@ -42,15 +42,12 @@ _PACKAGES = {  # metric: what it imports
 _PYIQA = ("niqe", "musiq", "clipiqa")
 
 
-def missing_metrics(
-    metrics: Sequence[str], dover: VideoScorer | None = None, device: torch.device | str = "cpu"
-) -> dict[str, str]:
+def missing_metrics(metrics: Sequence[str], dover: VideoScorer | None = None) -> dict[str, str]:
     """Which metrics cannot be computed here, and why; nothing is downloaded.
 
     Args:
         metrics: Names, of :data:`~flashvsr.evaluate.columns.COLUMNS`.
         dover: Computes DOVER.
-        device: Where they shall be computed.
 
     Returns:
         Reasons by name; empty when all can.
