@@ -65,7 +65,10 @@ TOY: dict[str, dict[str, str]] = {
         "data.loader.memory.processes": "0",
     },
     "nano/stage2_sparse_causal": {"model.validation_steps": "2", "data.loader.memory.processes": "0"},
-    "nano/stage3_one_step": {"model.optimization.generator_every": "2", "data.loader.memory.processes": "0"},
+    "nano/stage3_one_step": {
+        "model.optimization.generator_every": "1",  # three steps in every batch: with a discriminator
+        "data.loader.memory.processes": "0",
+    },
     "wan_1b/vae": WAN | {"model.reconstruction.perceptual": "fft"},  # LPIPS would be downloaded
     "wan_1b/decoder": WAN
     | _said("model.decoder", "flashvsr.decoders.TinyConditionalDecoder", {"channels": CHANNELS})
