@@ -234,7 +234,7 @@ def test_arguments_out_of_range_are_refused():
         ExportModelFolder("made", {"teacher": "dit"})
     with pytest.raises(ValueError, match="'int8'"):
         ExportModelFolder("made", {"dit": "dit"}, dtype="int8")
-    with pytest.raises(ValueError, match="got 0"):
+    with pytest.raises(ValueError, match="window=0"):
         Throughput(0)
     with pytest.raises(ValueError, match=r"got 1\.0"):
         WeightAverage(1.0)
