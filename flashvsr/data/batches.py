@@ -101,8 +101,9 @@ class WorkerLoader(DataLoader):
             raise
 
     def _stop_workers(self) -> None:
-        if self._iterator is not None:
-            self._iterator._shutdown_workers()
+        workers: Any = self._iterator  # there only is one where there are workers
+        if workers is not None:
+            workers._shutdown_workers()
             self._iterator = None
 
 
