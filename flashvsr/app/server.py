@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
 import re
 import socket
@@ -99,7 +101,15 @@ def serve(app: FastAPI, listener: socket.socket) -> None:
     """
     import uvicorn
 
-    uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)).run(sockets=[listener])
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
+    logging.getLogger("uvicorn.error").addFilter(_is_more_than_the_end)
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def _is_more_than_the_end(record: logging.LogRecord) -> bool:
+    """Whether a line of the server's log is no traceback of an open page that the end of the server cut off."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, asyncio.CancelledError) and not str(record.msg).startswith("Cancel ")
 
 
 def _add_files(app: FastAPI, queue: Queue, videos: Path) -> None:

@@ -1,6 +1,8 @@
 """The server of the page: a client that sends what it likes reads no file outside, and reaches nothing elsewhere."""
 
+import asyncio
 import json
+import logging
 import os
 import socket
 
@@ -12,7 +14,7 @@ from starlette.testclient import TestClient
 from flashvsr.app.models import Models
 from flashvsr.app.page import Page
 from flashvsr.app.queued_file import Settings
-from flashvsr.app.server import create_app
+from flashvsr.app.server import _is_more_than_the_end, create_app
 from tests.small_folder import save_small_system
 from tests.upscale.standin import write_clip
 
@@ -144,3 +146,10 @@ def test_the_server_fetches_nothing_from_elsewhere(client, monkeypatch, path):
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     assert client.get(path).status_code == 403
+
+
+@pytest.mark.parametrize(("error", "shown"), [(asyncio.CancelledError("the end"), False), (KeyError("a"), True)])
+def test_a_page_that_is_open_at_the_end_leaves_no_traceback_and_an_error_does(error, shown):
+    lines = logging.LogRecord("uvicorn.error", logging.ERROR, "", 0, "Exception in ASGI application", (), None)
+    lines.exc_info = (type(error), error, None)
+    assert _is_more_than_the_end(lines) == shown
