@@ -187,7 +187,7 @@ from flashvsr.kernels import select as triton_select
 torch.manual_seed(0)
 cases = ((1, 4, 17), (3, 3, 9), (2, 4, 0), (1, 2, 10**6))
 for dtype, programs in ((torch.float32, 1024), (torch.float32, 8), (torch.float16, 1024)):
-    for slots, keys, budget in cases:
+    for slots, keys, budget in cases if (dtype, programs) == (torch.float32, 1024) else cases[1:2]:
         triton_select.PROGRAMS = programs
         allowed = window_mask((2, 3), (2, 3))
         allowed[2] = False

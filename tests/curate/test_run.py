@@ -254,10 +254,10 @@ def test_a_source_without_end_is_recorded_and_the_run_goes_on(tmp_path):
     write_video(tmp_path / "good.mp4", pan(1, 30))
     os.mkfifo(tmp_path / "endless.mp4")
     (tmp_path / "list.txt").write_text("good.mp4\nendless.mp4\n")
-    made = here([tmp_path / "list.txt"], tmp_path / "out", replace(RULES, timeout=8.0), workers=0)
+    made = here([tmp_path / "list.txt"], tmp_path / "out", replace(RULES, timeout=5.0), workers=0)
     assert {sample["source"] for sample in samples(made.out)} == {"good.mp4"}
     (lost,) = [record for record in read_records(made.out / "report")[0] if not record["kept"]]
-    assert (lost["source"], lost["stage"], lost["reason"]) == ("endless.mp4", "probe", "no result within 8 s")
+    assert (lost["source"], lost["stage"], lost["reason"]) == ("endless.mp4", "probe", "no result within 5 s")
 
 
 def crash(row, rules):

@@ -39,7 +39,7 @@ def _chunks(height: int, width: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
     return [
         (torch.rand(1, 3, lr, height, width, generator=generator) * 2 - 1,
          torch.randn(1, 16, latents, *cells, generator=generator))
-        for lr, latents in ((25, 6), (8, 2), (8, 2))
+        for lr, latents in ((25, 6), (8, 2))
     ]  # fmt: skip
 
 
@@ -52,7 +52,7 @@ def _run(
     masks: list[torch.Tensor] | None = None,
     mute: str = "",
 ) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
-    """Velocities and frames of three chunks in fp32, and the masks: chosen, or the given ones.
+    """Velocities and frames of two chunks in fp32, and the masks: chosen, or the given ones.
 
     `mute` names a layer of every block that gives nothing.
     """
