@@ -67,6 +67,7 @@ TOY: dict[str, dict[str, str]] = {
     "nano/stage2_sparse_causal": {"model.validation_steps": "2", "data.loader.memory.processes": "0"},
     "nano/stage3_one_step": {
         "model.optimization.generator_every": "1",  # three steps in every batch: with a discriminator
+        "data.epoch.batches": "1",  # so that six steps are an epoch, which ends with the validation
         "data.loader.memory.processes": "0",
     },
     "wan_1b/vae": WAN | {"model.reconstruction.perceptual": "fft"},  # LPIPS would be downloaded
