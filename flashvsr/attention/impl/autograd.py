@@ -34,12 +34,10 @@ def attend_with(
     Returns:
         `[B, heads, N, D]` in the dtype of `query`, stored token-major (a view of contiguous `[B, N, heads, D]`).
     """
-    if len(keys) > 2:
-        keys, values = (torch.cat(keys[:-1], 2), keys[-1]), (torch.cat(values[:-1], 2), values[-1])
+    keys, values = at_most_two(keys), at_most_two(values)
     if torch.is_grad_enabled():
         return _Attention.apply(launch, block_mask, block_size, scale, query, *keys, *values)
-    query, *pieces = (with_contiguous_channels(x) for x in (query, *keys, *values))
-    operands = launch.Operands(query, tuple(pieces[: len(keys)]), tuple(pieces[len(keys) :]), block_size, scale)
+    operands = operands_of(launch, query, keys, values, block_size, scale)
     return launch.forward(operands, launch.BlockLists.of(block_mask))[0]
 
 
@@ -70,15 +68,12 @@ def gradients_with(
         The gradient of the query, then those of the keys, then those of the values.
     """
     sizes = [x.shape[2] for x in keys]
-    if len(keys) > 2:
-        keys, values = (torch.cat(keys[:-1], 2), keys[-1]), (torch.cat(values[:-1], 2), values[-1])
-    query, *pieces = (with_contiguous_channels(x) for x in (query, *keys, *values))
-    operands = launch.Operands(query, tuple(pieces[: len(keys)]), tuple(pieces[len(keys) :]), block_size, scale)
+    operands = operands_of(launch, query, keys, values, block_size, scale)
     lists, transposed = launch.BlockLists.of(block_mask), launch.BlockLists.of(block_mask.transpose(2, 3))
     out, lse = launch.forward(operands, lists)
     grad = with_contiguous_channels(grad)
     delta = launch.dot_rows(out, grad, block_size)
-    pairs = [launch.grad_key_value(operands, i, grad, lse, delta, transposed) for i in range(len(keys))]
+    pairs = [launch.grad_key_value(operands, i, grad, lse, delta, transposed) for i in range(len(operands.keys))]
     joined = (torch.cat([pair[side] for pair in pairs], 2).split(sizes, 2) for side in (0, 1))
     return [launch.grad_query(operands, grad, lse, delta, lists), *(x for side in joined for x in side)]
 
@@ -96,12 +91,11 @@ class _Attention(torch.autograd.Function):
         query: Tensor,
         *pieces: Tensor,
     ) -> Tensor:
-        query, pieces = with_contiguous_channels(query), tuple(map(with_contiguous_channels, pieces))
         half = len(pieces) // 2
-        operands = launch.Operands(query, pieces[:half], pieces[half:], block_size, scale)
+        operands = operands_of(launch, query, pieces[:half], pieces[half:], block_size, scale)
         out, lse = launch.forward(operands, launch.BlockLists.of(block_mask))
         ctx.launch, ctx.block_size, ctx.scale = launch, block_size, scale
-        ctx.save_for_backward(block_mask, out, lse, query, *pieces)
+        ctx.save_for_backward(block_mask, out, lse, operands.query, *operands.keys, *operands.values)
         return out
 
     @staticmethod
@@ -130,3 +124,22 @@ class _Attention(torch.autograd.Function):
 def with_contiguous_channels(x: Tensor) -> Tensor:
     """`x` itself, or a copy where the last axis is not contiguous."""
     return x if x.stride(3) == 1 else x.contiguous()  # an expanded gradient, as of out.sum(), has stride 0
+
+
+def at_most_two(pieces: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Pieces `[B, heads, M_i, D]` as the kernels read them: of more than two, all but the last are joined."""
+    return pieces if len(pieces) <= 2 else (torch.cat(pieces[:-1], 2), pieces[-1])
+
+
+def operands_of(
+    launch: ModuleType,
+    query: Tensor,
+    keys: tuple[Tensor, ...],
+    values: tuple[Tensor, ...],
+    block_size: int,
+    scale: float,
+) -> Any:
+    """The ``Operands`` of a module of launches, in at most two pieces and with contiguous channels."""
+    query, *pieces = map(with_contiguous_channels, (query, *at_most_two(keys), *at_most_two(values)))
+    half = len(pieces) // 2
+    return launch.Operands(query, tuple(pieces[:half]), tuple(pieces[half:]), block_size, scale)

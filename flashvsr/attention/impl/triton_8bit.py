@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from flashvsr import kernels
-from flashvsr.attention.impl.autograd import with_contiguous_channels
+from flashvsr.attention.impl import autograd
 from flashvsr.attention.impl.plain_8bit import Plain8Bit
 
 if TYPE_CHECKING:
@@ -96,20 +96,17 @@ class Triton8Bit:
 def operands_of(
     query: Tensor, keys: tuple[Tensor, ...], values: tuple[Tensor, ...], block_size: int, scale: float
 ) -> Operands:
-    """What the launches take, in at most two pieces and with contiguous channels.
+    """What the launches take, see :func:`flashvsr.attention.impl.autograd.operands_of`.
 
     Raises:
         ValueError: If `scale` is not positive.
     """
-    from flashvsr.kernels.attention_triton_launch import Operands
+    from flashvsr.kernels import attention_triton_launch as launch
 
     if not scale > 0:
         raise ValueError(f"attention in 8 bits takes a positive scale, got {scale}")
-    if len(keys) > 2:
-        keys, values = (torch.cat(keys[:-1], 2), keys[-1]), (torch.cat(values[:-1], 2), values[-1])
-    query, *pieces = (with_contiguous_channels(x) for x in (query, *keys, *values))
-    half = len(keys)
-    return Operands(query, tuple(pieces[:half]), tuple(pieces[half:]), block_size, scale)
+    operands: Operands = autograd.operands_of(launch, query, keys, values, block_size, scale)
+    return operands
 
 
 EIGHT_BIT = Triton8Bit(fp8_values=True)
